@@ -1,0 +1,485 @@
+//! The control protocol's types: what travels as JSON over the daemon's unix socket.
+//!
+//! This module imports no other module of the switch, so that a client needs nothing but these
+//! types. Unknown fields in requests are refused: a misspelt option must not be silently ignored.
+//! The OpenAPI document that the daemon serves is generated from these types.
+//!
+//! | method and path | body | answer |
+//! |---|---|---|
+//! | `GET /v1/ping` | | [`Pong`] |
+//! | `GET /v1/version` | | [`Version`] |
+//! | `GET /v1/openapi.json` | | the OpenAPI document |
+//! | `GET /v1/bridges` | | `[`[`Bridge`]`]` |
+//! | `POST /v1/bridges` | [`BridgeSpec`] | [`Bridge`] |
+//! | `GET /v1/bridges/{bridge}` | | [`Bridge`] |
+//! | `PATCH /v1/bridges/{bridge}` | [`BridgeChange`] | [`Bridge`] |
+//! | `DELETE /v1/bridges/{bridge}?force=true` | | 204 |
+//! | `GET /v1/ports` | | `[`[`Port`]`]` |
+//! | `GET /v1/bridges/{bridge}/ports` | | `[`[`Port`]`]` |
+//! | `POST /v1/bridges/{bridge}/ports` | [`PortSpec`] | [`Port`] |
+//! | `DELETE /v1/bridges/{bridge}/ports/{port}` | | 204 |
+//! | `GET /v1/bridges/{bridge}/fdb` | | `[`[`FdbEntry`]`]` |
+//! | `POST /v1/bridges/{bridge}/fdb` | [`FdbStatic`] | [`FdbEntry`] |
+//! | `DELETE /v1/bridges/{bridge}/fdb/{mac}?vlan=N` | | [`Flushed`] |
+//! | `DELETE /v1/bridges/{bridge}/fdb?port=NAME` | | [`Flushed`] |
+//! | `GET /v1/stats?bridge=NAME&port=NAME` | | [`Stats`] |
+//! | `POST /v1/shutdown` | [`Shutdown`] | 202 |
+//!
+//! A refused request is answered with a 4xx or 5xx status and an [`Error`]; it changed nothing.
+
+use std::collections::BTreeMap;
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+/// The largest request body that the daemon reads, in bytes.
+pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
+
+/// Why a request was refused: one sentence for a person, one word for a program.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Error {
+    /// The kind of refusal.
+    pub code: ErrorCode,
+    /// What was refused and why, naming the object.
+    pub message: String,
+    /// What to do about it; may be empty where there is nothing to add.
+    #[serde(default)]
+    pub remedy: String,
+}
+
+/// The kinds of refusal. A program may match on these; they only ever grow.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum ErrorCode {
+    /// The request could not be understood, or a value is out of its range (400).
+    Invalid,
+    /// The caller may not use the socket (403).
+    Forbidden,
+    /// The named object does not exist (404).
+    NotFound,
+    /// The name, the address or the interface is taken, or the object is in use (409).
+    Conflict,
+    /// A limit was reached (429).
+    Limit,
+    /// The request body is larger than [`REQUEST_BYTES_MAX`] (413).
+    TooLarge,
+    /// The kernel refused something, or the daemon failed (500).
+    Failed,
+    /// The daemon is stopping (503).
+    Stopping,
+}
+
+/// The answer of `GET /v1/ping`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Pong {
+    /// The daemon's process id.
+    pub pid: u32,
+}
+
+/// The answer of `GET /v1/version`.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Version {
+    /// The daemon's version.
+    pub version: String,
+    /// The version of this protocol; grows with every incompatible change.
+    pub api: u32,
+    /// The daemon's process id.
+    pub pid: u32,
+    /// The number of datapath threads.
+    pub workers: usize,
+    /// Seconds since the daemon started.
+    pub uptime_s: u64,
+}
+
+/// An address that automatic allocation leaves alone.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Reservation {
+    /// Who has it, for people.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub name: Option<String>,
+    /// The address.
+    #[schema(value_type = String, example = "172.18.0.5")]
+    pub ip: IpAddr,
+}
+
+/// A bridge to be made.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BridgeSpec {
+    /// The bridge's name, which is also the name of the host's interface on it (at most 15 bytes).
+    pub name: String,
+    /// The networks, at most one per family; none: the first free one of Docker's pools.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, example = json!(["172.18.0.0/16"]))]
+    pub subnets: Vec<IpNet>,
+    /// The gateway addresses, at most one per subnet; default the first address of each.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub gateways: Vec<IpAddr>,
+    /// Automatic addresses come from here, a part of the subnet of the same family.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub ip_ranges: Vec<IpNet>,
+    /// Addresses that are never given automatically.
+    #[serde(default)]
+    pub reserve: Vec<Reservation>,
+    /// The MTU of the bridge's interfaces in bytes, 68 to 65535; default 1500. With IPv6 at least 1280.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// Whether ports reach one another (inter-container communication); default true.
+    #[serde(default)]
+    pub icc: Option<bool>,
+    /// No addresses and no host interface: a bare learning switch.
+    #[serde(default)]
+    pub l2: bool,
+    /// Seconds without traffic after which a learned MAC address is forgotten; default 300.
+    #[serde(default)]
+    pub ageing_s: Option<u32>,
+    /// The most MAC addresses that are learned on the bridge; default 131072.
+    #[serde(default)]
+    pub mac_limit: Option<u32>,
+    /// The most MAC addresses that are learned on one port; default 16384.
+    #[serde(default)]
+    pub port_mac_limit: Option<u32>,
+    /// The most flooded frames per second that one port may cause (broadcast, multicast, unknown
+    /// unicast); 0 for no limit; default 50000.
+    #[serde(default)]
+    pub storm_limit: Option<u32>,
+    /// Free-form labels.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// What may change on a living bridge; what is absent stays.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct BridgeChange {
+    /// See [`BridgeSpec::mtu`]; applied to the host's interface and to every port that has no MTU of its own.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// See [`BridgeSpec::icc`].
+    #[serde(default)]
+    pub icc: Option<bool>,
+    /// See [`BridgeSpec::ageing_s`].
+    #[serde(default)]
+    pub ageing_s: Option<u32>,
+    /// See [`BridgeSpec::mac_limit`].
+    #[serde(default)]
+    pub mac_limit: Option<u32>,
+    /// See [`BridgeSpec::port_mac_limit`].
+    #[serde(default)]
+    pub port_mac_limit: Option<u32>,
+    /// See [`BridgeSpec::storm_limit`].
+    #[serde(default)]
+    pub storm_limit: Option<u32>,
+    /// Labels to set; an empty value removes the label.
+    #[serde(default)]
+    pub labels: BTreeMap<String, String>,
+}
+
+/// A bridge as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Bridge {
+    /// The bridge's name.
+    pub name: String,
+    /// The networks.
+    #[schema(value_type = Vec<String>)]
+    pub subnets: Vec<IpNet>,
+    /// The gateway of each subnet, in the same order.
+    #[schema(value_type = Vec<String>)]
+    pub gateways: Vec<IpAddr>,
+    /// Where automatic addresses come from, where that is not the whole subnet.
+    #[schema(value_type = Vec<String>)]
+    pub ip_ranges: Vec<IpNet>,
+    /// Addresses that are never given automatically.
+    pub reserve: Vec<Reservation>,
+    /// The MTU in bytes.
+    pub mtu: u32,
+    /// Whether ports reach one another.
+    pub icc: bool,
+    /// Whether the bridge is a bare learning switch.
+    pub l2: bool,
+    /// The MAC address of the host's interface; absent on an `l2` bridge.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mac: Option<String>,
+    /// Seconds until a silent MAC address is forgotten.
+    pub ageing_s: u32,
+    /// The most MAC addresses on the bridge.
+    pub mac_limit: u32,
+    /// The most MAC addresses on one port.
+    pub port_mac_limit: u32,
+    /// The most flooded frames per second from one port; 0: no limit.
+    pub storm_limit: u32,
+    /// Labels.
+    pub labels: BTreeMap<String, String>,
+    /// The number of attached ports, the host's own not counted.
+    pub ports: usize,
+    /// The number of MAC addresses known now.
+    pub macs: usize,
+    /// Conditions that a person should look at, such as a loop; empty when all is well.
+    pub warnings: Vec<String>,
+}
+
+/// How a port joins the network namespace.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PortType {
+    /// A TAP interface; super-frames travel whole.
+    #[default]
+    Tap,
+}
+
+/// A port to be attached.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct PortSpec {
+    /// The network namespace: a name known to `ip netns`, `pid:N` or a bare number, or a path.
+    pub netns: String,
+    /// The port's name; default: the namespace's name (`pid-N` for a process, the last part of a path).
+    #[serde(default)]
+    pub name: Option<String>,
+    /// The interface's name in the namespace; default `eth0`.
+    #[serde(default)]
+    pub ifname: Option<String>,
+    /// The kind of interface.
+    #[serde(default, rename = "type")]
+    pub port_type: PortType,
+    /// Addresses: `A.B.C.D`, `A.B.C.D/N`, the same for IPv6, or `none`; default: one automatic
+    /// address per subnet. A family that is not named gets an automatic one too, unless `none` is named.
+    #[serde(default)]
+    pub ips: Vec<String>,
+    /// The MAC address; default `02:42:` and the four bytes of the IPv4 address.
+    #[serde(default)]
+    pub mac: Option<String>,
+    /// The MTU in bytes; default: the bridge's.
+    #[serde(default)]
+    pub mtu: Option<u32>,
+    /// Whether the namespace gets default routes through the bridge's gateways; default true.
+    #[serde(default)]
+    pub default_route: Option<bool>,
+    /// Access port: untagged frames belong to this VLAN (1 to 4094).
+    #[serde(default)]
+    pub vlan: Option<u16>,
+    /// Trunk port: tagged frames of these VLANs only (0 stands for untagged frames). A port with
+    /// neither `vlan` nor `trunk` carries every VLAN.
+    #[serde(default)]
+    pub trunk: Vec<u16>,
+    /// Further names of the port.
+    #[serde(default)]
+    pub aliases: Vec<String>,
+    /// The most that the port may send into the switch, in bits per second.
+    #[serde(default)]
+    pub ingress_rate_bps: Option<u64>,
+    /// The most that the switch delivers to the port, in bits per second.
+    #[serde(default)]
+    pub egress_rate_bps: Option<u64>,
+}
+
+/// The state of a port.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum PortState {
+    /// Attached and carrying packets.
+    Up,
+    /// Its interface could not be opened; see the daemon's log.
+    Failed,
+}
+
+/// A port as it is.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize, ToSchema)]
+pub struct Port {
+    /// The port's name, unique on its bridge.
+    pub name: String,
+    /// The bridge.
+    pub bridge: String,
+    /// The network namespace, as it was named.
+    pub netns: String,
+    /// The interface's name in the namespace.
+    pub ifname: String,
+    /// The kind of interface.
+    #[serde(rename = "type")]
+    pub port_type: PortType,
+    /// Whether it carries packets.
+    pub state: PortState,
+    /// The addresses with their prefix lengths.
+    #[schema(value_type = Vec<String>)]
+    pub ips: Vec<IpNet>,
+    /// The MAC address.
+    pub mac: String,
+    /// The MTU in bytes.
+    pub mtu: u32,
+    /// Whether the namespace has default routes through the bridge.
+    pub default_route: bool,
+    /// The VLAN of an access port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vlan: Option<u16>,
+    /// The VLANs of a trunk port.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub trunk: Vec<u16>,
+    /// Further names.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub aliases: Vec<String>,
+    /// The most into the switch, in bits per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ingress_rate_bps: Option<u64>,
+    /// The most towards the port, in bits per second.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub egress_rate_bps: Option<u64>,
+    /// The offloads that the kernel granted, such as `csum`, `tso4`, `tso6`, `ecn`, `uso`.
+    pub offloads: Vec<String>,
+    /// The datapath thread that reads the port.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub worker: Option<usize>,
+}
+
+/// How an entry came into the forwarding database.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum FdbKind {
+    /// Learned from traffic; ages and moves.
+    Learned,
+    /// Made by a person or by the switch itself (the gateway); neither ages nor moves.
+    Static,
+}
+
+/// An entry of the forwarding database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct FdbEntry {
+    /// The MAC address.
+    pub mac: String,
+    /// The VLAN; 0 for untagged.
+    pub vlan: u16,
+    /// The port behind which the address is; the bridge's own name for the host.
+    pub port: String,
+    /// Learned or static.
+    pub kind: FdbKind,
+    /// Seconds since the address was last seen; 0 for static entries.
+    pub age_s: u32,
+}
+
+/// A static entry to be made.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct FdbStatic {
+    /// The MAC address (unicast).
+    pub mac: String,
+    /// The port; the bridge's own name for the host.
+    pub port: String,
+    /// The VLAN; 0 for untagged.
+    #[serde(default)]
+    pub vlan: u16,
+}
+
+/// How many entries were removed.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Flushed {
+    /// The number of entries removed.
+    pub removed: usize,
+}
+
+/// Counters of a port, summed over the workers or of one worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Counters {
+    /// Frames received from the port (a super-frame counts once).
+    pub rx_frames: u64,
+    /// Bytes received from the port.
+    pub rx_bytes: u64,
+    /// Frames delivered to the port.
+    pub tx_frames: u64,
+    /// Bytes delivered to the port.
+    pub tx_bytes: u64,
+    /// Extra copies that flooding made of frames received here (deliveries less one).
+    pub flood_copies: u64,
+    /// Extra frames that segmentation made on the way out of this port.
+    pub segments: u64,
+    /// Frames that were merged into a neighbour on the way out of this port.
+    pub coalesced: u64,
+    /// Dropped frames by named reason: on the port that received them, or, for reasons found at
+    /// egress, on the port that they were for.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// Counters of one port.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct PortStats {
+    /// The port; the bridge's own name for the host.
+    pub port: String,
+    /// The bridge.
+    pub bridge: String,
+    /// The sum over all workers.
+    pub total: Counters,
+    /// Each worker's share, by the worker's number; workers that never touched the port are absent.
+    pub workers: BTreeMap<usize, Counters>,
+    /// Frames that the kernel dropped because the switch did not take them in time (`tx_dropped` of
+    /// the interface); absent where the namespace could not be asked.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_tx_dropped: Option<u64>,
+    /// Frames that the kernel dropped after the switch delivered them (`rx_dropped` of the interface).
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kernel_rx_dropped: Option<u64>,
+}
+
+/// Counters of one worker.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct WorkerStats {
+    /// The worker's number.
+    pub worker: usize,
+    /// Frames that the flow cache decided.
+    pub cache_hits: u64,
+    /// Frames that had to be resolved.
+    pub cache_misses: u64,
+    /// Bursts processed.
+    pub bursts: u64,
+    /// Times that the worker went to sleep in the kernel.
+    pub sleeps: u64,
+    /// Frames of the worker's pool that are in use now.
+    pub frames_outstanding: u64,
+    /// Frames of the worker's pool.
+    pub frames_total: u64,
+    /// The ports that the worker reads.
+    pub ports: usize,
+}
+
+/// Whether every frame is accounted for: `received + copies + segments = sent + coalesced + dropped`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Balance {
+    /// Frames received from all ports, and injected by the switch itself.
+    pub received: u64,
+    /// Extra frames made by flooding.
+    pub copies: u64,
+    /// Extra frames made by segmentation.
+    pub segments: u64,
+    /// Frames merged into a neighbour.
+    pub coalesced: u64,
+    /// Frames delivered.
+    pub sent: u64,
+    /// Frames dropped, all reasons.
+    pub dropped: u64,
+    /// `received + copies + segments - sent - coalesced - dropped`: zero at rest.
+    pub unexplained: i64,
+}
+
+/// The answer of `GET /v1/stats`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct Stats {
+    /// The asked-for ports.
+    pub ports: Vec<PortStats>,
+    /// All workers.
+    pub workers: Vec<WorkerStats>,
+    /// The accounting of the whole switch, ports that are gone included.
+    pub balance: Balance,
+    /// What the switch dropped since it started, by reason, ports that are gone included.
+    pub drops: BTreeMap<String, u64>,
+}
+
+/// The body of `POST /v1/shutdown`.
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub struct Shutdown {
+    /// Also remove every interface that the switch made; the configuration is kept.
+    #[serde(default)]
+    pub cleanup: bool,
+}
