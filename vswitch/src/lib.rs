@@ -1,1 +1,9 @@
-//! Placeholder.
+//! A userspace virtual switch for container hosts: learning bridges over TAP ports that live in
+//! network namespaces, driven over a local socket.
+//!
+//! `ARCHITECTURE.md` at the top of the repository tells the two journeys, a packet's and a
+//! command's, and where each part lives.
+
+pub mod api;
+pub mod frame;
+pub mod io;

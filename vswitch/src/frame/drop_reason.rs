@@ -1,0 +1,71 @@
+//! Every drop has a named reason; a packet dropped for no reason is a bug.
+
+macro_rules! reasons {
+    ($( $(#[$doc:meta])* $variant:ident => $name:literal, )*) => {
+        /// Why a frame was dropped. The names are part of the command-line contract (`stats`).
+        #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+        #[repr(u8)]
+        pub enum DropReason { $( $(#[$doc])* $variant, )* }
+
+        impl DropReason {
+            /// All reasons, in the order of their discriminants.
+            pub const ALL: &'static [Self] = &[ $( Self::$variant, )* ];
+            /// The number of reasons.
+            pub const COUNT: usize = Self::ALL.len();
+
+            /// The name under which the reason is counted.
+            #[must_use]
+            pub fn name(self) -> &'static str {
+                match self { $( Self::$variant => $name, )* }
+            }
+        }
+    };
+}
+
+reasons! {
+    // Found at ingress, counted on the port that received the frame.
+    /// Shorter than an Ethernet header.
+    Runt => "runt",
+    /// A header that contradicts itself: a group source address, a truncated VLAN tag, offload
+    /// metadata that points outside of the frame.
+    Malformed => "malformed",
+    /// The frame's VLAN is not allowed on the port it came in on.
+    VlanIngress => "vlan-ingress",
+    /// More than the port's ingress rate.
+    IngressRate => "ingress-rate",
+    /// More flooded frames than the bridge's storm limit allows one port.
+    Storm => "storm",
+    /// The source address keeps moving between ports: a loop.
+    Loop => "loop",
+    /// The source address is pinned to another port by a static entry.
+    StaticMove => "static-move",
+    /// The destination is behind the port that the frame came from.
+    SamePort => "same-port",
+    /// The bridge has `icc off` and the destination is not the host.
+    Isolated => "isolated",
+    /// A link-local control frame (IEEE 802.1Q table 8-1: STP, pause, LLDP), never forwarded.
+    LinkLocal => "link-local",
+    /// Flooded, but no other port of the bridge may have it.
+    NoDestination => "no-destination",
+    /// The port was detached between reception and processing.
+    PortDetached => "port-detached",
+    // Found at egress, counted on the port that the frame was for.
+    /// The destination's VLAN set does not include the frame's VLAN.
+    VlanEgress => "vlan-egress",
+    /// Larger than the MTU of the port that it was for.
+    TooBig => "too-big",
+    /// More than the port's egress rate.
+    EgressRate => "egress-rate",
+    /// The interface is administratively down.
+    PortDown => "port-down",
+    /// The interface or its namespace is gone.
+    PortGone => "port-gone",
+    /// The kernel had no memory or no room for the frame.
+    NoBuffer => "no-buffer",
+    /// The kernel refused the frame for another reason.
+    TxError => "tx-error",
+    /// A super-frame that the port cannot take and that could not be segmented.
+    Unsegmentable => "unsegmentable",
+    /// The worker's frame pool was empty when segments were to be made.
+    PoolEmpty => "pool-empty",
+}
