@@ -6,7 +6,10 @@
 //! a TCP super-frame of 64 KB crosses the switch as one frame whose segmentation and checksum are
 //! still to be done, if they are ever needed at all.
 
+pub mod checksum;
 pub mod drop_reason;
+pub mod gro;
+pub mod gso;
 pub mod offload;
 pub mod pool;
 
