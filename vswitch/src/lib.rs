@@ -5,6 +5,8 @@
 //! command's, and where each part lives.
 
 pub mod api;
+pub mod datapath;
 pub mod frame;
 pub mod io;
+pub mod snapshot;
 pub mod wire;

@@ -16,6 +16,7 @@ use crate::datapath::rate::SharedBucket;
 use crate::io::Device;
 
 pub mod publish;
+mod sync;
 
 /// The most ports of one daemon, host ports included.
 pub const PORTS_MAX: usize = 8192;

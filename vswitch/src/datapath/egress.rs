@@ -1,0 +1,218 @@
+//! The way out: brings each frame of an output's list into a shape that the output can take, and
+//! hands the list to the device in one call.
+//!
+//! Per frame, in order: the VLAN tag is put right; what is larger than the port's MTU or over its
+//! rate is dropped; what the device cannot take is segmented or has its checksum finished. A
+//! super-frame is measured by the segments it will become, not by its own length. Segments need
+//! buffers of their own: what was gathered before them is sent first, so that order is kept.
+
+use arrayvec::ArrayVec;
+
+use super::clock::Now;
+use super::counters::{Cell, CounterTable};
+use super::scatter::Scatter;
+use super::tag;
+use crate::frame::gro::{Accept, Coalescer};
+use crate::frame::gso::Segmenter;
+use crate::frame::{BURST_FRAMES_MAX, Burst, Csum, DropReason, Frame, GsoKind, Pool, checksum};
+use crate::io::{Caps, Piece, TxQueue, TxReport, Unit};
+use crate::snapshot::PortEntry;
+
+/// One output being served.
+pub(super) struct Output<'a> {
+    pub(super) port: &'a PortEntry,
+    pub(super) queue: &'a mut dyn TxQueue,
+    pub(super) counters: &'a CounterTable,
+    pub(super) now: Now,
+}
+
+impl Output<'_> {
+    fn drop_frame(&self, reason: DropReason) {
+        self.counters.add_drops(self.port.id.index(), reason, 1);
+    }
+
+    fn send(&mut self, frames: &mut [Frame], units: &[Unit], pieces: &[Piece]) {
+        if units.is_empty() {
+            return;
+        }
+        let row = self.port.id.index();
+        let mut report = TxReport::default();
+        self.queue.send(frames, units, pieces, &mut report);
+        self.counters.add(row, Cell::TxFrames, u64::from(report.sent));
+        self.counters.add(row, Cell::TxBytes, report.bytes);
+        for (reason, count) in report.drops() {
+            self.counters.add_drops(row, reason, u64::from(count));
+        }
+    }
+}
+
+/// A worker's scratch space for egress.
+#[derive(Debug, Default)]
+pub(super) struct Egress {
+    units: ArrayVec<Unit, BURST_FRAMES_MAX>,
+    pieces: ArrayVec<Piece, BURST_FRAMES_MAX>,
+    segments: Burst,
+    coalescer: Coalescer,
+}
+
+/// What a frame needs before a device with given capabilities can take it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Need {
+    Nothing,
+    Checksum,
+    Segmentation,
+}
+
+fn need(frame: &Frame, caps: Caps) -> Need {
+    match (frame.offload.gso, frame.offload.csum) {
+        (Some(gso), _) => {
+            let kind = match gso.kind {
+                GsoKind::Tcp4 => caps.tso4,
+                GsoKind::Tcp6 => caps.tso6,
+                GsoKind::Udp => caps.uso,
+            };
+            if kind && caps.csum && (caps.ecn || !gso.ecn) { Need::Nothing } else { Need::Segmentation }
+        }
+        (None, Csum::Partial { .. }) if !caps.csum => Need::Checksum,
+        (None, _) => Need::Nothing,
+    }
+}
+
+/// The bytes in front of the IP packet: the Ethernet header and every VLAN tag.
+fn link_header_bytes(data: &[u8]) -> usize {
+    let mut at = 12;
+    while matches!(data.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8] | [0x91, 0x00])) {
+        at += 4;
+    }
+    at + 2
+}
+
+/// Whether the frame, or a segment of it, is an IP packet of more than `mtu` bytes.
+fn exceeds(frame: &Frame, mtu: u32) -> bool {
+    let mtu = mtu as usize;
+    // Most frames are decided here, without a look at their bytes.
+    if frame.len() <= mtu + super::flow::ETHERNET_BYTES {
+        return false;
+    }
+    let link = link_header_bytes(frame.data());
+    let packet = match (frame.offload.gso, frame.offload.csum) {
+        (Some(gso), Csum::Partial { start, .. }) => {
+            let start = usize::from(start);
+            let transport = match gso.kind {
+                GsoKind::Udp => 8,
+                GsoKind::Tcp4 | GsoKind::Tcp6 => {
+                    frame.data().get(start + 12).map_or(20, |&offset| usize::from(offset >> 4) * 4)
+                }
+            };
+            start.saturating_sub(link) + transport + usize::from(gso.size)
+        }
+        _ => frame.len().saturating_sub(link),
+    };
+    packet > mtu
+}
+
+impl Egress {
+    /// Serves one output of a burst.
+    pub(super) fn serve(&mut self, output: &mut Output<'_>, frames: &mut [Frame], scatter: &Scatter, pool: &mut Pool) {
+        let caps = output.port.device.caps();
+        // A frame that other outputs have too must keep its bytes: then nothing is merged here.
+        let mut all_sole = true;
+        for item in scatter.items(output.port.id) {
+            let frame = &mut frames[usize::from(item.frame)];
+            tag::apply(frame, item.tag);
+            if exceeds(frame, output.port.mtu) {
+                output.drop_frame(DropReason::TooBig);
+                continue;
+            }
+            if let Some(bucket) = &output.port.egress_bucket
+                && !bucket.admit_bytes(frame.len(), output.now.ns)
+            {
+                output.drop_frame(DropReason::EgressRate);
+                continue;
+            }
+            match need(frame, caps) {
+                Need::Nothing => {}
+                Need::Checksum => {
+                    if let Csum::Partial { start, offset } = frame.offload.csum {
+                        if !checksum::complete_partial(frame.data_mut(), start, offset) {
+                            output.drop_frame(DropReason::Malformed);
+                            continue;
+                        }
+                        frame.offload.csum = Csum::Valid;
+                    }
+                }
+                Need::Segmentation => {
+                    self.flush(output, frames);
+                    self.segment(output, &frames[usize::from(item.frame)], pool);
+                    continue;
+                }
+            }
+            all_sole &= item.sole;
+            self.units.push(Unit { frame: item.frame, first_piece: 0, pieces_count: 0, offload: frame.offload });
+        }
+        if self.units.len() > 1 && all_sole && caps.csum {
+            self.coalesce(output, frames, Accept { tcp4: caps.tso4, tcp6: caps.tso6, udp: caps.uso });
+        }
+        self.flush(output, frames);
+    }
+
+    fn flush(&mut self, output: &mut Output<'_>, frames: &mut [Frame]) {
+        output.send(frames, &self.units, &self.pieces);
+        self.units.clear();
+        self.pieces.clear();
+    }
+
+    /// Merges neighbours of one flow into super-frames.
+    fn coalesce(&mut self, output: &Output<'_>, frames: &mut [Frame], accept: Accept) {
+        if !accept.any() {
+            return;
+        }
+        self.coalescer.begin(accept);
+        let mut merged = 0;
+        for unit in &self.units {
+            merged += u64::from(self.coalescer.push(frames, unit.frame));
+        }
+        if merged == 0 {
+            return;
+        }
+        output.counters.add(output.port.id.index(), Cell::Coalesced, merged);
+        let (units, pieces) = (&mut self.units, &mut self.pieces);
+        units.clear();
+        self.coalescer.finish(frames, |unit| {
+            let first_piece = pieces.len() as u16;
+            pieces.extend(unit.pieces.map(|(frame, offset)| Piece { frame, offset }));
+            let pieces_count = pieces.len() as u16 - first_piece;
+            units.push(Unit { frame: unit.frame, first_piece, pieces_count, offload: unit.offload });
+        });
+    }
+
+    /// Cuts a super-frame and sends the pieces.
+    fn segment(&mut self, output: &mut Output<'_>, frame: &Frame, pool: &mut Pool) {
+        let Ok(segmenter) = Segmenter::new(frame.data(), &frame.offload) else {
+            output.drop_frame(DropReason::Unsegmentable);
+            return;
+        };
+        let count = segmenter.count();
+        output.counters.add(output.port.id.index(), Cell::Segments, count as u64 - 1);
+        let mut next = 0;
+        while next < count {
+            let batch = (count - next).min(BURST_FRAMES_MAX);
+            for index in next..next + batch {
+                let Some(mut segment) = pool.alloc() else {
+                    output.drop_frame(DropReason::PoolEmpty);
+                    continue;
+                };
+                let len = segmenter.write(index, segment.area_mut(0));
+                segment.set_len(len);
+                segment.offload.csum = Csum::Valid;
+                let at = self.segments.len() as u16;
+                self.units.push(Unit { frame: at, first_piece: 0, pieces_count: 0, offload: segment.offload });
+                self.segments.push(segment);
+            }
+            next += batch;
+            output.send(&mut self.segments, &self.units, &[]);
+            self.units.clear();
+            pool.free_all(self.segments.drain(..));
+        }
+    }
+}

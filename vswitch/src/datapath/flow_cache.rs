@@ -1,0 +1,118 @@
+//! A worker's own table of decided flows: the hit path's only table.
+//!
+//! Theory of operation: a power-of-two array of two-way buckets, one cache line each. A lookup
+//! touches that line and nothing else; the caller prefetches the lines of a whole burst before it
+//! looks the first one up, so that the misses of the CPU's caches overlap. There is no removal: an
+//! entry is valid while the epoch it carries is its bridge's (see [`super::fdb`]), and dead entries
+//! are overwritten. Of two living entries in a bucket the second one goes, and a hit in the second
+//! place moves nothing, so a flow that keeps being hit is lost only to a newer colliding flow and
+//! comes back at the cost of one resolve.
+//!
+//! The table is as large as [`FLOWS_MAX`]; its pages are mapped when flows touch them.
+
+// Prefetching and the zeroed allocation are the two things safe Rust has no word for.
+#![allow(unsafe_code)]
+
+use super::flow::{Actions, FlowKey};
+
+/// The number of flows that a worker remembers: 8 MB of address space.
+pub const FLOWS_MAX: usize = 1 << 18;
+
+const WAYS: usize = 2;
+const BUCKETS: usize = FLOWS_MAX / WAYS;
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C)]
+struct Entry {
+    key: FlowKey,
+    /// 0 is no bridge's epoch: a zeroed entry is dead.
+    epoch: u64,
+    actions: Actions,
+    /// The source's stamp in the bridge's forwarding database.
+    stamp: u32,
+}
+
+#[derive(Debug, Clone, Copy)]
+#[repr(C, align(64))]
+struct Bucket([Entry; WAYS]);
+
+const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is a cache line");
+
+/// What a living entry says.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Hit {
+    /// What to do with the frame.
+    pub actions: Actions,
+    /// The stamp to refresh.
+    pub stamp: u32,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct FlowCache {
+    buckets: Box<[Bucket]>,
+    seed: u64,
+}
+
+impl FlowCache {
+    /// An empty cache whose hash is mixed with `seed`.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        // SAFETY: all fields of an entry are integers, for which all zero bytes are valid.
+        let buckets = unsafe { Box::<[Bucket]>::new_zeroed_slice(BUCKETS).assume_init() };
+        Self { buckets, seed }
+    }
+
+    #[inline]
+    fn bucket(&self, hash: u64) -> usize {
+        hash as usize & (BUCKETS - 1)
+    }
+
+    /// The key's hash, for the other calls.
+    #[inline]
+    #[must_use]
+    pub fn hash(&self, key: FlowKey) -> u64 {
+        key.hash(self.seed)
+    }
+
+    /// Asks the CPU to have the flow's line ready soon.
+    #[inline]
+    pub fn prefetch(&self, hash: u64) {
+        let bucket = &raw const self.buckets[self.bucket(hash)];
+        #[cfg(target_arch = "x86_64")]
+        // SAFETY: a prefetch has no effect but on the cache, whatever the address.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch(bucket.cast(), std::arch::x86_64::_MM_HINT_T0);
+        }
+        #[cfg(not(target_arch = "x86_64"))]
+        let _ = bucket;
+    }
+
+    /// What was decided for the flow under `epoch`.
+    #[inline]
+    #[must_use]
+    pub fn lookup(&self, hash: u64, key: FlowKey, epoch: u64) -> Option<Hit> {
+        let Bucket(entries) = &self.buckets[self.bucket(hash)];
+        entries
+            .iter()
+            .find(|entry| entry.key == key && entry.epoch == epoch)
+            .map(|entry| Hit { actions: entry.actions, stamp: entry.stamp })
+    }
+
+    /// Remembers a decision made under `epoch`.
+    pub fn insert(&mut self, hash: u64, key: FlowKey, epoch: u64, hit: Hit) {
+        let at = self.bucket(hash);
+        let Bucket([first, second]) = &mut self.buckets[at];
+        let new = Entry { key, epoch, actions: hit.actions, stamp: hit.stamp };
+        // In place where it is already, so that a flow never has two entries.
+        if second.key == key || (first.key != key && first.epoch == epoch) {
+            *second = new;
+        } else {
+            *first = new;
+        }
+    }
+}
+
+#[cfg(test)]
+#[path = "flow_cache_tests.rs"]
+mod tests;

@@ -1,0 +1,305 @@
+//! One worker's ports and what moves frames between them: everything of a worker but the waiting.
+//!
+//! A forwarder has a *lane* for every port of its snapshot, with the sending side of the port, and
+//! the receiving side where it is the port's reader. [`Forwarder::serve`] moves one burst. The
+//! thread around it ([`super::worker`]) decides which port to serve and when to sleep; tests and
+//! benchmarks turn the crank themselves ([`super::inline`]).
+
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use super::clock::Now;
+use super::counters::{Cell, CounterTable, INJECTED_ROW, WorkerCells};
+use super::egress::{Egress, Output};
+use super::pipeline::{Ingress, Pipeline, Source, Tally};
+use super::rate::Bucket;
+use super::scatter::Scatter;
+use super::{Event, Shared, WorkerShared};
+use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Pool};
+use crate::io::{RxQueue, RxReport, RxStatus, TxQueue};
+use crate::snapshot::{BridgeEntry, PortEntry, PortId, Snapshot};
+
+/// Bytes after which a burst is full: a second super-frame would push the first one out of the
+/// cache before it is sent.
+const BURST_BYTES_MAX: usize = 64 * 1024;
+
+/// Who wants to know which receiving sides a forwarder opens and closes.
+pub(super) trait Watcher {
+    /// The port is read from now on. An error means that it cannot be.
+    fn opened(&mut self, port: PortId, rx: &dyn RxQueue) -> std::io::Result<()>;
+    /// The port is not read any more.
+    fn closed(&mut self, port: PortId, rx: &dyn RxQueue);
+}
+
+/// What serving a port says about serving it again.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Served {
+    /// It has more.
+    Again,
+    /// It has nothing more.
+    Drained,
+    /// It gave all that it was expected to have, and was not asked for more.
+    Assumed,
+}
+
+/// One port as one worker has it.
+struct Lane {
+    entry: Arc<PortEntry>,
+    bridge: Arc<BridgeEntry>,
+    tx: Box<dyn TxQueue>,
+    rx: Option<Box<dyn RxQueue>>,
+    ingress: Ingress,
+    /// How many frames the port is expected to have when it is ready.
+    expected: usize,
+    /// Whether the interface disappeared under the reader.
+    gone: bool,
+}
+
+/// See the module's documentation.
+pub(super) struct Forwarder {
+    number: usize,
+    shared: Arc<Shared>,
+    snapshot: Arc<Snapshot>,
+    generation: u64,
+    lanes: Vec<Option<Lane>>,
+    pipeline: Pipeline,
+    scatter: Scatter,
+    egress: Egress,
+    pool: Pool,
+    burst: Burst,
+}
+
+impl Forwarder {
+    pub(super) fn new(number: usize, shared: Arc<Shared>, pool_frames: u32, seed: u64) -> std::io::Result<Self> {
+        let pool = Pool::new(pool_frames)?;
+        shared.workers[number].cells.frames_total.store(pool.slots() as u64, Ordering::Relaxed);
+        Ok(Self {
+            number,
+            shared,
+            snapshot: Arc::default(),
+            generation: 0,
+            lanes: Vec::new(),
+            pipeline: Pipeline::new(seed),
+            scatter: Scatter::default(),
+            egress: Egress::default(),
+            pool,
+            burst: Burst::new(),
+        })
+    }
+
+    fn lane(&mut self, port: PortId) -> Option<&mut Lane> {
+        self.lanes.get_mut(port.index())?.as_mut()
+    }
+
+    /// Whether the port is read here.
+    pub(super) fn reads(&self, port: PortId) -> bool {
+        self.lanes.get(port.index()).and_then(Option::as_ref).is_some_and(|lane| lane.rx.is_some())
+    }
+
+    /// The port had more than it was expected to have: ask for more from now on.
+    pub(super) fn expect_more(&mut self, port: PortId) {
+        if let Some(lane) = self.lane(port) {
+            lane.expected = (lane.expected * 2).min(BURST_FRAMES_MAX);
+        }
+    }
+
+    /// Whether a newer snapshot was published than the one in use.
+    #[inline]
+    pub(super) fn is_outdated(&self) -> bool {
+        self.shared.publisher.generation() != self.generation
+    }
+
+    /// Moves one burst from a port to where it goes.
+    pub(super) fn serve(&mut self, port: PortId, watcher: &mut dyn Watcher) -> Served {
+        let Some(lane) = self.lanes.get_mut(port.index()).and_then(Option::as_mut) else { return Served::Drained };
+        let Some(rx) = &mut lane.rx else { return Served::Drained };
+        let mut report = RxReport::default();
+        let expected = lane.expected;
+        let status = rx.recv(&mut self.pool, &mut self.burst, expected, BURST_BYTES_MAX, &mut report);
+        let got = self.burst.len();
+        let served = match status {
+            RxStatus::Drained => {
+                lane.expected = got.max(1);
+                Served::Drained
+            }
+            RxStatus::More if got >= expected && expected < BURST_FRAMES_MAX => Served::Assumed,
+            RxStatus::More => Served::Again,
+            RxStatus::Gone => {
+                self.close_reader(port, watcher);
+                Served::Drained
+            }
+        };
+        let rejected = report.malformed + report.runt;
+        if rejected > 0 {
+            let row = port.index();
+            let counters = &self.shared.workers[self.number].counters;
+            counters.add(row, Cell::RxFrames, u64::from(rejected));
+            counters.add_drops(row, DropReason::Malformed, u64::from(report.malformed));
+            counters.add_drops(row, DropReason::Runt, u64::from(report.runt));
+        }
+        if got > 0 {
+            self.process_burst(port, port.index(), watcher);
+        }
+        served
+    }
+
+    /// Processes a frame that the switch made as though `from` had received it.
+    pub(super) fn inject(&mut self, from: PortId, bytes: &[u8], watcher: &mut dyn Watcher) {
+        // An empty pool is impossible between two bursts; the frame would not have existed.
+        let Some(mut frame) = self.pool.alloc() else { return };
+        frame.copy_from(bytes);
+        self.burst.push(frame);
+        self.process_burst(from, INJECTED_ROW, watcher);
+    }
+
+    /// Takes the frames in `self.burst` through the pipeline as though `port` had received them,
+    /// and counts them in `row`.
+    fn process_burst(&mut self, port: PortId, row: usize, watcher: &mut dyn Watcher) {
+        let now = Now::read();
+        // The epoch first, then the check that the snapshot is still the newest: a decision made
+        // with an old snapshot is then never cached under a new epoch.
+        let epoch = loop {
+            let epoch = self.lane(port).map(|lane| lane.bridge.fdb.epoch());
+            if !self.is_outdated() {
+                break epoch;
+            }
+            self.adopt(watcher);
+        };
+        let shared = &*self.shared;
+        let WorkerShared { counters, cells, .. } = &shared.workers[self.number];
+        counters.add(row, Cell::RxFrames, self.burst.len() as u64);
+        counters.add(row, Cell::RxBytes, self.burst.iter().map(|frame| frame.len() as u64).sum());
+        let lane = self.lanes.get_mut(port.index()).and_then(Option::as_mut);
+        let (Some(epoch), Some(lane)) = (epoch, lane) else {
+            counters.add_drops(row, DropReason::PortDetached, self.burst.len() as u64);
+            self.pool.free_all(self.burst.drain(..));
+            return;
+        };
+        let source = Source { snapshot: &self.snapshot, port: &lane.entry, bridge: &lane.bridge, epoch, now };
+        let tally = self.pipeline.process(&source, &mut lane.ingress, &mut self.burst, &mut self.scatter);
+        if let Some((mac, tag, home)) = tally.looped {
+            let event = Event::Loop { bridge: lane.bridge.id, mac, vlan: tag.unwrap_or(0), ports: [home, port] };
+            // A full channel means that nobody reads it: the drop itself is counted in any case.
+            let _ = shared.events.try_send(event);
+        }
+        count_tally(counters, row, &tally);
+        for &to in self.scatter.outputs() {
+            let Some(lane) = self.lanes.get_mut(to.index()).and_then(Option::as_mut) else {
+                counters.add_drops(row, DropReason::PortGone, self.scatter.items(to).count() as u64);
+                continue;
+            };
+            let mut output = Output { port: &lane.entry, queue: lane.tx.as_mut(), counters, now };
+            self.egress.serve(&mut output, &mut self.burst, &self.scatter, &mut self.pool);
+        }
+        self.scatter.clear();
+        self.pool.free_all(self.burst.drain(..));
+        WorkerCells::add(&cells.bursts, 1);
+        WorkerCells::add(&cells.cache_hits, u64::from(tally.hits));
+        WorkerCells::add(&cells.cache_misses, u64::from(tally.misses));
+        cells.frames_outstanding.store(self.pool.outstanding() as u64, Ordering::Relaxed);
+    }
+
+    /// Stops reading a port whose interface is gone, and says so.
+    fn close_reader(&mut self, port: PortId, watcher: &mut dyn Watcher) {
+        let Some(lane) = self.lanes.get_mut(port.index()).and_then(Option::as_mut) else { return };
+        if let Some(rx) = lane.rx.take() {
+            watcher.closed(port, &*rx);
+            lane.gone = true;
+            let event = Event::PortGone { port, incarnation: lane.entry.incarnation };
+            let _ = self.shared.events.try_send(event);
+        }
+    }
+
+    /// Takes over the newest snapshot, and acknowledges it when nothing older is in use.
+    pub(super) fn adopt(&mut self, watcher: &mut dyn Watcher) {
+        let (snapshot, generation) = self.shared.publisher.load();
+        self.lanes.resize_with(snapshot.ports.len().max(self.lanes.len()), || None);
+        for (at, slot) in self.lanes.iter_mut().enumerate() {
+            let wanted = snapshot.ports.get(at).and_then(Option::as_ref);
+            if let Some(lane) = slot
+                && wanted.is_none_or(|entry| entry.incarnation != lane.entry.incarnation)
+            {
+                if let Some(rx) = &lane.rx {
+                    watcher.closed(lane.entry.id, &**rx);
+                }
+                *slot = None;
+            }
+            if let Some(entry) = wanted
+                && let Some(bridge) = snapshot.bridge(entry.bridge)
+                && let Err(error) = adopt_port(slot, entry, bridge, self.number, watcher)
+            {
+                tracing::error!(port = entry.name, %error, "cannot open the port");
+            }
+        }
+        let reading = self.lanes.iter().flatten().filter(|lane| lane.rx.is_some()).count();
+        self.shared.workers[self.number].cells.ports.store(reading as u64, Ordering::Relaxed);
+        // The old snapshot's devices close here, if it was the last to have them.
+        self.snapshot = snapshot;
+        self.generation = generation;
+        self.shared.publisher.acknowledge(self.number, generation);
+    }
+
+    /// Lets go of everything, for good.
+    pub(super) fn close(&mut self) {
+        self.lanes.clear();
+        self.snapshot = Arc::default();
+        self.shared.publisher.acknowledge(self.number, u64::MAX);
+    }
+}
+
+fn adopt_port(
+    slot: &mut Option<Lane>,
+    entry: &Arc<PortEntry>,
+    bridge: &Arc<BridgeEntry>,
+    number: usize,
+    watcher: &mut dyn Watcher,
+) -> std::io::Result<()> {
+    let lane = match slot {
+        Some(lane) => lane,
+        None => slot.insert(Lane::new(Arc::clone(entry), Arc::clone(bridge), entry.device.open_tx()?)),
+    };
+    lane.update(entry, bridge);
+    let reads = entry.reader.is_some_and(|reader| usize::from(reader) == number);
+    if reads && lane.rx.is_none() && !lane.gone {
+        let rx = entry.device.open_rx()?;
+        watcher.opened(entry.id, &*rx)?;
+        lane.rx = Some(rx);
+    } else if !reads && let Some(rx) = lane.rx.take() {
+        watcher.closed(entry.id, &*rx);
+    }
+    Ok(())
+}
+
+impl Lane {
+    fn new(entry: Arc<PortEntry>, bridge: Arc<BridgeEntry>, tx: Box<dyn TxQueue>) -> Self {
+        let ingress =
+            Ingress { rate: entry.ingress_rate_bps.map(Bucket::bits), storm: bridge.storm_limit.map(Bucket::frames) };
+        Self { entry, bridge, tx, rx: None, ingress, expected: 1, gone: false }
+    }
+
+    /// Takes over what a newer snapshot says of the port; buckets keep their state unless their
+    /// limit changed.
+    fn update(&mut self, entry: &Arc<PortEntry>, bridge: &Arc<BridgeEntry>) {
+        if self.entry.ingress_rate_bps != entry.ingress_rate_bps {
+            self.ingress.rate = entry.ingress_rate_bps.map(Bucket::bits);
+        }
+        if self.bridge.storm_limit != bridge.storm_limit {
+            self.ingress.storm = bridge.storm_limit.map(Bucket::frames);
+        }
+        self.entry = Arc::clone(entry);
+        self.bridge = Arc::clone(bridge);
+    }
+}
+
+fn count_tally(counters: &CounterTable, row: usize, tally: &Tally) {
+    if tally.flood_copies > 0 {
+        counters.add(row, Cell::FloodCopies, tally.flood_copies);
+    }
+    if tally.any_drop {
+        for (&reason, &count) in DropReason::ALL.iter().zip(&tally.drops) {
+            if count > 0 {
+                counters.add_drops(row, reason, u64::from(count));
+            }
+        }
+    }
+}

@@ -1,0 +1,282 @@
+//! The data plane: plain named threads that move bursts of frames between ports.
+//!
+//! A frame has three speeds here, all of them counted: a *hit* in the flow cache costs one cache
+//! line; a *miss* is resolved against the bridge's forwarding database, under a lock; everything
+//! else (ports, limits, ageing) is the control plane's and reaches the workers as a new snapshot.
+//! Nothing here knows tokio, serde or a configuration file.
+//!
+//! [`Datapath`] is the control plane's handle. [`pipeline`] is the pure part: it can be driven from
+//! memory, without threads or devices, and is what the benchmarks and the model tests drive.
+
+pub mod clock;
+mod counters;
+mod egress;
+pub mod fdb;
+pub mod flow;
+pub mod flow_cache;
+mod forwarder;
+mod idle;
+pub mod inline;
+pub mod pipeline;
+pub mod rate;
+pub mod resolve;
+pub mod scatter;
+mod tag;
+mod worker;
+mod zeroed;
+
+use std::os::fd::OwnedFd;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::thread::JoinHandle;
+
+use crossbeam_channel::{Receiver, Sender};
+use rustix::event::{EventfdFlags, eventfd};
+
+use crate::snapshot::publish::Publisher;
+use crate::snapshot::{BridgeId, PORTS_MAX, PortId, Snapshot};
+use counters::{CounterTable, INJECTED_ROW, WorkerCells};
+pub use counters::{PortCounters, WorkerCounters};
+use worker::{Injection, Worker};
+
+/// Events that wait to be read, at most; more are not worth telling.
+const EVENTS_MAX: usize = 4096;
+/// Frames that wait to be injected, at most.
+const INJECTIONS_MAX: usize = 4096;
+
+/// How the data plane is built.
+#[derive(Debug, Clone, Copy)]
+pub struct DatapathConfig {
+    /// The number of threads.
+    pub workers: usize,
+    /// The frames of each thread's pool.
+    pub pool_frames: u32,
+}
+
+impl Default for DatapathConfig {
+    fn default() -> Self {
+        // A burst, the segments of one super-frame of tiny segments in batches, and slack.
+        Self { workers: 1, pool_frames: 256 }
+    }
+}
+
+/// What the data plane tells the control plane.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Event {
+    /// A port's interface is gone, usually with its namespace.
+    PortGone {
+        /// The port.
+        port: PortId,
+        /// Which of the ports that ever had this id.
+        incarnation: u64,
+    },
+    /// An address flaps between ports and is now held on the first of them.
+    Loop {
+        /// The bridge.
+        bridge: BridgeId,
+        /// The address.
+        mac: [u8; 6],
+        /// Its VLAN tag, or 0.
+        vlan: u16,
+        /// The port that it is held on, and the one that it last came from.
+        ports: [PortId; 2],
+    },
+}
+
+#[derive(Debug)]
+struct WorkerShared {
+    /// An eventfd: written to end a worker's sleep.
+    wake: OwnedFd,
+    counters: CounterTable,
+    cells: WorkerCells,
+}
+
+#[derive(Debug)]
+struct Shared {
+    publisher: Publisher<Snapshot>,
+    workers: Vec<WorkerShared>,
+    stop: AtomicBool,
+    events: Sender<Event>,
+}
+
+impl Shared {
+    fn new(workers: usize) -> std::io::Result<(Arc<Self>, Receiver<Event>)> {
+        let workers = (0..workers)
+            .map(|_| {
+                Ok(WorkerShared {
+                    wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
+                    counters: CounterTable::new(),
+                    cells: WorkerCells::default(),
+                })
+            })
+            .collect::<std::io::Result<Vec<_>>>()?;
+        let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
+        let publisher = Publisher::new(Snapshot::default(), workers.len());
+        Ok((Arc::new(Self { publisher, workers, stop: AtomicBool::new(false), events: sender }), events))
+    }
+
+    fn publish(&self, snapshot: Snapshot) -> u64 {
+        let bridges: Vec<_> = snapshot.bridges.iter().flatten().map(|bridge| Arc::clone(&bridge.fdb)).collect();
+        let generation = self.publisher.publish(snapshot);
+        // After the publication: a worker that reads a new epoch finds the new generation too.
+        for fdb in bridges {
+            fdb.invalidate();
+        }
+        generation
+    }
+
+    fn totals(&self) -> PortCounters {
+        let mut sum = PortCounters::default();
+        let (snapshot, _) = self.publisher.load();
+        for worker in &self.workers {
+            for port in snapshot.ports.iter().flatten() {
+                sum.add(&worker.counters.read(port.id.index()));
+            }
+            sum.add(&worker.counters.read(INJECTED_ROW));
+        }
+        sum
+    }
+}
+
+/// The control plane's handle of the data plane.
+#[derive(Debug)]
+pub struct Datapath {
+    shared: Arc<Shared>,
+    events: Receiver<Event>,
+    injections: Sender<Injection>,
+    threads: Mutex<Vec<JoinHandle<()>>>,
+    /// What ports that are gone had counted.
+    retired: Mutex<PortCounters>,
+}
+
+impl Datapath {
+    /// Starts the threads, with an empty configuration.
+    ///
+    /// # Errors
+    /// When the kernel grants no thread, descriptor or memory.
+    pub fn start(config: DatapathConfig) -> std::io::Result<Self> {
+        let count = config.workers.max(1);
+        let (shared, events) = Shared::new(count)?;
+        let (injections, injected) = crossbeam_channel::bounded(INJECTIONS_MAX);
+        let this = Self {
+            shared: Arc::clone(&shared),
+            events,
+            injections,
+            threads: Mutex::new(Vec::new()),
+            retired: Mutex::new(PortCounters::default()),
+        };
+        for number in 0..count {
+            // One worker processes what is injected: injected frames have no order among ports.
+            let injected = (number == 0).then(|| injected.clone());
+            let worker = Worker::new(number, Arc::clone(&shared), injected, config.pool_frames, seed()?)?;
+            let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || worker.run())?;
+            this.threads().push(thread);
+        }
+        Ok(this)
+    }
+
+    fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
+        self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The number of threads.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.shared.workers.len()
+    }
+
+    fn wake(&self) {
+        for worker in &self.shared.workers {
+            // The only error is a full counter, and then the worker is being woken already.
+            let _ = rustix::io::write(&worker.wake, &1u64.to_ne_bytes());
+        }
+    }
+
+    /// Makes `snapshot` the configuration and returns its generation. The threads adopt it
+    /// between two bursts.
+    pub fn publish(&self, snapshot: Snapshot) -> u64 {
+        let generation = self.shared.publish(snapshot);
+        self.wake();
+        generation
+    }
+
+    /// Waits until every thread uses nothing older than `generation`.
+    pub fn wait_seen(&self, generation: u64) {
+        self.shared.publisher.wait_seen(generation);
+    }
+
+    /// Processes a frame as though `from` had received it. Frames beyond a generous queue are not
+    /// injected: what the switch says of itself is repeated anyway.
+    pub fn inject(&self, from: PortId, frame: Vec<u8>) {
+        if frame.len() <= crate::frame::pool::FRAME_BYTES_MAX
+            && self.injections.try_send(Injection { from, bytes: frame }).is_ok()
+        {
+            self.wake();
+        }
+    }
+
+    /// Where the threads' events are read.
+    #[must_use]
+    pub fn events(&self) -> Receiver<Event> {
+        self.events.clone()
+    }
+
+    /// A port's counters, one per worker.
+    #[must_use]
+    pub fn port_counters(&self, port: PortId) -> Vec<PortCounters> {
+        if port.index() >= PORTS_MAX {
+            return Vec::new();
+        }
+        self.shared.workers.iter().map(|worker| worker.counters.read(port.index())).collect()
+    }
+
+    /// Folds the counters of a port that is gone into the totals and frees its row. Only after
+    /// [`Datapath::wait_seen`] of the snapshot without it.
+    pub fn retire_port_counters(&self, port: PortId) {
+        if port.index() >= PORTS_MAX {
+            return;
+        }
+        let mut retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        for worker in &self.shared.workers {
+            retired.add(&worker.counters.take(port));
+        }
+    }
+
+    /// The workers' own counters.
+    #[must_use]
+    pub fn worker_counters(&self) -> Vec<WorkerCounters> {
+        self.shared.workers.iter().map(|worker| worker.cells.read()).collect()
+    }
+
+    /// The sum over all ports, those that are gone and injected frames included.
+    #[must_use]
+    pub fn totals(&self) -> PortCounters {
+        let mut sum = *self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        sum.add(&self.shared.totals());
+        sum
+    }
+
+    /// Stops the threads and waits for them.
+    pub fn stop(&self) {
+        self.shared.stop.store(true, Ordering::Relaxed);
+        self.wake();
+        for thread in self.threads().drain(..) {
+            if thread.join().is_err() {
+                tracing::error!("a datapath thread panicked");
+            }
+        }
+    }
+}
+
+impl Drop for Datapath {
+    fn drop(&mut self) {
+        self.stop();
+    }
+}
+
+/// A number that senders cannot guess.
+fn seed() -> std::io::Result<u64> {
+    let mut bytes = [0; 8];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())?;
+    Ok(u64::from_ne_bytes(bytes))
+}

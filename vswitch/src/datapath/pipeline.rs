@@ -1,0 +1,193 @@
+//! The pure part of the datapath: a burst in, lists of outputs out. No I/O, no clock, no thread.
+//!
+//! Two passes over the burst. The first parses every frame and prefetches its line of the flow
+//! cache; the second looks the flows up, in order, resolves the misses on the spot, so that a
+//! second frame of a new flow in the same burst hits, and appends each frame to its outputs.
+
+use super::clock::Now;
+use super::flow::{Actions, FlowKey, TagOp, Verdict};
+use super::flow_cache::{FlowCache, Hit};
+use super::rate::Bucket;
+use super::resolve::{self, Resolution};
+use super::scatter::Scatter;
+use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason};
+use crate::snapshot::{BridgeEntry, PortEntry, PortId, Snapshot, VlanMode};
+
+/// The ingress state of one port at the worker that reads it.
+#[derive(Debug, Default)]
+pub struct Ingress {
+    /// The port's ingress rate.
+    pub rate: Option<Bucket>,
+    /// The bridge's storm limit, applied to this port.
+    pub storm: Option<Bucket>,
+}
+
+/// Where a burst comes from.
+#[derive(Debug)]
+pub struct Source<'a> {
+    /// The configuration.
+    pub snapshot: &'a Snapshot,
+    /// The port that received the burst.
+    pub port: &'a PortEntry,
+    /// Its bridge.
+    pub bridge: &'a BridgeEntry,
+    /// The bridge's epoch, read before `snapshot` was confirmed to be the newest.
+    pub epoch: u64,
+    /// The time.
+    pub now: Now,
+}
+
+/// What became of a burst, besides its outputs.
+#[derive(Debug, Clone)]
+pub struct Tally {
+    /// Frames that the cache decided.
+    pub hits: u32,
+    /// Frames that were resolved.
+    pub misses: u32,
+    /// Outputs beyond the first of flooded frames.
+    pub flood_copies: u64,
+    /// Drops by reason, found at ingress.
+    pub drops: [u32; DropReason::COUNT],
+    /// Whether `drops` has anything.
+    pub any_drop: bool,
+    /// The last loop that was detected: address, VLAN tag, and the port that it is held on.
+    pub looped: Option<([u8; 6], Option<u16>, PortId)>,
+}
+
+impl Default for Tally {
+    fn default() -> Self {
+        Self { hits: 0, misses: 0, flood_copies: 0, drops: [0; DropReason::COUNT], any_drop: false, looped: None }
+    }
+}
+
+impl Tally {
+    #[inline]
+    fn drop_frame(&mut self, reason: DropReason) {
+        self.drops[reason as usize] += 1;
+        self.any_drop = true;
+    }
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub struct Pipeline {
+    cache: FlowCache,
+    flows: Box<[(FlowKey, u64); BURST_FRAMES_MAX]>,
+}
+
+impl Pipeline {
+    /// A pipeline with an empty cache; `seed` is secret and random outside of tests.
+    #[must_use]
+    pub fn new(seed: u64) -> Self {
+        let none = (FlowKey::default(), 0);
+        Self { cache: FlowCache::new(seed), flows: Box::new([none; BURST_FRAMES_MAX]) }
+    }
+
+    /// Decides for every frame of the burst. Frames that are appended to no list are dropped, and
+    /// counted in the result; all frames stay in the burst, which owns them.
+    pub fn process(
+        &mut self,
+        source: &Source<'_>,
+        ingress: &mut Ingress,
+        burst: &mut Burst,
+        out: &mut Scatter,
+    ) -> Tally {
+        let mut tally = Tally::default();
+        // Frames that fail to parse are remembered as a bit, so that the second pass skips them.
+        let mut unparsed = 0u64;
+        for (at, frame) in burst.iter_mut().enumerate() {
+            match FlowKey::parse(frame, source.port.id) {
+                Ok(key) => {
+                    let hash = self.cache.hash(key);
+                    self.cache.prefetch(hash);
+                    self.flows[at] = (key, hash);
+                }
+                Err(reason) => {
+                    unparsed |= 1 << at;
+                    tally.drop_frame(reason);
+                }
+            }
+        }
+        for (at, frame) in burst.iter().enumerate() {
+            if unparsed & 1 << at != 0 {
+                continue;
+            }
+            if let Some(rate) = &mut ingress.rate
+                && !rate.admit_bytes(frame.len(), source.now.ns)
+            {
+                tally.drop_frame(DropReason::IngressRate);
+                continue;
+            }
+            let (key, hash) = self.flows[at];
+            let verdict = if let Some(hit) = self.cache.lookup(hash, key, source.epoch) {
+                tally.hits += 1;
+                source.bridge.fdb.refresh(hit.stamp, source.now.s);
+                hit.actions.unpack()
+            } else {
+                tally.misses += 1;
+                self.resolve(source, key, hash, &mut tally)
+            };
+            match verdict {
+                Verdict::Forward(port, tag) => out.push(port, at as u16, tag, true),
+                Verdict::Drop(reason) => tally.drop_frame(reason),
+                Verdict::Flood => {
+                    if let Some(storm) = &mut ingress.storm
+                        && !storm.admit_frame(source.now.ns)
+                    {
+                        tally.drop_frame(DropReason::Storm);
+                        continue;
+                    }
+                    match flood(source, key, at as u16, out) {
+                        0 => tally.drop_frame(DropReason::NoDestination),
+                        outputs => tally.flood_copies += outputs - 1,
+                    }
+                }
+            }
+        }
+        tally
+    }
+
+    #[cold]
+    #[inline(never)]
+    fn resolve(&mut self, source: &Source<'_>, key: FlowKey, hash: u64, tally: &mut Tally) -> Verdict {
+        let Resolution { verdict, cache, looped } =
+            resolve::resolve(source.snapshot, source.bridge, source.port, key, source.now);
+        if let Some(stamp) = cache {
+            self.cache.insert(hash, key, source.epoch, Hit { actions: Actions::pack(verdict), stamp });
+        }
+        if let Some(home) = looped {
+            tally.looped = Some((key.source(), key.tag(), home));
+        }
+        verdict
+    }
+}
+
+/// Appends a frame to the lists of all ports that may have it; returns how many.
+fn flood(source: &Source<'_>, key: FlowKey, frame: u16, out: &mut Scatter) -> u64 {
+    let Source { snapshot, port, bridge, .. } = *source;
+    // Without VLAN modes every port takes every frame as it came.
+    let vlan = if bridge.vlan_aware { resolve::ingress_vlan(&port.vlan, key.tag()) } else { None };
+    let mut outputs = 0;
+    for &to in &bridge.ports {
+        if to == port.id {
+            continue;
+        }
+        let Some(to) = snapshot.port(to) else { continue };
+        if !resolve::may_talk(bridge, port, to) {
+            continue;
+        }
+        let tag = match vlan {
+            None => TagOp::Keep,
+            Some(vlan) => match resolve::egress_tag(&to.vlan, vlan, key.tag()) {
+                // One copy of the frame serves all ports: say what is wanted, not what changes.
+                Some(TagOp::Keep) => key.tag().map_or(TagOp::Untag, TagOp::Tag),
+                Some(tag) => tag,
+                None => continue,
+            },
+        };
+        out.push(to.id, frame, tag, false);
+        outputs += 1;
+    }
+    debug_assert!(port.vlan == VlanMode::Transparent || bridge.vlan_aware, "a VLAN mode makes its bridge aware");
+    outputs
+}
