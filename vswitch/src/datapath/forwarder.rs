@@ -15,7 +15,7 @@ use super::pipeline::{Ingress, Pipeline, Source, Tally};
 use super::rate::Bucket;
 use super::scatter::Scatter;
 use super::{Event, Shared, WorkerShared};
-use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Pool};
+use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Pool};
 use crate::io::{RxQueue, RxReport, RxStatus, TxQueue};
 use crate::snapshot::{BridgeEntry, PortEntry, PortId, Snapshot};
 
@@ -31,7 +31,16 @@ pub(super) trait Watcher {
     fn closed(&mut self, port: PortId, rx: &dyn RxQueue);
 }
 
-/// What serving a port says about serving it again.
+/// What serving a port gave.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) struct Turn {
+    /// Whether to serve it again.
+    pub(super) served: Served,
+    /// The bytes of the burst.
+    pub(super) bytes: usize,
+}
+
+/// Whether a port has more.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Served {
     /// It has more.
@@ -110,9 +119,10 @@ impl Forwarder {
     }
 
     /// Moves one burst from a port to where it goes.
-    pub(super) fn serve(&mut self, port: PortId, watcher: &mut dyn Watcher) -> Served {
-        let Some(lane) = self.lanes.get_mut(port.index()).and_then(Option::as_mut) else { return Served::Drained };
-        let Some(rx) = &mut lane.rx else { return Served::Drained };
+    pub(super) fn serve(&mut self, port: PortId, watcher: &mut dyn Watcher) -> Turn {
+        let nothing = Turn { served: Served::Drained, bytes: 0 };
+        let Some(lane) = self.lanes.get_mut(port.index()).and_then(Option::as_mut) else { return nothing };
+        let Some(rx) = &mut lane.rx else { return nothing };
         let mut report = RxReport::default();
         let expected = lane.expected;
         let status = rx.recv(&mut self.pool, &mut self.burst, expected, BURST_BYTES_MAX, &mut report);
@@ -137,10 +147,8 @@ impl Forwarder {
             counters.add_drops(row, DropReason::Malformed, u64::from(report.malformed));
             counters.add_drops(row, DropReason::Runt, u64::from(report.runt));
         }
-        if got > 0 {
-            self.process_burst(port, port.index(), watcher);
-        }
-        served
+        let bytes = if got > 0 { self.process_burst(port, port.index(), watcher) } else { 0 };
+        Turn { served, bytes }
     }
 
     /// Processes a frame that the switch made as though `from` had received it.
@@ -153,8 +161,8 @@ impl Forwarder {
     }
 
     /// Takes the frames in `self.burst` through the pipeline as though `port` had received them,
-    /// and counts them in `row`.
-    fn process_burst(&mut self, port: PortId, row: usize, watcher: &mut dyn Watcher) {
+    /// and counts them in `row`. Returns their bytes.
+    fn process_burst(&mut self, port: PortId, row: usize, watcher: &mut dyn Watcher) -> usize {
         let now = Now::read();
         // The epoch first, then the check that the snapshot is still the newest: a decision made
         // with an old snapshot is then never cached under a new epoch.
@@ -168,12 +176,13 @@ impl Forwarder {
         let shared = &*self.shared;
         let WorkerShared { counters, cells, .. } = &shared.workers[self.number];
         counters.add(row, Cell::RxFrames, self.burst.len() as u64);
-        counters.add(row, Cell::RxBytes, self.burst.iter().map(|frame| frame.len() as u64).sum());
+        let bytes = self.burst.iter().map(Frame::len).sum();
+        counters.add(row, Cell::RxBytes, bytes as u64);
         let lane = self.lanes.get_mut(port.index()).and_then(Option::as_mut);
         let (Some(epoch), Some(lane)) = (epoch, lane) else {
             counters.add_drops(row, DropReason::PortDetached, self.burst.len() as u64);
             self.pool.free_all(self.burst.drain(..));
-            return;
+            return bytes;
         };
         let source = Source { snapshot: &self.snapshot, port: &lane.entry, bridge: &lane.bridge, epoch, now };
         let tally = self.pipeline.process(&source, &mut lane.ingress, &mut self.burst, &mut self.scatter);
@@ -197,6 +206,7 @@ impl Forwarder {
         WorkerCells::add(&cells.cache_hits, u64::from(tally.hits));
         WorkerCells::add(&cells.cache_misses, u64::from(tally.misses));
         cells.frames_outstanding.store(self.pool.outstanding() as u64, Ordering::Relaxed);
+        bytes
     }
 
     /// Stops reading a port whose interface is gone, and says so.

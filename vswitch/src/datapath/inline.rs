@@ -46,7 +46,7 @@ impl InlineDatapath {
 
     /// Moves one burst from `port`; returns whether it may have more.
     pub fn turn(&mut self, port: PortId) -> bool {
-        let served = self.forwarder.serve(port, &mut Nobody);
+        let served = self.forwarder.serve(port, &mut Nobody).served;
         if served == Served::Assumed {
             self.forwarder.expect_more(port);
         }

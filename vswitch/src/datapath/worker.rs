@@ -127,12 +127,15 @@ impl Worker {
         let mut at = 0;
         while let Some(&port) = self.ready.active.get(at) {
             bursts += 1;
-            let served = self.forwarder.serve(port, &mut self.ready);
+            let turn = self.forwarder.serve(port, &mut self.ready);
+            if turn.bytes > 0 {
+                self.idle.note_burst(turn.bytes);
+            }
             // Serving may adopt a snapshot without the port, and so change the list.
             if self.ready.active.get(at) != Some(&port) {
                 continue;
             }
-            match served {
+            match turn.served {
                 Served::Again => at += 1,
                 Served::Drained => {
                     self.ready.active.swap_remove(at);
