@@ -10,6 +10,8 @@ use std::os::fd::BorrowedFd;
 
 use crate::frame::{Burst, DropReason, Frame, Offload, Pool};
 
+pub mod tap;
+
 /// What a device can take on the way out, and promises on the way in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Caps {
