@@ -5,6 +5,7 @@
 //! command's, and where each part lives.
 
 pub mod api;
+pub mod control;
 pub mod datapath;
 pub mod frame;
 pub mod io;

@@ -89,7 +89,7 @@ impl TapDevice {
                     io::ErrorKind::AlreadyExists,
                     format!("interface {name} exists already; remove it or choose another name"),
                 ),
-                _ => explain(error, "create", name),
+                _ => explain(&error, "create", name),
             }
         })?;
         Self::configure(name, fd)
@@ -138,7 +138,7 @@ impl TapDevice {
                 io::ErrorKind::InvalidInput,
                 format!("interface {name} is not a single-queue TAP, so it is not one that the switch made"),
             ),
-            _ => explain(error, "attach to", name),
+            _ => explain(&error, "attach to", name),
         })?;
         // It may have gone between the look and the grab: then the grab made a new one, which is
         // not persistent and goes again with `fd`.
@@ -221,10 +221,13 @@ fn check_name(name: &str) -> io::Result<()> {
 }
 
 fn not_found(name: &str) -> io::Error {
-    io::Error::new(io::ErrorKind::NotFound, format!("there is no persistent TAP named {name} in this network namespace"))
+    io::Error::new(
+        io::ErrorKind::NotFound,
+        format!("there is no persistent TAP named {name} in this network namespace"),
+    )
 }
 
-fn explain(error: io::Error, verb: &str, name: &str) -> io::Error {
+fn explain(error: &io::Error, verb: &str, name: &str) -> io::Error {
     let remedy = match error.kind() {
         io::ErrorKind::PermissionDenied => "; CAP_NET_ADMIN is needed in the network namespace's user namespace",
         _ => "",

@@ -1,0 +1,4 @@
+//! The control plane.
+
+pub mod netlink;
+pub mod netns;
