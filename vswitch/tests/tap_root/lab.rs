@@ -1,0 +1,206 @@
+//! Namespaces of the tests' own, a port as the control plane makes it, and a switch of two ports.
+
+use std::net::IpAddr;
+use std::process::{Command, Output};
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::time::Duration;
+
+use ipnet::IpNet;
+use rustix::event::{PollFd, PollFlags, Timespec, poll};
+use vswitch::control::netlink::{LinkChange, Netlink};
+use vswitch::control::netns::{Netns, NetnsRef};
+use vswitch::frame::{Burst, Pool};
+use vswitch::io::tap::{TX_QUEUE_LEN, TapDevice};
+use vswitch::io::{Device, RxQueue, RxReport, RxStatus, TxReport, Unit};
+
+/// Whether this test can run; says so loudly if not, and fails where it must.
+pub(crate) fn can_run(test: &str) -> bool {
+    if rustix::process::geteuid().is_root() {
+        return true;
+    }
+    assert!(
+        std::env::var_os("VSWITCH_REQUIRE_SYSTEM").is_none_or(|value| value != "1"),
+        "{test} NOT RUN: it needs root, and VSWITCH_REQUIRE_SYSTEM=1 forbids to leave it out"
+    );
+    eprintln!("{test} NOT RUN: needs root");
+    false
+}
+
+pub(crate) fn command(program: &str, args: &[&str]) -> Output {
+    Command::new("timeout").arg("20").arg(program).args(args).output().expect("coreutils' timeout starts")
+}
+
+pub(crate) fn run(program: &str, args: &[&str]) -> String {
+    let output = command(program, args);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(output.status.success(), "{program} {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
+    text
+}
+
+/// A namespace known to `ip netns`, removed at the end of the test however it ends.
+#[derive(Debug)]
+pub(crate) struct Namespace {
+    pub(crate) name: String,
+}
+
+impl Namespace {
+    pub(crate) fn new() -> Self {
+        static COUNT: AtomicU32 = AtomicU32::new(0);
+        let name = format!("vnt-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
+        run("ip", &["netns", "add", &name]);
+        Self { name }
+    }
+
+    pub(crate) fn netns(&self) -> Netns {
+        Netns::open(&NetnsRef::Name(self.name.clone())).expect("the namespace was just made")
+    }
+
+    pub(crate) fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
+        self.netns().run(f).expect("root may enter")
+    }
+
+    pub(crate) fn netlink(&self) -> Netlink {
+        self.inside(|| Netlink::open().expect("a socket"))
+    }
+
+    pub(crate) fn exec(&self, args: &[&str]) -> String {
+        run("ip", &[&["netns", "exec", &self.name], args].concat())
+    }
+
+    pub(crate) fn try_exec(&self, args: &[&str]) -> Output {
+        command("ip", &[&["netns", "exec", &self.name], args].concat())
+    }
+
+    /// Everything that a test could leave behind.
+    pub(crate) fn state(&self) -> String {
+        ["link", "address", "route", "neighbour"].map(|what| run("ip", &["-n", &self.name, what, "show"])).concat()
+    }
+
+    pub(crate) fn remove(&self) {
+        run("ip", &["netns", "del", &self.name]);
+    }
+}
+
+impl Drop for Namespace {
+    fn drop(&mut self) {
+        // Removed already is as well.
+        command("ip", &["netns", "del", &self.name]);
+    }
+}
+
+/// Creates a TAP in `host` and makes it `eth0` of `container`, as `add-port` does.
+pub(crate) fn add_port(host: &Namespace, container: &Namespace, nets: &[&str], gateway: Option<&str>) -> TapDevice {
+    let tap = host.inside(|| TapDevice::create_unique().expect("create"));
+    let mut outside = host.netlink();
+    let index = outside.link_by_name(tap.name()).unwrap().expect("just created").index;
+    let netns = container.netns();
+    let change = LinkChange {
+        netns: Some(std::os::fd::AsFd::as_fd(&netns)),
+        name: Some("eth0"),
+        mtu: Some(1500),
+        txqlen: Some(TX_QUEUE_LEN),
+        ipv6_link_local: Some(nets.iter().any(|net| net.contains(':'))),
+        ..LinkChange::default()
+    };
+    outside.change_link(index, &change).unwrap();
+    let mut inside = container.netlink();
+    let index = inside.link_by_name("eth0").unwrap().expect("just moved").index;
+    for net in nets {
+        inside.add_addr(index, net.parse::<IpNet>().unwrap()).unwrap();
+    }
+    inside.set_up(index).unwrap();
+    if let Some(gateway) = gateway {
+        inside.add_default_route(gateway.parse::<IpAddr>().unwrap(), index).unwrap();
+    }
+    tap
+}
+
+/// Forwards between two ports on a thread of its own, until dropped.
+pub(crate) struct Wire {
+    stop: Arc<AtomicBool>,
+    pub(crate) longest_frame: Arc<AtomicU64>,
+    thread: Option<std::thread::JoinHandle<(Totals, usize)>>,
+}
+
+#[derive(Debug, Default)]
+pub(crate) struct Totals {
+    pub(crate) received: u64,
+    pub(crate) sent: u64,
+    pub(crate) dropped: u64,
+}
+
+impl Wire {
+    pub(crate) fn between(a: &TapDevice, b: &TapDevice) -> Self {
+        let stop = Arc::new(AtomicBool::new(false));
+        let longest_frame = Arc::new(AtomicU64::new(0));
+        let mut rx = [a.open_rx().unwrap(), b.open_rx().unwrap()];
+        let mut tx = [b.open_tx().unwrap(), a.open_tx().unwrap()];
+        let (stopped, longest) = (Arc::clone(&stop), Arc::clone(&longest_frame));
+        let thread = std::thread::spawn(move || {
+            let mut pool = Pool::new(128).unwrap();
+            let mut totals = Totals::default();
+            while !stopped.load(Ordering::Relaxed) {
+                wait_readable(rx.iter().map(AsRef::as_ref), Duration::from_millis(50));
+                for (rx, tx) in rx.iter_mut().zip(&mut tx) {
+                    let mut burst = Burst::new();
+                    rx.recv(&mut pool, &mut burst, 64, 65536, &mut RxReport::default());
+                    let longest_here = burst.iter().map(|frame| frame.len() as u64).max().unwrap_or(0);
+                    longest.fetch_max(longest_here, Ordering::Relaxed);
+                    let units: Vec<_> = (0..burst.len()).map(|i| whole(i, &burst)).collect();
+                    let mut report = TxReport::default();
+                    tx.send(&mut burst, &units, &[], &mut report);
+                    totals.received += burst.len() as u64;
+                    totals.sent += u64::from(report.sent);
+                    totals.dropped += report.drops().map(|(_, count)| u64::from(count)).sum::<u64>();
+                    pool.free_all(burst);
+                }
+            }
+            (totals, pool.outstanding())
+        });
+        Self { stop, longest_frame, thread: Some(thread) }
+    }
+
+    /// Stops it and gives its accounts, which must balance.
+    pub(crate) fn stop(mut self) -> Totals {
+        self.stop.store(true, Ordering::Relaxed);
+        let (totals, outstanding) = self.thread.take().unwrap().join().unwrap();
+        assert_eq!(totals.received, totals.sent + totals.dropped);
+        assert_eq!(outstanding, 0);
+        totals
+    }
+}
+
+impl Drop for Wire {
+    fn drop(&mut self) {
+        self.stop.store(true, Ordering::Relaxed);
+        if let Some(thread) = self.thread.take() {
+            let _ = thread.join();
+        }
+    }
+}
+
+/// The unit that is frame `i` of `burst` and nothing else.
+pub(crate) fn whole(i: usize, burst: &[vswitch::frame::Frame]) -> Unit {
+    Unit { frame: i as u16, first_piece: 0, pieces_count: 0, offload: burst[i].offload }
+}
+
+/// Waits until a queue has something, and says what poll said of each.
+pub(crate) fn wait_readable<'a>(queues: impl Iterator<Item = &'a dyn RxQueue>, limit: Duration) -> Vec<PollFlags> {
+    let queues: Vec<_> = queues.collect();
+    let mut fds: Vec<_> =
+        queues.iter().map(|queue| PollFd::from_borrowed_fd(queue.event_fd().unwrap(), PollFlags::IN)).collect();
+    poll(&mut fds, Some(&Timespec::try_from(limit).unwrap())).unwrap();
+    fds.iter().map(PollFd::revents).collect()
+}
+
+/// Receives once, frees everything, gives how it ended.
+pub(crate) fn drain(rx: &mut dyn RxQueue) -> (RxStatus, usize) {
+    let mut pool = Pool::new(64).unwrap();
+    let mut burst = Burst::new();
+    let status = rx.recv(&mut pool, &mut burst, 64, usize::MAX, &mut RxReport::default());
+    let count = burst.len();
+    pool.free_all(burst);
+    assert_eq!(pool.outstanding(), 0);
+    (status, count)
+}
