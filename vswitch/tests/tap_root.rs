@@ -1,6 +1,8 @@
 //! TAP devices, namespaces and netlink against the real kernel. Needs root; everything happens in
 //! namespaces that each test makes and removes, the "host" being one of them.
 
+#[path = "tap_root/cost.rs"]
+mod cost;
 #[path = "tap_root/lab.rs"]
 mod lab;
 
