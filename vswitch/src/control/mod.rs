@@ -1,4 +1,5 @@
 //! The control plane.
 
+pub mod ipam;
 pub mod netlink;
 pub mod netns;
