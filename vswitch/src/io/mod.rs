@@ -10,6 +10,7 @@ use std::os::fd::BorrowedFd;
 
 use crate::frame::{Burst, DropReason, Frame, Offload, Pool};
 
+pub mod mem;
 pub mod tap;
 
 /// What a device can take on the way out, and promises on the way in.
