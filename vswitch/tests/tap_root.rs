@@ -284,6 +284,15 @@ fn netlink_sees_and_changes_what_ip_sees() {
     let mut rx = tap.open_rx().unwrap();
     assert_eq!(drain(rx.as_mut()), (RxStatus::Drained, 0), "and it says nothing of its own accord");
 
+    // Also not where the interface comes up in the same breath.
+    let bring_up = |on| LinkChange { up: Some(true), ipv6_link_local: Some(on), ..LinkChange::default() };
+    netlink.set_down(index).unwrap();
+    netlink.change_link(index, &bring_up(false)).unwrap();
+    assert_eq!(netlink.addrs(Some(index)).unwrap().len(), 1);
+    netlink.set_down(index).unwrap();
+    netlink.change_link(index, &bring_up(true)).unwrap();
+    assert!(netlink.addrs(Some(index)).unwrap().iter().any(|a| a.net.to_string().starts_with("fe80::")));
+
     netlink.set_mac(index, [2, 66, 10, 9, 0, 2]).unwrap();
     netlink.set_mtu(index, 9000).unwrap();
     netlink.set_txqlen(index, 77).unwrap();
@@ -324,7 +333,7 @@ fn netlink_sees_and_changes_what_ip_sees() {
     let mtu = netlink.set_mtu(index, 100_000).unwrap_err();
     assert!(mtu.to_string().contains("mtu 100000") && mtu.to_string().contains("maximum"), "the kernel's words: {mtu}");
     netlink.del_addr(index, "10.9.0.2/24".parse().unwrap()).unwrap();
-    assert!(netlink.addrs(Some(index)).unwrap().is_empty());
+    assert!(netlink.addrs(Some(index)).unwrap().iter().all(|address| address.net.addr().is_ipv6()));
     let small = LinkChange { mtu: Some(576), ipv6_link_local: Some(false), ..LinkChange::default() };
     netlink.change_link(index, &small).unwrap();
     netlink.change_link(index, &LinkChange { ipv6_link_local: Some(false), ..LinkChange::default() }).unwrap();

@@ -14,48 +14,57 @@ use super::lab::{Namespace, can_run, drain, wait_readable};
 /// Steps by name and their duration.
 type Steps = Vec<(&'static str, Duration)>;
 
-/// Run it alone: `PORTS=1000 cargo test --test tap_root -- --ignored --nocapture making_a_port`.
+/// `PORTS=1000 cargo test --test tap_root -- --ignored --nocapture moving_a_port`.
 #[test]
 #[ignore = "a measurement of up to a minute, to be run alone"]
-fn making_a_port_stays_cheap() {
-    if !can_run("making_a_port_stays_cheap") {
-        return;
+fn moving_a_port_costs_its_move() {
+    if can_run("moving_a_port_costs_its_move") {
+        measure(true);
     }
-    let ports = std::env::var("PORTS").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
-    for (way, moved) in [("moved from the host's namespace", true), ("made in the container's namespace", false)] {
-        let host = Namespace::new();
-        let mut netlink = host.netlink();
-        let mut made = Vec::new();
-        let mut all = Vec::new();
-        for i in 0..ports {
-            let container = Namespace::new();
-            let (tap, steps) =
-                if moved { move_one(&host, &mut netlink, &container, i) } else { make_one(&container, i) };
-            all.push(steps);
-            made.push((tap, container));
-        }
-        eprintln!("\n{way}, median of 20 in us: {:>32} {:>12}", "first", format!("at {ports}"));
-        let (first, last) = (&all[..20], &all[ports - 20..]);
-        for step in 0..first[0].len() {
-            let of = |all: &[Steps]| median(all.iter().map(|steps| steps[step].1));
-            eprintln!("{:58} {:12.0} {:12.0}", first[0][step].0, of(first), of(last));
-        }
-        let total = |all: &[Steps]| median(all.iter().map(|steps| steps.iter().map(|(_, time)| *time).sum()));
-        eprintln!("{:58} {:12.0} {:12.0}", "total", total(first), total(last));
-        let start = Instant::now();
-        eprintln!("census of {} namespaces: {:?}", census().unwrap().len(), start.elapsed());
+}
 
-        let start = Instant::now();
-        for (tap, container) in made {
-            container.remove();
-            if moved {
-                let mut rx = tap.open_rx().unwrap();
-                wait_readable([rx.as_ref()].into_iter(), Duration::from_secs(5));
-                while drain(rx.as_mut()).0 != RxStatus::Gone {}
-            }
-        }
-        eprintln!("removal of all namespaces: {:?}", start.elapsed());
+/// `PORTS=1000 cargo test --test tap_root -- --ignored --nocapture making_a_port`.
+#[test]
+#[ignore = "a measurement of up to a minute, to be run alone"]
+fn making_a_port_where_it_belongs_is_cheap() {
+    if can_run("making_a_port_where_it_belongs_is_cheap") {
+        measure(false);
     }
+}
+
+fn measure(moved: bool) {
+    let ports = std::env::var("PORTS").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
+    let host = Namespace::new();
+    let mut netlink = host.netlink();
+    let mut made = Vec::new();
+    let mut all = Vec::new();
+    for i in 0..ports {
+        let container = Namespace::new();
+        let (tap, steps) = if moved { move_one(&host, &mut netlink, &container, i) } else { make_one(&container, i) };
+        all.push(steps);
+        made.push((tap, container));
+    }
+    eprintln!("median of 20 in us: {:>51} {:>12}", "first", format!("at {ports}"));
+    let (first, last) = (&all[..20], &all[ports - 20..]);
+    for step in 0..first[0].len() {
+        let of = |all: &[Steps]| median(all.iter().map(|steps| steps[step].1));
+        eprintln!("{:58} {:12.0} {:12.0}", first[0][step].0, of(first), of(last));
+    }
+    let total = |all: &[Steps]| median(all.iter().map(|steps| steps.iter().map(|(_, time)| *time).sum()));
+    eprintln!("{:58} {:12.0} {:12.0}", "total", total(first), total(last));
+    let start = Instant::now();
+    eprintln!("census of {} namespaces: {:?}", census().unwrap().len(), start.elapsed());
+
+    let start = Instant::now();
+    for (tap, container) in made {
+        container.remove();
+        if moved {
+            let mut rx = tap.open_rx().unwrap();
+            wait_readable([rx.as_ref()].into_iter(), Duration::from_secs(5));
+            while drain(rx.as_mut()).0 != RxStatus::Gone {}
+        }
+    }
+    eprintln!("removal of all namespaces: {:?}", start.elapsed());
 }
 
 fn median(times: impl Iterator<Item = Duration>) -> f64 {

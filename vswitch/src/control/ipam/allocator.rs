@@ -74,6 +74,25 @@ impl Allocator {
         Ok(allocator)
     }
 
+    /// An allocator in the state that the records of ports tell: `taken` are their addresses, and
+    /// `last` is the one that was given out last. Addresses of other subnets are ignored.
+    ///
+    /// # Errors
+    /// As [`Allocator::new`].
+    pub fn restore(
+        subnet: &Subnet,
+        taken: impl IntoIterator<Item = IpAddr>,
+        last: Option<IpAddr>,
+    ) -> Result<Self, IpamError> {
+        let mut allocator = Self::new(subnet)?;
+        for ip in taken {
+            // Refused is only what is not ours to give, or twice there.
+            let _ = allocator.take(ip);
+        }
+        allocator.last = last.filter(|ip| allocator.net.contains(ip)).map(number);
+        Ok(allocator)
+    }
+
     /// The network.
     #[must_use]
     pub fn net(&self) -> IpNet {
@@ -86,18 +105,10 @@ impl Allocator {
         self.taken
     }
 
-    /// The address that was given out last; to be stored, and given to [`Allocator::resume_after`].
+    /// The address that was given out last; to be stored, and given to [`Allocator::restore`].
     #[must_use]
     pub fn last(&self) -> Option<IpAddr> {
         self.last.map(|last| address(last, self.net))
-    }
-
-    /// Goes on after `ip`, as though that had been given out last. An address of another subnet
-    /// has no effect.
-    pub fn resume_after(&mut self, ip: IpAddr) {
-        if self.net.contains(&ip) {
-            self.last = Some(number(ip));
-        }
     }
 
     /// Gives out the next free address of the range, after the one given out last.
@@ -219,9 +230,10 @@ mod tests {
         allocator.take(ip("10.0.0.200")).unwrap();
         assert_eq!(allocator.allocate().unwrap(), ip("10.0.0.5"), "what was asked for does not move the cursor");
         assert_eq!(allocator.taken(), 4);
-        let mut again = Allocator::new(&subnet("10.0.0.0/24")).unwrap();
-        again.resume_after(allocator.last().unwrap());
-        assert_eq!(again.allocate().unwrap(), ip("10.0.0.6"));
+        let taken = ["10.0.0.2", "10.0.0.4", "10.0.0.200", "10.0.0.6", "10.9.9.9", "fd00::7"].map(ip);
+        let mut again = Allocator::restore(&subnet("10.0.0.0/24"), taken, allocator.last()).unwrap();
+        assert_eq!(again.taken(), 4);
+        assert_eq!(again.allocate().unwrap(), ip("10.0.0.7"));
     }
 
     #[test]
