@@ -7,6 +7,7 @@
 pub mod api;
 pub mod datapath;
 pub mod frame;
+pub mod fuzzing;
 pub mod io;
 pub mod snapshot;
 pub mod wire;
