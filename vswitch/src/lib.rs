@@ -8,6 +8,7 @@ pub mod api;
 pub mod control;
 pub mod datapath;
 pub mod frame;
+pub mod fuzzing;
 pub mod io;
 pub mod snapshot;
 pub mod wire;
