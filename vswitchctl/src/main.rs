@@ -99,7 +99,7 @@ fn main() -> ExitCode {
 }
 
 fn report(failure: &Failure) -> ExitCode {
-    eprintln!("vswitchctl: {failure}");
+    eprintln!("vswitchctl: {}", output::visible(&failure.to_string()));
     ExitCode::from(failure.status())
 }
 

@@ -2,6 +2,8 @@
 //!
 //! A command never prints; it returns both forms and `main` writes the one that was asked for. So
 //! nothing but that document can reach standard output, and rendering is tested without a process.
+//!
+//! Labels and names are other people's text: control characters in them are shown, not obeyed.
 
 use serde::Serialize;
 use serde_json::Value;
@@ -58,7 +60,7 @@ impl Table {
 
     /// Adds a row; an empty cell is shown as `-`.
     pub(crate) fn row<I: IntoIterator<Item = String>>(&mut self, cells: I) {
-        let cells = cells.into_iter().map(|c| if c.is_empty() { "-".to_owned() } else { c }).collect();
+        let cells = cells.into_iter().map(|c| if c.is_empty() { "-".to_owned() } else { visible(&c) }).collect();
         self.rows.push(cells);
     }
 
@@ -91,7 +93,16 @@ fn columns(cell: &str) -> usize {
     cell.chars().count()
 }
 
-/// Values with a comma between them.
+/// Text on one line and without orders to the terminal: control characters as Rust would write them.
+pub(crate) fn visible(text: &str) -> String {
+    let mut shown = String::with_capacity(text.len());
+    for c in text.chars() {
+        if c.is_control() { shown.extend(c.escape_default()) } else { shown.push(c) }
+    }
+    shown
+}
+
+/// Values with a separator between them.
 pub(crate) fn join<T: ToString>(items: &[T], separator: &str) -> String {
     items.iter().map(ToString::to_string).collect::<Vec<_>>().join(separator)
 }
@@ -114,6 +125,14 @@ mod tests {
             table.render("  "),
             "  NAME           FRAMES  NOTE\n  web                 7  -\n  · worker 0  123456789  x\n"
         );
+    }
+
+    #[test]
+    fn control_characters_are_shown() {
+        let mut table = Table::new(&["NAME"]);
+        table.row(["\u{1b}[2Jweb\n".into()]);
+        assert_eq!(table.render(""), "NAME\n\\u{1b}[2Jweb\\n\n");
+        assert_eq!(visible("plain · ü"), "plain · ü");
     }
 
     #[test]

@@ -7,7 +7,7 @@ use vswitch::api::{Bridge, Port, PortState};
 use super::{on_off, port};
 use crate::client::{Client, Target};
 use crate::failure::Failure;
-use crate::output::{Output, Table, count, join};
+use crate::output::{Output, Table, count, join, visible};
 use crate::units;
 
 /// Show bridges, ports and addresses as a tree
@@ -64,7 +64,7 @@ fn render(tree: &Tree) -> String {
     let Tree { bridge, ports } = tree;
     let mut text = format!("{}\n", bridge.name);
     for (key, value) in facts(bridge) {
-        text.push_str(&format!("├─ {key:<8}  {value}\n"));
+        text.push_str(&format!("├─ {key:<8}  {}\n", visible(&value)));
     }
     text.push_str(&format!("└─ {:<8}  {}\n", "ports", count(ports.len(), "port", "ports")));
     if ports.is_empty() {
