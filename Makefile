@@ -1,0 +1,65 @@
+# Short names for what scripts/ and cargo do.
+
+PREFIX  ?= /usr/local
+BINDIR  ?= $(PREFIX)/bin
+DESTDIR ?=
+# How long `make fuzz` spends on each target, in seconds.
+FUZZ_TIME ?= 60
+
+.PHONY: help demo test build bench lab fuzz setup install uninstall clean
+
+help:
+	@echo 'make demo      set up, build, and show the switch at work (nothing of this machine is touched)'
+	@echo 'make test      all checks: format, lints, documentation, unit and system tests'
+	@echo 'make build     release binaries: target/release/vswitch, target/release/vswitchctl'
+	@echo 'make bench     micro-benchmarks of the datapath, no root needed'
+	@echo 'make lab       measure against the kernel bridge and Open vSwitch, as root'
+	@echo 'make fuzz      fuzz each target for FUZZ_TIME=$(FUZZ_TIME) seconds; needs nightly and cargo-fuzz'
+	@echo 'make install   into PREFIX=$(PREFIX), with the systemd unit and shell completion'
+
+demo:
+	@scripts/demo
+
+test:
+	@scripts/test
+
+setup:
+	@scripts/setup
+
+build:
+	cargo build --release --locked -p vswitch -p vswitchctl
+
+bench:
+	cargo bench --locked -p vswitch-benches
+
+lab: build
+	@scripts/setup bench
+	cargo build --release --locked -p vswitch-benches
+	target/release/lab
+
+fuzz:
+	@scripts/fuzz $(FUZZ_TIME)
+
+# Does not build, so that `make build && sudo make install` leaves no files of root in target/.
+install:
+	@test -x target/release/vswitch || { echo 'first: make build' >&2; exit 1; }
+	install -D -m 755 target/release/vswitch $(DESTDIR)$(BINDIR)/vswitch
+	install -D -m 755 target/release/vswitchctl $(DESTDIR)$(BINDIR)/vswitchctl
+	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
+	sed 's|^\(Exec[A-Za-z]*=\)[^ ]*/\(vswitch[a-z]*\)|\1$(BINDIR)/\2|' packaging/systemd/vswitch.service \
+		> $(DESTDIR)$(PREFIX)/lib/systemd/system/vswitch.service
+	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
+	target/release/vswitchctl completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vswitchctl
+	target/release/vswitchctl completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vswitchctl
+	target/release/vswitchctl completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vswitchctl.fish
+
+uninstall:
+	rm -f $(DESTDIR)$(BINDIR)/vswitch $(DESTDIR)$(BINDIR)/vswitchctl \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/vswitch.service \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vswitchctl \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vswitchctl \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vswitchctl.fish
+
+clean:
+	cargo clean

@@ -1,0 +1,79 @@
+//! The commands: one file per group, each with its arguments, its execution and its text.
+
+mod bridge;
+mod completion;
+mod daemon;
+mod fdb;
+mod port;
+mod show;
+mod stats;
+
+use clap::{Subcommand, ValueEnum};
+
+use crate::client::Client;
+use crate::failure::Failure;
+use crate::output::Output;
+
+/// What to do.
+#[derive(Debug, Subcommand)]
+pub(crate) enum Command {
+    AddBr(bridge::AddBr),
+    DelBr(bridge::DelBr),
+    ListBr(bridge::ListBr),
+    SetBr(bridge::SetBr),
+    Show(show::Show),
+    AddPort(port::AddPort),
+    DelPort(port::DelPort),
+    ListPorts(port::ListPorts),
+    Fdb(fdb::List),
+    FdbAdd(fdb::Add),
+    FdbDel(fdb::Del),
+    FdbFlush(fdb::Flush),
+    Stats(stats::Stats),
+    Ping(daemon::Ping),
+    Version(daemon::Version),
+    Shutdown(daemon::Shutdown),
+    Completion(completion::Completion),
+}
+
+impl Command {
+    /// Asks the daemon and renders the answer.
+    pub(crate) async fn exec(self, client: &Client) -> Result<Output, Failure> {
+        match self {
+            Self::AddBr(command) => command.exec(client).await,
+            Self::DelBr(command) => command.exec(client).await,
+            Self::ListBr(command) => command.exec(client).await,
+            Self::SetBr(command) => command.exec(client).await,
+            Self::Show(command) => command.exec(client).await,
+            Self::AddPort(command) => command.exec(client).await,
+            Self::DelPort(command) => command.exec(client).await,
+            Self::ListPorts(command) => command.exec(client).await,
+            Self::Fdb(command) => command.exec(client).await,
+            Self::FdbAdd(command) => command.exec(client).await,
+            Self::FdbDel(command) => command.exec(client).await,
+            Self::FdbFlush(command) => command.exec(client).await,
+            Self::Stats(command) => command.exec(client).await,
+            Self::Ping(command) => command.exec(client).await,
+            Self::Version(command) => command.exec(client).await,
+            Self::Shutdown(command) => command.exec(client).await,
+            Self::Completion(command) => command.exec(),
+        }
+    }
+}
+
+/// A switch of the command line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
+enum OnOff {
+    On,
+    Off,
+}
+
+impl From<OnOff> for bool {
+    fn from(value: OnOff) -> Self {
+        value == OnOff::On
+    }
+}
+
+fn on_off(value: bool) -> &'static str {
+    if value { "on" } else { "off" }
+}

@@ -1,0 +1,246 @@
+//! `show`: bridges, ports and addresses as a tree.
+
+use clap::Args;
+use serde::Serialize;
+use vswitch::api::{Bridge, Port, PortState};
+
+use super::{on_off, port};
+use crate::client::{Client, Target};
+use crate::failure::Failure;
+use crate::output::{Output, Table, count, join, visible};
+use crate::units;
+
+/// Show bridges, ports and addresses as a tree
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vswitchctl show
+  vswitchctl show br0
+  vswitchctl show --json | jq '.[] | .bridge.name, .ports[].name'")]
+pub(crate) struct Show {
+    /// Only this bridge
+    #[arg(value_name = "BR")]
+    bridge: Option<String>,
+}
+
+/// A bridge with its ports; the element of `show --json`.
+#[derive(Debug, Serialize)]
+struct Tree {
+    bridge: Bridge,
+    ports: Vec<Port>,
+}
+
+impl Show {
+    pub(super) async fn exec(self, client: &Client) -> Result<Output, Failure> {
+        let bridges = Target::v1().segment("bridges");
+        let trees = match self.bridge {
+            Some(name) => {
+                let target = bridges.segment(&name);
+                let bridge = client.get(&target).await?;
+                vec![Tree { bridge, ports: client.get(&target.segment("ports")).await? }]
+            }
+            None => {
+                let bridges: Vec<Bridge> = client.get(&bridges).await?;
+                group(bridges, client.get(&Target::v1().segment("ports")).await?)
+            }
+        };
+        Output::new(trees.iter().map(render).collect::<Vec<_>>().join("\n"), &trees)
+    }
+}
+
+/// Gives each bridge its ports. A port of a bridge that was made between the two questions has no
+/// place and is left out, as though both had been asked before.
+fn group(bridges: Vec<Bridge>, ports: Vec<Port>) -> Vec<Tree> {
+    let mut trees: Vec<Tree> = bridges.into_iter().map(|bridge| Tree { bridge, ports: Vec::new() }).collect();
+    for port in ports {
+        if let Some(tree) = trees.iter_mut().find(|tree| tree.bridge.name == port.bridge) {
+            tree.ports.push(port);
+        }
+    }
+    trees
+}
+
+fn render(tree: &Tree) -> String {
+    let Tree { bridge, ports } = tree;
+    let mut text = format!("{}\n", bridge.name);
+    for (key, value) in facts(bridge) {
+        text.push_str(&format!("├─ {key:<8}  {}\n", visible(&value)));
+    }
+    text.push_str(&format!("└─ {:<8}  {}\n", "ports", count(ports.len(), "port", "ports")));
+    if ports.is_empty() {
+        return text;
+    }
+    let mut table = Table::new(&["", "", "", "", ""]);
+    for port in ports {
+        table.row([
+            port.name.clone(),
+            format!("{} in {}", port.ifname, port.netns),
+            join(&port.ips, " "),
+            port.mac.clone(),
+            details(bridge, port),
+        ]);
+    }
+    let table = table.render("");
+    // The first line is the empty headings'.
+    for (index, line) in table.lines().skip(1).enumerate() {
+        let branch = if index + 1 == ports.len() { "└─" } else { "├─" };
+        text.push_str(&format!("   {branch} {line}\n"));
+    }
+    text
+}
+
+/// What there is to say about a bridge, one line each.
+fn facts(bridge: &Bridge) -> Vec<(&'static str, String)> {
+    let mut facts = Vec::new();
+    if bridge.l2 {
+        facts.push(("network", "none, a bare learning switch".to_owned()));
+    } else {
+        let mac = bridge.mac.as_deref().unwrap_or("-");
+        facts.push(("network", join(&bridge.subnets, " ")));
+        facts.push(("gateway", format!("{} on the host's {}  {mac}", join(&bridge.gateways, " "), bridge.name)));
+    }
+    if !bridge.ip_ranges.is_empty() {
+        facts.push(("range", join(&bridge.ip_ranges, " ")));
+    }
+    if !bridge.reserve.is_empty() {
+        let reserved: Vec<String> = bridge
+            .reserve
+            .iter()
+            .map(|r| r.name.as_ref().map_or_else(|| r.ip.to_string(), |name| format!("{} ({name})", r.ip)))
+            .collect();
+        facts.push(("reserved", reserved.join(" ")));
+    }
+    facts.push((
+        "options",
+        format!(
+            "mtu {}, icc {}, ageing {}",
+            bridge.mtu,
+            on_off(bridge.icc),
+            units::show_seconds(bridge.ageing_s.into())
+        ),
+    ));
+    let storm = match bridge.storm_limit {
+        0 => "flooding unlimited".into(),
+        limit => format!("{limit} flooded frames/s per port"),
+    };
+    facts.push((
+        "macs",
+        format!("{} of {} known (at most {} per port), {storm}", bridge.macs, bridge.mac_limit, bridge.port_mac_limit),
+    ));
+    if !bridge.labels.is_empty() {
+        let labels: Vec<String> = bridge.labels.iter().map(|(key, value)| format!("{key}={value}")).collect();
+        facts.push(("labels", labels.join(" ")));
+    }
+    facts.extend(bridge.warnings.iter().map(|warning| ("WARNING", warning.clone())));
+    facts
+}
+
+/// What is particular about a port: only what differs from the ordinary is said.
+fn details(bridge: &Bridge, port: &Port) -> String {
+    let mut details = Vec::new();
+    if port.state != PortState::Up {
+        details.push(port::state(port.state).to_uppercase());
+    }
+    if port.mtu != bridge.mtu {
+        details.push(format!("mtu {}", port.mtu));
+    }
+    match (port.vlan, port::vlan(port)) {
+        (Some(vlan), _) => details.push(format!("vlan {vlan}")),
+        (None, trunk) if !trunk.is_empty() => details.push(trunk),
+        _ => {}
+    }
+    if !port.default_route && !bridge.l2 {
+        details.push("no default route".into());
+    }
+    if !port.aliases.is_empty() {
+        details.push(format!("alias {}", port.aliases.join(" ")));
+    }
+    if let Some(rate) = port.ingress_rate_bps {
+        details.push(format!("ingress {}", units::show_rate(rate)));
+    }
+    if let Some(rate) = port.egress_rate_bps {
+        details.push(format!("egress {}", units::show_rate(rate)));
+    }
+    if let Some(worker) = port.worker {
+        details.push(format!("worker {worker}"));
+    }
+    let offloads = if port.offloads.is_empty() { "no offloads".into() } else { port.offloads.join(" ") };
+    details.push(offloads);
+    details.join(", ")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::{bridge, port};
+    use super::*;
+
+    #[test]
+    fn an_ordinary_bridge() {
+        let tree = Tree {
+            bridge: bridge::tests::example(),
+            ports: vec![port::tests::example("web", 2), port::tests::example("database", 3)],
+        };
+        assert_eq!(
+            render(&tree),
+            "\
+br0
+├─ network   172.17.0.0/16 fd00:17::/64
+├─ gateway   172.17.0.1 fd00:17::1 on the host's br0  02:42:ac:11:00:01
+├─ options   mtu 1500, icc on, ageing 5m
+├─ macs      3 of 131072 known (at most 16384 per port), 50000 flooded frames/s per port
+└─ ports     2 ports
+   ├─ web       eth0 in web       172.17.0.2/16 fd00:17::2/64  02:42:ac:11:00:02  worker 0, csum tso4 tso6
+   └─ database  eth0 in database  172.17.0.3/16 fd00:17::3/64  02:42:ac:11:00:03  worker 0, csum tso4 tso6
+"
+        );
+    }
+
+    #[test]
+    fn what_is_particular_is_said() {
+        let mut bridge = bridge::tests::example();
+        bridge.ip_ranges = vec!["172.17.4.0/24".parse().unwrap()];
+        bridge.reserve = vec![
+            vswitch::api::Reservation { name: Some("printer".into()), ip: "172.17.4.7".parse().unwrap() },
+            vswitch::api::Reservation { name: None, ip: "172.17.4.8".parse().unwrap() },
+        ];
+        bridge.labels = [("owner".to_owned(), "ops".to_owned())].into();
+        bridge.warnings = vec!["loop: 02:00:00:00:00:01 moves between web and db".into()];
+        bridge.storm_limit = 0;
+        let mut port = port::tests::example("web", 2);
+        port.state = PortState::Failed;
+        port.mtu = 9000;
+        port.trunk = vec![10, 20];
+        port.default_route = false;
+        port.aliases = vec!["www".into()];
+        port.ingress_rate_bps = Some(100_000_000);
+        port.egress_rate_bps = Some(1_500_000_000);
+        port.worker = None;
+        port.offloads.clear();
+        assert_eq!(
+            render(&Tree { bridge, ports: vec![port] }),
+            "\
+br0
+├─ network   172.17.0.0/16 fd00:17::/64
+├─ gateway   172.17.0.1 fd00:17::1 on the host's br0  02:42:ac:11:00:01
+├─ range     172.17.4.0/24
+├─ reserved  172.17.4.7 (printer) 172.17.4.8
+├─ options   mtu 1500, icc on, ageing 5m
+├─ macs      3 of 131072 known (at most 16384 per port), flooding unlimited
+├─ labels    owner=ops
+├─ WARNING   loop: 02:00:00:00:00:01 moves between web and db
+└─ ports     1 port
+   └─ web  eth0 in web  172.17.0.2/16 fd00:17::2/64  02:42:ac:11:00:02  FAILED, mtu 9000, trunk 10,20, no default \
+             route, alias www, ingress 100mbit, egress 1.5gbit, no offloads
+"
+        );
+    }
+
+    #[test]
+    fn a_bare_switch_without_ports() {
+        let mut bridge = bridge::tests::example();
+        bridge.l2 = true;
+        assert!(render(&Tree { bridge: bridge.clone(), ports: vec![] }).contains("├─ network   none, a bare"));
+        let trees = group(vec![bridge], vec![port::tests::example("web", 2)]);
+        assert_eq!(trees[0].ports.len(), 1);
+    }
+}

@@ -1,0 +1,219 @@
+//! `stats`: what passed, what was dropped and why, and whether every frame is accounted for.
+
+use std::collections::BTreeMap;
+
+use clap::Args;
+use vswitch::api::{self, Balance, Counters, PortStats, WorkerStats};
+
+use crate::client::{Client, Target};
+use crate::failure::Failure;
+use crate::output::{Output, Table};
+
+/// Show frames, bytes and drops by named reason, per port and per worker
+#[derive(Debug, Args)]
+#[command(after_help = "\
+Examples:
+  vswitchctl stats
+  vswitchctl stats br0
+  vswitchctl stats br0 web
+  vswitchctl stats --json | jq .balance.unexplained
+
+The balance is of the whole switch since it started. A frame on its way at the moment of asking makes
+`unexplained` differ from zero for that moment.")]
+pub(crate) struct Stats {
+    /// Only this bridge
+    #[arg(value_name = "BR")]
+    bridge: Option<String>,
+    /// Only this port; the bridge's own name for the host's
+    port: Option<String>,
+}
+
+impl Stats {
+    pub(super) async fn exec(self, client: &Client) -> Result<Output, Failure> {
+        let target =
+            Target::v1().segment("stats").query("bridge", self.bridge.as_deref()).query("port", self.port.as_deref());
+        let stats: api::Stats = client.get(&target).await?;
+        Output::new(render(&stats), &stats)
+    }
+}
+
+fn render(stats: &api::Stats) -> String {
+    let mut sections = Vec::new();
+    if !stats.ports.is_empty() {
+        sections.push(ports(&stats.ports));
+        sections.push(drops(&stats.ports));
+    }
+    sections.push(workers(&stats.workers));
+    sections.push(balance(&stats.balance, &stats.drops));
+    sections.retain(|section| !section.is_empty());
+    sections.join("\n")
+}
+
+/// One row per port, and one per worker below a port that several workers touched.
+fn ports(ports: &[PortStats]) -> String {
+    let mut table = Table::new(&[
+        "BRIDGE",
+        "PORT",
+        ">RX FRAMES",
+        ">RX BYTES",
+        ">TX FRAMES",
+        ">TX BYTES",
+        ">FLOODED",
+        ">SEGMENTED",
+        ">COALESCED",
+        ">DROPPED",
+    ]);
+    for port in ports {
+        table.row(row(port.bridge.clone(), port.port.clone(), &port.total));
+        if port.workers.len() > 1 {
+            for (worker, counters) in &port.workers {
+                table.row(row(port.bridge.clone(), format!("· worker {worker}"), counters));
+            }
+        }
+    }
+    table.render("")
+}
+
+fn row(bridge: String, name: String, counters: &Counters) -> [String; 10] {
+    [
+        bridge,
+        name,
+        counters.rx_frames.to_string(),
+        counters.rx_bytes.to_string(),
+        counters.tx_frames.to_string(),
+        counters.tx_bytes.to_string(),
+        counters.flood_copies.to_string(),
+        counters.segments.to_string(),
+        counters.coalesced.to_string(),
+        counters.drops.values().sum::<u64>().to_string(),
+    ]
+}
+
+/// The named drops, only of ports that have any, and what the kernel dropped beside the switch.
+fn drops(ports: &[PortStats]) -> String {
+    let mut table = Table::new(&["DROPPED AT", "REASON", ">FRAMES"]);
+    let mut any = false;
+    for port in ports {
+        let kernel = [
+            ("kernel: the switch did not take them in time", port.kernel_tx_dropped),
+            ("kernel: lost after the switch delivered them", port.kernel_rx_dropped),
+        ];
+        let named = port.total.drops.iter().map(|(reason, frames)| (reason.as_str(), *frames));
+        let kernel = kernel.into_iter().map(|(reason, frames)| (reason, frames.unwrap_or(0)));
+        for (reason, frames) in named.chain(kernel).filter(|(_, frames)| *frames > 0) {
+            any = true;
+            table.row([format!("{}/{}", port.bridge, port.port), reason.into(), frames.to_string()]);
+        }
+    }
+    if any { table.render("") } else { String::new() }
+}
+
+fn workers(workers: &[WorkerStats]) -> String {
+    let mut table =
+        Table::new(&["WORKER", ">PORTS", ">CACHE HITS", ">RESOLVED", ">BURSTS", ">SLEEPS", ">FRAMES IN USE"]);
+    for worker in workers {
+        table.row([
+            worker.worker.to_string(),
+            worker.ports.to_string(),
+            worker.cache_hits.to_string(),
+            worker.cache_misses.to_string(),
+            worker.bursts.to_string(),
+            worker.sleeps.to_string(),
+            format!("{}/{}", worker.frames_outstanding, worker.frames_total),
+        ]);
+    }
+    if workers.is_empty() { String::new() } else { table.render("") }
+}
+
+fn balance(balance: &Balance, drops: &BTreeMap<String, u64>) -> String {
+    let Balance { received, copies, segments, coalesced, sent, dropped, unexplained } = balance;
+    let mut text = format!(
+        "balance: received {received} + copies {copies} + segments {segments} = sent {sent} + coalesced {coalesced} + \
+         dropped {dropped}; unexplained {unexplained}\n"
+    );
+    let named: Vec<String> =
+        drops.iter().filter(|(_, frames)| **frames > 0).map(|(reason, frames)| format!("{reason} {frames}")).collect();
+    if !named.is_empty() {
+        text.push_str(&format!("dropped since the start: {}\n", named.join(", ")));
+    }
+    text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn counters(rx_frames: u64, drops: &[(&str, u64)]) -> Counters {
+        Counters {
+            rx_frames,
+            rx_bytes: rx_frames * 100,
+            tx_frames: 7,
+            tx_bytes: 700,
+            drops: drops.iter().map(|(reason, frames)| ((*reason).to_owned(), *frames)).collect(),
+            ..Counters::default()
+        }
+    }
+
+    #[test]
+    fn ports_drops_workers_and_the_balance() {
+        let web = PortStats {
+            port: "web".into(),
+            bridge: "br0".into(),
+            total: counters(1000, &[("storm", 4), ("too-big", 0)]),
+            workers: [(0, counters(600, &[("storm", 4)])), (1, counters(400, &[]))].into(),
+            kernel_tx_dropped: Some(2),
+            kernel_rx_dropped: None,
+        };
+        let host = PortStats {
+            port: "br0".into(),
+            bridge: "br0".into(),
+            total: counters(5, &[]),
+            workers: [(0, counters(5, &[]))].into(),
+            kernel_tx_dropped: Some(0),
+            kernel_rx_dropped: Some(0),
+        };
+        let stats = api::Stats {
+            ports: vec![host, web],
+            workers: vec![WorkerStats {
+                worker: 0,
+                cache_hits: 1000,
+                cache_misses: 5,
+                bursts: 40,
+                sleeps: 3,
+                frames_outstanding: 0,
+                frames_total: 256,
+                ports: 2,
+            }],
+            balance: Balance { received: 1005, copies: 3, sent: 1004, dropped: 4, ..Balance::default() },
+            drops: [("storm".to_owned(), 4), ("runt".to_owned(), 0)].into(),
+        };
+        assert_eq!(
+            render(&stats),
+            "\
+BRIDGE  PORT        RX FRAMES  RX BYTES  TX FRAMES  TX BYTES  FLOODED  SEGMENTED  COALESCED  DROPPED
+br0     br0                 5       500          7       700        0          0          0        0
+br0     web              1000    100000          7       700        0          0          0        4
+br0     · worker 0        600     60000          7       700        0          0          0        4
+br0     · worker 1        400     40000          7       700        0          0          0        0
+
+DROPPED AT  REASON                                        FRAMES
+br0/web     storm                                              4
+br0/web     kernel: the switch did not take them in time       2
+
+WORKER  PORTS  CACHE HITS  RESOLVED  BURSTS  SLEEPS  FRAMES IN USE
+0           2        1000         5      40       3          0/256
+
+balance: received 1005 + copies 3 + segments 0 = sent 1004 + coalesced 0 + dropped 4; unexplained 0
+dropped since the start: storm 4
+"
+        );
+    }
+
+    #[test]
+    fn an_idle_switch_has_a_balance_and_nothing_else() {
+        assert_eq!(
+            render(&api::Stats::default()),
+            "balance: received 0 + copies 0 + segments 0 = sent 0 + coalesced 0 + dropped 0; unexplained 0\n"
+        );
+    }
+}
