@@ -1,0 +1,18 @@
+//! The kernel's bridge over veth pairs, as `docker0` is one, with the kernel's defaults.
+
+use std::io;
+
+use vswitch_tests::namespace::Namespace;
+
+use super::{Container, add_veth};
+
+/// Joins `containers` by a bridge in `host`.
+pub(super) fn join(host: &Namespace, containers: &[Container]) -> io::Result<()> {
+    host.ip("link add br0 type bridge")?;
+    host.ip("link set br0 up")?;
+    for (number, container) in containers.iter().enumerate() {
+        add_veth(host, container, number)?;
+        host.ip(&format!("link set h{number} master br0"))?;
+    }
+    Ok(())
+}
