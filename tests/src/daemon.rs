@@ -64,6 +64,8 @@ pub struct DaemonConfig {
     pub log_level: String,
     /// Further arguments.
     pub args: Vec<String>,
+    /// Further environment variables.
+    pub env: Vec<(String, String)>,
 }
 
 impl DaemonConfig {
@@ -77,6 +79,7 @@ impl DaemonConfig {
             log: directory.join("vswitch.log"),
             log_level: "info".to_owned(),
             args: Vec::new(),
+            env: Vec::new(),
         }
     }
 
@@ -94,7 +97,8 @@ impl DaemonConfig {
             .args(&self.args)
             .env("RUST_LOG", &self.log_level)
             .env("RUST_BACKTRACE", "1")
-            .env("NO_COLOR", "1");
+            .env("NO_COLOR", "1")
+            .envs(self.env.iter().map(|(name, value)| (name, value)));
         Background::start(&mut command, &self.log)
     }
 

@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::net::{IpAddr, SocketAddr};
+use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
 use std::time::Duration;
@@ -29,6 +30,8 @@ pub struct Options {
     pub args: Vec<String>,
     /// `RUST_LOG` of the daemon; empty for `info`.
     pub log_level: String,
+    /// Further environment variables of the daemon.
+    pub env: Vec<(String, String)>,
 }
 
 /// A host namespace with a running daemon, and container namespaces by role.
@@ -73,9 +76,12 @@ impl Lab {
             return None;
         }
         let prefix = unique_prefix();
-        let directory = must(tempfile::Builder::new().prefix("vswitch-lab-").tempdir());
+        // Other users may look in: tests of permissions want the socket to be what stops them.
+        let open = std::fs::Permissions::from_mode(0o755);
+        let directory = must(tempfile::Builder::new().prefix("vswitch-lab-").permissions(open).tempdir());
         let mut config = DaemonConfig::below(directory.path(), must(binaries()));
         config.args = options.args;
+        config.env = options.env;
         if !options.log_level.is_empty() {
             config.log_level = options.log_level;
         }
@@ -234,7 +240,12 @@ impl Lab {
             bridge.macs = 0;
             bridge.warnings.clear();
         }
-        (bridges, self.get("/v1/ports"))
+        let mut ports: Vec<Port> = self.get("/v1/ports");
+        for port in &mut ports {
+            // A placement of the moment, not a setting.
+            port.worker = None;
+        }
+        (bridges, ports)
     }
 
     /// The forwarding database of `bridge`.
@@ -279,23 +290,19 @@ impl Lab {
     /// Makes a container's namespace.
     #[track_caller]
     pub fn add_container(&mut self, role: &str) -> &Namespace {
-        self.add_containers(&[role]);
+        let namespace = must(Namespace::create(&self.netns(role)));
+        self.before.insert(role.to_owned(), must(Inventory::take(&namespace)));
+        self.containers.insert(role.to_owned(), namespace);
         self.container(role)
     }
 
-    /// Makes many containers' namespaces.
+    /// Makes many containers' namespaces, quickly: their loopback interfaces stay down, and they are
+    /// not compared before and after.
     #[track_caller]
     pub fn add_containers<S: AsRef<str>>(&mut self, roles: &[S]) {
         let names: Vec<String> = roles.iter().map(|role| self.netns(role.as_ref())).collect();
         let made = must(Namespace::create_all(&names));
-        for (role, namespace) in roles.iter().zip(made) {
-            let role = role.as_ref().to_owned();
-            // Comparing a thousand namespaces would take longer than the test.
-            if roles.len() <= 16 {
-                self.before.insert(role.clone(), must(Inventory::take(&namespace)));
-            }
-            self.containers.insert(role, namespace);
-        }
+        self.containers.extend(roles.iter().map(|role| role.as_ref().to_owned()).zip(made));
     }
 
     /// The namespace of a container.
@@ -350,11 +357,14 @@ impl Lab {
         roles.iter().map(|role| self.attach("br0", role, "")).collect()
     }
 
-    /// Starts a program in the background until the end of the lab.
+    /// Starts a program in the background until the end of the lab; returns its process id.
     #[track_caller]
-    pub fn start(&mut self, mut command: Command) {
+    pub fn start(&mut self, mut command: Command) -> u32 {
         let output = self.path(&format!("background-{}.log", self.background.len()));
-        self.background.push(must(Background::start(&mut command, &output)));
+        let process = must(Background::start(&mut command, &output));
+        let pid = process.pid();
+        self.background.push(process);
+        pid
     }
 
     /// What the daemons of this lab logged.

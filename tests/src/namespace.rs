@@ -46,10 +46,12 @@ impl Namespace {
     /// What `ip netns` says.
     pub fn create(name: &str) -> io::Result<Self> {
         let mut made = Self::create_all(std::slice::from_ref(&name))?;
-        made.pop().ok_or_else(|| io::Error::other("no namespace was made"))
+        let namespace = made.pop().ok_or_else(|| io::Error::other("no namespace was made"))?;
+        namespace.ip("link set lo up")?;
+        Ok(namespace)
     }
 
-    /// Makes many namespaces, quicker than one by one.
+    /// Makes many namespaces, quicker than one by one; their loopback interfaces stay down.
     ///
     /// # Errors
     /// What `ip netns` says; those made before the failure are deleted again.
@@ -61,9 +63,6 @@ impl Namespace {
             let name = name.as_ref().to_owned();
             let file = File::open(Path::new(DIRECTORY).join(&name))?;
             made.push(Self { name, file, named: true });
-        }
-        for namespace in &made {
-            namespace.ip("link set lo up")?;
         }
         Ok(made)
     }
