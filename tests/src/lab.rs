@@ -402,12 +402,11 @@ impl Lab {
     fn conclude(&mut self) {
         self.finished = true;
         self.background.clear();
-        if let Some(mut daemon) = self.daemon.take() {
-            // Put back for the questions that are asked over the socket.
-            self.daemon = Some(daemon);
+        if self.daemon.is_some() {
             self.assert_accounted();
             self.ctl(&["shutdown", "--cleanup"]);
-            daemon = self.daemon.take().expect("was put back");
+        }
+        if let Some(mut daemon) = self.daemon.take() {
             let status = must(daemon.wait());
             assert!(status.success(), "the daemon ended with {status}; its log:\n{}", tail(&daemon.log()));
         }
