@@ -25,7 +25,8 @@ use vswitch_tests::process::INTERRUPTED;
     lab --workloads tcp1 --peers vswitch,bridge            one number, quickly\n  \
     lab --peers vswitch,vswitch@/tmp/old,bridge            two builds against each other")]
 struct Arguments {
-    /// The switches: vswitch, vswitch@BIN_DIR (another build), bridge, ovs, ovs-tso
+    /// The switches: vswitch, vswitch@BIN_DIR (another build), bridge, bridge-plain (no
+    /// netfilter hooks), ovs, ovs-tso
     #[arg(long, value_delimiter = ',', default_value = "vswitch,bridge,ovs")]
     peers: Vec<Peer>,
     /// The workloads: tcp1, tcp4, tcp1r, rtt, conn, req, raw64, udp64
@@ -113,7 +114,8 @@ fn machine() -> String {
         .find_map(|line| line.strip_prefix("model name")?.split_once(':').map(|(_, name)| name.trim().to_owned()))
         .unwrap_or_default();
     let cores = std::thread::available_parallelism().map_or(0, std::num::NonZero::get);
-    format!("Linux {}, {cores} cores, {model}", read("/proc/sys/kernel/osrelease").trim())
+    let netfilter = if std::path::Path::new("/proc/sys/net/bridge").exists() { "with" } else { "without" };
+    format!("Linux {}, {cores} cores, {model}, {netfilter} br_netfilter", read("/proc/sys/kernel/osrelease").trim())
 }
 
 /// SIGINT and SIGTERM end the measurement early and in order: every wait returns, and everything is

@@ -1,4 +1,4 @@
-//! The kernel's bridge over veth pairs, as `docker0` is one, with the kernel's defaults.
+//! The kernel's bridge over veth pairs, as `docker0` is one.
 
 use std::io;
 
@@ -13,6 +13,18 @@ pub(super) fn join(host: &Namespace, containers: &[Container]) -> io::Result<()>
     for (number, container) in containers.iter().enumerate() {
         add_veth(host, container, number)?;
         host.ip(&format!("link set h{number} master br0"))?;
+    }
+    Ok(())
+}
+
+/// Keeps bridged packets of `host` away from the netfilter hooks. Without the module `br_netfilter`
+/// there is nothing to turn off.
+pub(super) fn without_netfilter(host: &Namespace) -> io::Result<()> {
+    for family in ["iptables", "ip6tables", "arptables"] {
+        match host.sysctl(&format!("net.bridge.bridge-nf-call-{family}"), "0") {
+            Err(error) if error.kind() == io::ErrorKind::NotFound => {}
+            result => result?,
+        }
     }
     Ok(())
 }

@@ -21,8 +21,12 @@ pub enum Peer {
     /// Ours, over TAP ports; with the directory of its programs where that is not the default, so
     /// that two builds can be compared in one run.
     Vswitch(Option<PathBuf>),
-    /// The kernel's bridge over veth pairs: what `docker0` is.
+    /// The kernel's bridge over veth pairs with the kernel's defaults: what `docker0` is. Where the
+    /// module `br_netfilter` is present, as on every host that runs Docker, bridged packets pass
+    /// the netfilter hooks (without any rules here).
     Bridge,
+    /// The same, but explicitly without the netfilter hooks.
+    BridgePlain,
     /// Open vSwitch in userspace (`datapath_type=netdev`) over veth pairs.
     Ovs,
     /// The same with its experimental segmentation offload (`userspace-tso-enable`).
@@ -36,11 +40,12 @@ impl FromStr for Peer {
         match text {
             "vswitch" => Ok(Self::Vswitch(None)),
             "bridge" => Ok(Self::Bridge),
+            "bridge-plain" => Ok(Self::BridgePlain),
             "ovs" => Ok(Self::Ovs),
             "ovs-tso" => Ok(Self::OvsTso),
             _ => match text.strip_prefix("vswitch@") {
                 Some(directory) => Ok(Self::Vswitch(Some(directory.into()))),
-                None => Err(format!("no peer {text}: vswitch, vswitch@BIN_DIR, bridge, ovs or ovs-tso")),
+                None => Err(format!("no peer {text}: vswitch, vswitch@BIN_DIR, bridge, bridge-plain, ovs or ovs-tso")),
             },
         }
     }
@@ -52,6 +57,7 @@ impl fmt::Display for Peer {
             Self::Vswitch(None) => f.write_str("vswitch"),
             Self::Vswitch(Some(directory)) => write!(f, "vswitch@{}", directory.display()),
             Self::Bridge => f.write_str("bridge"),
+            Self::BridgePlain => f.write_str("bridge-plain"),
             Self::Ovs => f.write_str("ovs"),
             Self::OvsTso => f.write_str("ovs-tso"),
         }
@@ -142,6 +148,10 @@ impl Topology {
                 self.daemon = Some(tap::join(&self.host, &self.containers, binaries, &setup.vswitch_args, directory)?);
             }
             Peer::Bridge => bridge::join(&self.host, &self.containers)?,
+            Peer::BridgePlain => {
+                bridge::without_netfilter(&self.host)?;
+                bridge::join(&self.host, &self.containers)?;
+            }
             Peer::Ovs | Peer::OvsTso => {
                 let tso = self.peer == Peer::OvsTso;
                 self.background = ovs::join(&self.host, &self.containers, tso, directory)?;
