@@ -1,1 +1,5 @@
-//! Placeholder.
+//! Measuring the switch against its peers: see [`lab`].
+//!
+//! The micro-benchmarks of the datapath, which need neither root nor a kernel, are in `benches/`.
+
+pub mod lab;

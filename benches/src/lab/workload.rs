@@ -1,0 +1,336 @@
+//! The workloads: what is sent between the first two containers, and what is read off.
+
+use std::fmt;
+use std::fs;
+use std::io;
+use std::net::SocketAddr;
+use std::path::Path;
+use std::str::FromStr;
+use std::sync::atomic::{AtomicU16, Ordering};
+use std::time::Duration;
+
+use serde::Serialize;
+use serde_json::Value;
+use vswitch_tests::namespace::Namespace;
+use vswitch_tests::process::{Background, run_ok, wait_until};
+
+use super::blast::blast;
+use super::meter::{Cost, Meter};
+use super::peer::{Container, Topology};
+
+/// The port of the first server. Every server gets another one: the connections of its predecessor
+/// are still in TIME_WAIT, and not every server program sets SO_REUSEADDR.
+const FIRST_PORT: u16 = 5201;
+
+/// A workload.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Workload {
+    /// One TCP stream (iperf3).
+    Tcp1,
+    /// Four TCP streams.
+    Tcp4,
+    /// One TCP stream the other way round.
+    Tcp1r,
+    /// TCP ping-pong of 64 bytes (sockperf).
+    Rtt,
+    /// New connections: HTTP without keep-alive (nginx, wrk).
+    Conn,
+    /// HTTP requests over kept connections.
+    Req,
+    /// 64-byte frames of an unused ethertype.
+    Raw64,
+    /// UDP datagrams of 64 bytes (iperf3), delivered to the receiving program.
+    Udp64,
+}
+
+impl Workload {
+    /// All of them.
+    pub const ALL: [Self; 8] =
+        [Self::Tcp1, Self::Tcp4, Self::Tcp1r, Self::Rtt, Self::Conn, Self::Req, Self::Raw64, Self::Udp64];
+}
+
+impl FromStr for Workload {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<Self, String> {
+        Self::ALL
+            .into_iter()
+            .find(|workload| workload.to_string() == text)
+            .ok_or_else(|| format!("no workload {text}: one of {}", Self::ALL.map(|one| one.to_string()).join(", ")))
+    }
+}
+
+impl fmt::Display for Workload {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self {
+            Self::Tcp1 => "tcp1",
+            Self::Tcp4 => "tcp4",
+            Self::Tcp1r => "tcp1r",
+            Self::Rtt => "rtt",
+            Self::Conn => "conn",
+            Self::Req => "req",
+            Self::Raw64 => "raw64",
+            Self::Udp64 => "udp64",
+        })
+    }
+}
+
+/// One number that a run gave.
+#[derive(Debug, Clone, Copy, PartialEq, Serialize)]
+pub struct Metric {
+    /// What was measured; the same for all peers.
+    pub name: &'static str,
+    /// The number.
+    pub value: f64,
+    /// Its unit.
+    pub unit: &'static str,
+}
+
+/// What a run gave and what it cost.
+#[derive(Debug, Clone, PartialEq, Serialize)]
+pub struct Outcome {
+    /// The numbers.
+    pub metrics: Vec<Metric>,
+    /// What it cost.
+    pub cost: Cost,
+    /// Payload and headers that arrived, in gigabytes, where the workload is about bytes.
+    pub gigabytes: Option<f64>,
+    /// Frames, datagrams, requests or round trips that were completed, where it is about those.
+    pub operations: Option<f64>,
+    /// TCP segments sent again.
+    pub retransmits: Option<u64>,
+    /// Anything that a reader of the number should know.
+    pub note: Option<String>,
+}
+
+/// The two ends of a workload.
+struct Ends<'a> {
+    client: &'a Container,
+    server: &'a Container,
+    pids: Vec<u32>,
+    seconds: u64,
+    port: u16,
+    directory: &'a Path,
+}
+
+/// Runs `workload` once over `topology`; server logs go to `directory`.
+///
+/// # Errors
+/// A program is missing or fails.
+pub fn run(workload: Workload, topology: &Topology, seconds: u64, directory: &Path) -> io::Result<Outcome> {
+    let [client, server, ..] = &topology.containers[..] else {
+        return Err(io::Error::other("a topology has at least two containers"));
+    };
+    // Both addresses are learned and resolved before the clock starts.
+    client.namespace.run(&format!("ping -n -q -c 2 -i 0.05 -W 2 {}", server.address))?;
+    let ends = Ends { client, server, pids: topology.pids(), seconds, port: next_port(), directory };
+    match workload {
+        Workload::Tcp1 => ends.tcp(&[]),
+        Workload::Tcp4 => ends.tcp(&["-P", "4"]),
+        Workload::Tcp1r => ends.tcp(&["-R"]),
+        Workload::Rtt => ends.round_trip(),
+        Workload::Conn => ends.http(true),
+        Workload::Req => ends.http(false),
+        Workload::Raw64 => ends.raw(),
+        Workload::Udp64 => ends.udp(),
+    }
+}
+
+/// See [`FIRST_PORT`].
+fn next_port() -> u16 {
+    static NEXT: AtomicU16 = AtomicU16::new(0);
+    FIRST_PORT + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000
+}
+
+impl Ends<'_> {
+    fn limit(&self) -> Duration {
+        Duration::from_secs(self.seconds + 20)
+    }
+
+    /// Starts a server program in the server's namespace and waits until it listens.
+    fn serve(&self, program: &str, args: &[&str]) -> io::Result<Background> {
+        let mut command = self.server.namespace.command(program);
+        command.args(args);
+        let mut server = Background::start(&mut command, &self.directory.join(format!("{program}.log")))?;
+        wait_until(&format!("{program} to listen"), Duration::from_secs(10), || {
+            if server.has_ended() {
+                return Some(Err(io::Error::other(format!("{program} ended: {}", server.output()))));
+            }
+            listens(&self.server.namespace, self.port).then_some(Ok(()))
+        })??;
+        Ok(server)
+    }
+
+    fn iperf(&self, args: &[&str]) -> io::Result<(Value, Cost)> {
+        let _server = self.serve("iperf3", &["-s", "-1", "-p", &self.port.to_string()])?;
+        let mut command = self.client.namespace.command("iperf3");
+        command
+            .args(["-J", "-O", "1", "-p", &self.port.to_string(), "-t", &self.seconds.to_string(), "-c"])
+            .arg(self.server.address.to_string())
+            .args(args);
+        let meter = Meter::start(&self.pids)?;
+        let text = run_ok(&mut command, self.limit())?;
+        let cost = meter.stop()?;
+        let report: Value = serde_json::from_str(&text)?;
+        Ok((report, cost))
+    }
+
+    fn tcp(&self, args: &[&str]) -> io::Result<Outcome> {
+        let reverse = args.contains(&"-R");
+        let receiver = if reverse { self.client } else { self.server };
+        let before = receiver.namespace.link_counter("eth0", "rx_bytes")?;
+        let (report, cost) = self.iperf(args)?;
+        // Everything between the meter's readings, the second that iperf3 omits included.
+        let bytes = receiver.namespace.link_counter("eth0", "rx_bytes")? - before;
+        let sum = &report["end"]["sum_received"]["bits_per_second"];
+        let value = sum.as_f64().ok_or_else(|| io::Error::other(format!("iperf3 reported no rate: {report}")))? / 1e9;
+        Ok(Outcome {
+            metrics: vec![Metric { name: "throughput", value, unit: "Gbit/s" }],
+            cost,
+            gigabytes: Some(bytes as f64 / 1e9),
+            operations: None,
+            retransmits: report["end"]["sum_sent"]["retransmits"].as_u64(),
+            note: None,
+        })
+    }
+
+    fn udp(&self) -> io::Result<Outcome> {
+        let before = udp_delivered(&self.server.namespace)?;
+        let (report, cost) = self.iperf(&["-u", "-b", "0", "-l", "64"])?;
+        let delivered = (udp_delivered(&self.server.namespace)? - before) as f64;
+        let lost = report["end"]["sum"]["lost_percent"].as_f64().unwrap_or(0.0);
+        Ok(Outcome {
+            // The second that iperf3 omits in its own report is part of the count.
+            metrics: vec![Metric { name: "delivered", value: delivered / cost.wall_s / 1e3, unit: "kpps" }],
+            cost,
+            gigabytes: None,
+            operations: Some(delivered),
+            retransmits: None,
+            note: Some(format!("{lost:.0} % of the offered load lost")),
+        })
+    }
+
+    fn round_trip(&self) -> io::Result<Outcome> {
+        let (address, port) = (self.server.address.to_string(), self.port.to_string());
+        let _server = self.serve("sockperf", &["server", "--tcp", "-i", &address, "-p", &port])?;
+        let mut command = self.client.namespace.command("sockperf");
+        command
+            .args(["ping-pong", "--tcp", "--full-rtt", "-m", "64", "-i", &address, "-p", &port, "-t"])
+            .arg(self.seconds.to_string());
+        let meter = Meter::start(&self.pids)?;
+        let text = run_ok(&mut command, self.limit())?;
+        let cost = meter.stop()?;
+        let percentile = |name: &str| {
+            text.lines()
+                .find_map(|line| line.split_once(&format!("percentile {name}")))
+                .and_then(|(_, rest)| rest.trim_start_matches(['0', ' ', '=']).trim().parse::<f64>().ok())
+                .ok_or_else(|| io::Error::other(format!("sockperf reported no percentile {name}: {text}")))
+        };
+        let trips = text
+            .lines()
+            .find_map(|line| line.split_once("ReceivedMessages=")?.1.split(';').next()?.trim().parse::<f64>().ok());
+        Ok(Outcome {
+            metrics: vec![
+                Metric { name: "p50", value: percentile("50.0")?, unit: "us" },
+                Metric { name: "p99", value: percentile("99.0")?, unit: "us" },
+            ],
+            cost,
+            gigabytes: None,
+            operations: trips,
+            retransmits: None,
+            note: None,
+        })
+    }
+
+    fn http(&self, close: bool) -> io::Result<Outcome> {
+        let prefix = self.directory.join("nginx");
+        fs::create_dir_all(&prefix)?;
+        let configuration = prefix.join("nginx.conf");
+        fs::write(&configuration, nginx_configuration(&prefix, self.port))?;
+        let (prefix, configuration) = (prefix.display().to_string(), configuration.display().to_string());
+        let _server = self.serve("nginx", &["-p", &prefix, "-c", &configuration, "-e", "stderr"])?;
+        let mut command = self.client.namespace.command("wrk");
+        command.args(["-t", "2", "-c", "32", "-d", &format!("{}s", self.seconds)]);
+        if close {
+            command.args(["-H", "Connection: close"]);
+        }
+        command.arg(format!("http://{}/", SocketAddr::new(self.server.address, self.port)));
+        let meter = Meter::start(&self.pids)?;
+        let text = run_ok(&mut command, self.limit())?;
+        let cost = meter.stop()?;
+        let rate = text
+            .lines()
+            .find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse::<f64>().ok())
+            .ok_or_else(|| io::Error::other(format!("wrk reported no rate: {text}")))?;
+        let note = text.lines().find(|line| line.contains("Socket errors")).map(|line| line.trim().to_owned());
+        let (name, unit) = if close { ("connections", "k/s") } else { ("requests", "k/s") };
+        Ok(Outcome {
+            metrics: vec![Metric { name, value: rate / 1e3, unit }],
+            cost,
+            gigabytes: None,
+            operations: Some(rate * self.seconds as f64),
+            retransmits: None,
+            note,
+        })
+    }
+
+    fn raw(&self) -> io::Result<Outcome> {
+        let (src, dst) = (self.client.mac()?, self.server.mac()?);
+        // Caches warm, and every queue in its steady state, before the clock starts.
+        blast(&self.client.namespace, src, dst, Duration::from_millis(300))?;
+        let before = self.server.namespace.link_counter("eth0", "rx_packets")?;
+        let meter = Meter::start(&self.pids)?;
+        let offered = blast(&self.client.namespace, src, dst, Duration::from_secs(self.seconds))?;
+        let cost = meter.stop()?;
+        let delivered = (self.server.namespace.link_counter("eth0", "rx_packets")? - before) as f64;
+        Ok(Outcome {
+            metrics: vec![Metric { name: "delivered", value: delivered / cost.wall_s / 1e3, unit: "kpps" }],
+            cost,
+            gigabytes: None,
+            operations: Some(delivered),
+            retransmits: None,
+            note: Some(format!("offered {:.0} kpps", offered as f64 / cost.wall_s / 1e3)),
+        })
+    }
+}
+
+/// A server that answers from memory, in the foreground, all of its files below `prefix`.
+fn nginx_configuration(prefix: &Path, port: u16) -> String {
+    let prefix = prefix.display();
+    format!(
+        "daemon off; user root; worker_processes 2; pid {prefix}/nginx.pid; error_log stderr warn;\n\
+         events {{ worker_connections 4096; }}\n\
+         http {{ access_log off; keepalive_requests 1000000000;\n\
+         client_body_temp_path {prefix}/body; proxy_temp_path {prefix}/proxy; fastcgi_temp_path {prefix}/fastcgi;\n\
+         uwsgi_temp_path {prefix}/uwsgi; scgi_temp_path {prefix}/scgi;\n\
+         server {{ listen {port} backlog=4096; location / {{ return 200 \"hello\\n\"; }} }} }}\n"
+    )
+}
+
+/// Whether something listens on the TCP port `port` (`/proc/net/tcp`, state 0A), without connecting:
+/// a server for one client would take the probe for it.
+fn listens(namespace: &Namespace, port: u16) -> bool {
+    let pattern = format!(":{port:04X} ");
+    namespace.enter(|| {
+        ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].iter().any(|path| {
+            fs::read_to_string(path).unwrap_or_default().lines().any(|line| {
+                let fields: Vec<&str> = line.split_whitespace().collect();
+                matches!(fields[..], [_, local, _, "0A", ..] if format!("{local} ").ends_with(&pattern))
+            })
+        })
+    })
+}
+
+/// Datagrams that programs of the namespace have read (`InDatagrams` of RFC 4113).
+fn udp_delivered(namespace: &Namespace) -> io::Result<u64> {
+    let text = namespace.enter(|| fs::read_to_string("/proc/thread-self/net/snmp"))?;
+    let mut lines = text.lines().filter(|line| line.starts_with("Udp:"));
+    let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
+    names
+        .split_whitespace()
+        .zip(values.split_whitespace())
+        .find(|(name, _)| *name == "InDatagrams")
+        .and_then(|(_, value)| value.parse().ok())
+        .ok_or_else(|| io::Error::other("/proc/net/snmp has no InDatagrams"))
+}
