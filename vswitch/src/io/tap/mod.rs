@@ -9,12 +9,16 @@
 //! the host's only; when the container's namespace goes, the kernel removes the interface, poll
 //! reports an error at once and reads fail with `EBADFD`, which is [`RxStatus::Gone`].
 //!
+//! The price is the move: the kernel waits in `rcu_barrier` with its rtnetlink lock held, 16 to 24
+//! ms at 250 Hz, where a TAP made in the container's namespace is there in less than one. That one,
+//! though, would hold the namespace like the attached ones below.
+//!
 //! After a restart of the daemon a persistent TAP is *attached* by name, and the name is looked up
 //! in the namespace where the descriptor was opened: that has to be the container's, which the
 //! descriptor then keeps alive. Such a namespace ends only when we let go, so the control plane
 //! asks `control::netns::holders` whether anybody else still has it.
 //!
-//! A TAP is created not persistent, so that a crash halfway leaves nothing behind.
+//! A TAP is not persistent when it is created, so that a crash halfway leaves nothing behind.
 //!
 //! # Frames
 //!

@@ -115,7 +115,7 @@ impl TapTx {
             if let Some((header, body)) = whole.split_first_chunk_mut::<HEADER_BYTES>() {
                 vnet_hdr::encode(&unit.offload, body, header);
             }
-            return retry(|| write(fd, whole)).map(|bytes| bytes - HEADER_BYTES);
+            return retry(|| write(fd, whole)).map(|bytes| bytes.saturating_sub(HEADER_BYTES));
         }
 
         let mut header = [0; HEADER_BYTES];
@@ -130,7 +130,7 @@ impl TapTx {
             // More pieces than a burst has frames cannot be: say so rather than send a part.
             slices.try_push(IoSlice::new(payload)).map_err(|_| Errno::MSGSIZE)?;
         }
-        retry(|| writev(fd, &slices)).map(|bytes| bytes - HEADER_BYTES)
+        retry(|| writev(fd, &slices)).map(|bytes| bytes.saturating_sub(HEADER_BYTES))
     }
 
     /// Why the kernel did not take `unit`, and what follows from it.
