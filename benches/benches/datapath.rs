@@ -1,0 +1,343 @@
+//! Micro-benchmarks of the pure datapath, from memory: no kernel, no threads, no root.
+//!
+//! `cargo bench -p vswitch-benches --bench datapath` measures with criterion, and first prints a
+//! table of packets per second, cycles per packet and allocations per packet of the whole hit path
+//! (receive, parse, look up, scatter, egress, send), which it asserts not to allocate.
+
+// A counting allocator is unsafe by its trait; it only counts and passes on.
+#![allow(unsafe_code, missing_docs)]
+
+use std::alloc::{GlobalAlloc, Layout, System};
+use std::hint::black_box;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::{Duration, Instant};
+
+use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
+use vswitch::datapath::clock;
+use vswitch::datapath::fdb::{Fdb, FdbLimits};
+use vswitch::datapath::flow::{Actions, FlowKey, TagOp, Verdict};
+use vswitch::datapath::flow_cache::{FlowCache, Hit};
+use vswitch::datapath::inline::InlineDatapath;
+use vswitch::frame::gro::{Accept, Coalescer};
+use vswitch::frame::gso::Segmenter;
+use vswitch::frame::{BURST_FRAMES_MAX, Burst, Csum, Gso, GsoKind, Offload, Pool, checksum};
+use vswitch::io::Caps;
+use vswitch::io::mem::{MemDevice, MemFrame};
+use vswitch::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Snapshot, VlanMode};
+
+struct Counting;
+
+static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
+
+// SAFETY: every call is passed on unchanged to the system's allocator.
+unsafe impl GlobalAlloc for Counting {
+    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
+        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
+        // SAFETY: the caller's promise is the system allocator's requirement.
+        unsafe { System.alloc(layout) }
+    }
+    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
+        // SAFETY: `at` came from `System.alloc` above.
+        unsafe { System.dealloc(at, layout) }
+    }
+}
+
+#[global_allocator]
+static ALLOCATOR: Counting = Counting;
+
+/// The address of the port that sends.
+const SENDER: [u8; 6] = [0x02, 0x42, 0x0a, 0, 0, 1];
+
+fn mac(number: u32) -> [u8; 6] {
+    let [a, b, c, d] = number.to_be_bytes();
+    [0x02, 0x55, a, b, c, d]
+}
+
+/// A UDP packet of `bytes` bytes altogether, checksums right.
+fn packet(destination: [u8; 6], bytes: usize) -> Vec<u8> {
+    let mut frame = vec![0; bytes];
+    frame[..6].copy_from_slice(&destination);
+    frame[6..12].copy_from_slice(&SENDER);
+    frame[12..14].copy_from_slice(&[0x08, 0x00]);
+    let ip = &mut frame[14..34];
+    ip.copy_from_slice(&[0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, 17, 0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+    ip[2..4].copy_from_slice(&(bytes as u16 - 14).to_be_bytes());
+    let sum = checksum::of(ip).to_be_bytes();
+    ip[10..12].copy_from_slice(&sum);
+    frame[34..38].copy_from_slice(&[0x10, 0, 0x20, 0]);
+    frame[38..40].copy_from_slice(&(bytes as u16 - 34).to_be_bytes());
+    frame
+}
+
+/// A TCP packet with `payload` bytes of payload from sequence number `seq`.
+fn tcp_packet(seq: u32, payload: usize) -> Vec<u8> {
+    let mut frame = packet(mac(0), 54 + payload);
+    frame[23] = 6;
+    frame[24..26].fill(0);
+    let sum = checksum::of(&frame[14..34]).to_be_bytes();
+    frame[24..26].copy_from_slice(&sum);
+    frame[34..54].fill(0);
+    frame[34..38].copy_from_slice(&[0x10, 0, 0x20, 0]);
+    frame[38..42].copy_from_slice(&seq.to_be_bytes());
+    frame[46..48].copy_from_slice(&[0x50, 0x10]);
+    frame
+}
+
+const PARTIAL_TCP: Csum = Csum::Partial { start: 34, offset: 16 };
+
+/// A bridge of `ports` ports that knows `macs` addresses behind all ports but the first, which
+/// sends frames of `bytes` bytes to all of them.
+struct Bench {
+    datapath: InlineDatapath,
+    sinks: Vec<MemDevice>,
+}
+
+impl Bench {
+    fn new(ports: usize, macs: u32, template: impl Fn([u8; 6]) -> MemFrame) -> Self {
+        let receivers = ports - 1;
+        // A stride that is coprime to every size used: neighbours in the burst share nothing.
+        let order = (0..macs).map(|number| ((u64::from(number) * 7919) % u64::from(macs)) as u32);
+        let frames: Vec<MemFrame> = order.map(|number| template(mac(number))).collect();
+        let fdb = Arc::new(Fdb::new(FdbLimits { ageing_s: 300, mac_limit: 1 << 18, port_mac_limit: 1 << 18 }));
+        let now_s = clock::now_s();
+        fdb.learn(SENDER, 0, PortId(0), now_s);
+        for number in 0..macs {
+            fdb.learn(mac(number), 0, PortId(1 + (number as usize % receivers) as u16), now_s);
+        }
+        let mut devices = vec![MemDevice::replaying(Caps::ALL, frames, u64::MAX)];
+        devices.extend((0..receivers).map(|_| MemDevice::replaying(Caps::ALL, vec![template(SENDER)], 0)));
+        let entry = |(at, device): (usize, &MemDevice)| {
+            Some(Arc::new(PortEntry {
+                id: PortId(at as u16),
+                incarnation: at as u64,
+                name: format!("port{at}"),
+                bridge: BridgeId(0),
+                kind: PortKind::Container,
+                vlan: VlanMode::Transparent,
+                mtu: 1500,
+                ingress_rate_bps: None,
+                egress_bucket: None,
+                reader: Some(0),
+                device: Arc::new(device.clone()),
+            }))
+        };
+        let bridge = BridgeEntry {
+            id: BridgeId(0),
+            name: "br0".to_owned(),
+            fdb,
+            icc: true,
+            storm_limit: None,
+            ports: (0..ports).map(|at| PortId(at as u16)).collect(),
+            vlan_aware: false,
+        };
+        let mut datapath = InlineDatapath::new(256).expect("memory");
+        datapath.publish(Snapshot {
+            ports: devices.iter().enumerate().map(entry).collect(),
+            bridges: vec![Some(Arc::new(bridge))],
+        });
+        let mut bench = Self { datapath, sinks: devices.split_off(1) };
+        // Every flow is resolved, and the burst size has grown to its largest.
+        for _ in 0..2 * macs as usize / BURST_FRAMES_MAX + 64 {
+            bench.turn();
+        }
+        bench
+    }
+
+    fn plain(ports: usize, macs: u32, bytes: usize) -> Self {
+        Self::new(ports, macs, |destination| MemFrame::from(packet(destination, bytes)))
+    }
+
+    fn super_frames() -> Self {
+        Self::new(2, 1, |destination| {
+            let mut bytes = tcp_packet(1, 65_000);
+            bytes[..6].copy_from_slice(&destination);
+            let offload = Offload { csum: PARTIAL_TCP, gso: Some(Gso { kind: GsoKind::Tcp4, ecn: false, size: 1448 }) };
+            MemFrame { bytes, offload }
+        })
+    }
+
+    #[inline]
+    fn turn(&mut self) {
+        black_box(self.datapath.turn(PortId(0)));
+    }
+
+    fn sent(&self) -> u64 {
+        self.sinks.iter().map(MemDevice::sent_frames).sum()
+    }
+}
+
+/// Time stamp counter cycles; on another architecture nanoseconds.
+fn cycles() -> u64 {
+    #[cfg(target_arch = "x86_64")]
+    // SAFETY: reading the counter has no effect.
+    unsafe {
+        std::arch::x86_64::_rdtsc()
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    clock::now_ns()
+}
+
+/// The median of five runs of 0.3 s each: millions of packets per second, cycles and allocations
+/// per packet, and the share of packets that the flow cache decided.
+fn measure(bench: &mut Bench) -> (f64, f64, f64, f64) {
+    let mut runs: Vec<(f64, f64)> = Vec::with_capacity(5);
+    let (allocations, hits) = (ALLOCATIONS.load(Ordering::Relaxed), bench.datapath.worker_counters());
+    let first = bench.sent();
+    for _ in 0..5 {
+        let (sent, started, began) = (bench.sent(), Instant::now(), cycles());
+        while started.elapsed() < Duration::from_millis(300) {
+            for _ in 0..64 {
+                bench.turn();
+            }
+        }
+        let (took, spent, packets) = (started.elapsed(), cycles() - began, (bench.sent() - sent) as f64);
+        runs.push((packets / took.as_secs_f64() / 1e6, spent as f64 / packets));
+    }
+    let packets = (bench.sent() - first) as f64;
+    let allocated = ALLOCATIONS.load(Ordering::Relaxed) - allocations;
+    runs.sort_by(|a, b| a.0.total_cmp(&b.0));
+    let counters = bench.datapath.worker_counters();
+    let (hits, misses) = (counters.cache_hits - hits.cache_hits, counters.cache_misses - hits.cache_misses);
+    (runs[2].0, runs[2].1, allocated as f64 / packets, hits as f64 / (hits + misses).max(1) as f64)
+}
+
+fn table() {
+    println!("memory to memory, one core, whole hit path (receive, parse, look up, scatter, egress, send)");
+    println!("{:<34} {:>9} {:>13} {:>11} {:>8}", "", "Mpps", "cycles/packet", "allocs/pkt", "hits");
+    let mut row = |name: String, mut bench: Bench| {
+        let (mpps, cycles, allocations, hits) = measure(&mut bench);
+        println!("{name:<34} {mpps:>9.2} {cycles:>13.1} {allocations:>11.3} {:>7.1}%", hits * 100.0);
+        assert!(allocations == 0.0, "{name}: the hit path allocates");
+        assert_eq!(bench.datapath.totals().unexplained(), 0, "{name}: a frame is unaccounted for");
+        assert_eq!(bench.datapath.worker_counters().frames_outstanding, 0, "{name}: a frame leaked");
+    };
+    for ports in [2, 10, 100, 1000] {
+        row(format!("64 B, {ports} ports, 1 MAC each"), Bench::plain(ports, ports as u32 - 1, 64));
+    }
+    for macs in [10, 1000, 10_000, 100_000] {
+        row(format!("64 B, 2 ports, {macs} MACs"), Bench::plain(2, macs, 64));
+    }
+    row("1514 B, 2 ports".to_owned(), Bench::plain(2, 1, 1514));
+    row("65 KB super-frames, 2 ports".to_owned(), Bench::super_frames());
+}
+
+fn stages(c: &mut Criterion) {
+    let mut pool = Pool::new(64).expect("memory");
+    let mut burst = Burst::new();
+    for number in 0..64 {
+        let mut frame = pool.alloc().expect("a frame");
+        frame.copy_from(&packet(mac(number), 64));
+        burst.push(frame);
+    }
+    let mut group = c.benchmark_group("stage");
+    group.throughput(Throughput::Elements(64));
+    group.bench_function("parse", |b| {
+        b.iter(|| {
+            for frame in &mut burst {
+                let _ = black_box(FlowKey::parse(frame, PortId(1)));
+            }
+        });
+    });
+    for flows in [64u32, 100_000] {
+        let mut cache = FlowCache::new(7);
+        let keys: Vec<FlowKey> = (0..flows)
+            .map(|number| {
+                burst[0].copy_from(&packet(mac(number), 64));
+                FlowKey::parse(&mut burst[0], PortId(1)).expect("a packet")
+            })
+            .collect();
+        let hit = Hit { actions: Actions::pack(Verdict::Forward(PortId(2), TagOp::Keep)), stamp: 0 };
+        for &key in &keys {
+            cache.insert(cache.hash(key), key, 1, hit);
+        }
+        let mut at = 0;
+        group.bench_function(BenchmarkId::new("lookup", flows), |b| {
+            b.iter(|| {
+                at = (at + 64) % (keys.len() - 63);
+                for &key in &keys[at..at + 64] {
+                    cache.prefetch(cache.hash(key));
+                }
+                for &key in &keys[at..at + 64] {
+                    black_box(cache.lookup(cache.hash(key), key, 1));
+                }
+            });
+        });
+    }
+    let fdb = Fdb::new(FdbLimits::default());
+    for number in 0..100_000 {
+        fdb.learn(mac(number), 0, PortId(1 + (number / 10_000) as u16), 1);
+    }
+    let mut number = 0;
+    group.bench_function("resolve (miss, 100000 MACs)", |b| {
+        b.iter(|| {
+            for _ in 0..64 {
+                number = (number + 7919) % 100_000;
+                let port = PortId(1 + (number / 10_000) as u16);
+                black_box(fdb.resolve(mac(number), mac((number + 50_000) % 100_000), 0, port, 1));
+            }
+        });
+    });
+    group.finish();
+    pool.free_all(burst.drain(..));
+}
+
+fn switching(c: &mut Criterion) {
+    let mut group = c.benchmark_group("switch");
+    group.throughput(Throughput::Elements(64));
+    for (ports, macs) in [(2, 1), (1000, 999), (2, 100_000)] {
+        let mut bench = Bench::plain(ports, macs, 64);
+        group.bench_function(format!("64 B, {ports} ports, {macs} MACs"), |b| b.iter(|| bench.turn()));
+    }
+    group.throughput(Throughput::Bytes(65_054));
+    let mut bench = Bench::super_frames();
+    group.bench_function("65 KB super-frame", |b| b.iter(|| bench.turn()));
+    group.finish();
+}
+
+fn offloads(c: &mut Criterion) {
+    let mut group = c.benchmark_group("offload");
+    let bytes = tcp_packet(1, 65_000);
+    let offload = Offload { csum: PARTIAL_TCP, gso: Some(Gso { kind: GsoKind::Tcp4, ecn: false, size: 1448 }) };
+    let mut out = vec![0; 2048];
+    group.throughput(Throughput::Bytes(65_000));
+    group.bench_function("segment 65 KB into 1448", |b| {
+        b.iter(|| {
+            let segmenter = Segmenter::new(&bytes, &offload).expect("a super-frame");
+            for index in 0..segmenter.count() {
+                black_box(segmenter.write(index, &mut out));
+            }
+        });
+    });
+    let mut pool = Pool::new(64).expect("memory");
+    let mut frames = Burst::new();
+    for number in 0..44u32 {
+        let mut frame = pool.alloc().expect("a frame");
+        frame.copy_from(&tcp_packet(1 + number * 1448, 1448));
+        frame.offload.csum = PARTIAL_TCP;
+        frames.push(frame);
+    }
+    let mut coalescer = Coalescer::default();
+    group.throughput(Throughput::Bytes(44 * 1448));
+    group.bench_function("coalesce 44 segments", |b| {
+        b.iter(|| {
+            coalescer.begin(Accept::ALL);
+            for index in 0..44 {
+                black_box(coalescer.push(&frames, index));
+            }
+        });
+    });
+    group.finish();
+    pool.free_all(frames.drain(..));
+}
+
+criterion_group!(benches, stages, switching, offloads);
+
+fn main() {
+    // `cargo test --benches` only wants to see that it runs.
+    if !std::env::args().any(|argument| argument == "--test") {
+        table();
+    }
+    benches();
+    Criterion::default().configure_from_args().final_summary();
+}
