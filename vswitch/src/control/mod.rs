@@ -5,6 +5,8 @@
 
 pub mod desired;
 pub mod ipam;
+pub mod lock;
 pub mod netlink;
 pub mod netns;
 pub mod refusal;
+pub mod store;
