@@ -37,6 +37,9 @@ use utoipa::ToSchema;
 /// The largest request body that the daemon reads, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;
 
+/// The version of this protocol, in [`Version::api`]; grows with every incompatible change.
+pub const API_VERSION: u32 = 1;
+
 /// Why a request was refused: one sentence for a person, one word for a program.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct Error {

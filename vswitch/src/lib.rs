@@ -6,6 +6,7 @@
 
 pub mod api;
 pub mod control;
+pub mod daemon;
 pub mod datapath;
 pub mod frame;
 pub mod fuzzing;

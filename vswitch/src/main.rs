@@ -1,2 +1,71 @@
-//! Placeholder.
-fn main() {}
+//! `vswitch`, the daemon: arguments and logging; the rest is [`vswitch::daemon`].
+
+use std::path::PathBuf;
+use std::process::ExitCode;
+
+use clap::Parser;
+use tracing_subscriber::EnvFilter;
+use vswitch::daemon::{self, Options, WORKERS_MAX};
+
+/// A virtual switch for containers: bridges, and ports in network namespaces.
+///
+/// The daemon stays in the foreground and logs to stderr. It is driven with vswitchctl, or by HTTP
+/// on its socket. Everything that is configured survives a restart; so do the containers'
+/// interfaces and connections.
+#[derive(Debug, Parser)]
+#[command(version, after_help = EXAMPLES)]
+struct Arguments {
+    /// The control socket.
+    #[arg(long, value_name = "PATH", env = "VSWITCH_SOCKET", default_value = "/run/vswitch/vswitch.sock")]
+    socket: PathBuf,
+
+    /// Where the configuration is kept.
+    #[arg(long, value_name = "DIR", env = "VSWITCH_STATE_DIR", default_value = "/var/lib/vswitch")]
+    state_dir: PathBuf,
+
+    /// The number of datapath threads [default: one per core, at most 8].
+    #[arg(long, value_name = "N", value_parser = parse_workers)]
+    workers: Option<usize>,
+
+    /// What to log: error, warn, info, debug or trace, also per module as in RUST_LOG.
+    #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
+    log: EnvFilter,
+}
+
+const EXAMPLES: &str = "\
+Examples:
+  Start the switch, and attach two containers to a bridge:
+    vswitch &
+    vswitchctl ping --timeout 5s
+    ip netns add web; ip netns add db
+    vswitchctl add-br br0
+    vswitchctl add-port br0 web
+    vswitchctl add-port br0 db
+
+  A second switch beside the first:
+    vswitch --socket /run/vswitch/two.sock --state-dir /var/lib/vswitch-two
+
+  See more of what it does:
+    vswitch --log debug
+
+Stop it with SIGTERM or `vswitchctl shutdown`: the containers' interfaces stay for the next start.
+`vswitchctl shutdown --cleanup` removes them, too.";
+
+fn parse_workers(text: &str) -> Result<usize, String> {
+    match text.parse() {
+        Ok(workers @ 1..=WORKERS_MAX) => Ok(workers),
+        _ => Err(format!("a number from 1 to {WORKERS_MAX} is needed")),
+    }
+}
+
+fn main() -> ExitCode {
+    let Arguments { socket, state_dir, workers, log } = Arguments::parse();
+    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(false).init();
+    match daemon::run(&Options { socket, state_dir, workers }) {
+        Ok(()) => ExitCode::SUCCESS,
+        Err(error) => {
+            eprintln!("vswitch: {error}");
+            ExitCode::FAILURE
+        }
+    }
+}

@@ -1,5 +1,20 @@
-//! The control plane.
+//! The control plane: what the switch was told to be, and everything that makes it so.
+//!
+//! One command at a time changes the switch ([`switch`]), whoever it comes from: the control
+//! socket ([`server`]) or the switch's own upkeep ([`upkeep`], [`watch`]). [`desired`] decides,
+//! without touching the outside world; [`store`] remembers; [`netns`], [`netlink`] and
+//! [`crate::io::tap`] touch the kernel.
 
+pub mod desired;
 pub mod ipam;
+pub mod lock;
 pub mod netlink;
 pub mod netns;
+pub mod placement;
+pub mod refusal;
+pub mod server;
+pub mod service;
+pub mod store;
+pub mod switch;
+pub mod upkeep;
+pub mod watch;

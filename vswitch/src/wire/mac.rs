@@ -4,8 +4,11 @@ use std::fmt;
 use std::net::Ipv4Addr;
 use std::str::FromStr;
 
-/// A MAC address in transmission order.
-#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default)]
+use serde::{Deserialize, Serialize};
+
+/// A MAC address in transmission order. Serialised as its text.
+#[derive(Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash, Default, Serialize, Deserialize)]
+#[serde(try_from = "String", into = "String")]
 #[repr(transparent)]
 pub struct MacAddr(pub [u8; 6]);
 
@@ -78,6 +81,20 @@ impl From<[u8; 6]> for MacAddr {
 impl From<MacAddr> for [u8; 6] {
     fn from(mac: MacAddr) -> Self {
         mac.0
+    }
+}
+
+impl TryFrom<String> for MacAddr {
+    type Error = ParseMacError;
+
+    fn try_from(text: String) -> Result<Self, ParseMacError> {
+        text.parse()
+    }
+}
+
+impl From<MacAddr> for String {
+    fn from(mac: MacAddr) -> Self {
+        mac.to_string()
     }
 }
 

@@ -1,0 +1,177 @@
+//! Adding, changing and removing bridges.
+
+use std::collections::BTreeMap;
+use std::ops::RangeInclusive;
+
+use super::addresses::{check_networks, host_mac};
+use super::limits::{
+    AGEING_S_DEFAULT, AGEING_S_MAX, LABEL_BYTES_MAX, LABELS_MAX, MAC_LIMIT_DEFAULT, MAC_LIMIT_MAX, MTU_DEFAULT,
+    MTU_IPV6_MIN, MTU_MAX, MTU_MIN, PORT_MAC_LIMIT_DEFAULT, STORM_LIMIT_DEFAULT,
+};
+use super::names::check_interface_name;
+use super::{BridgeRecord, Desired, HostView};
+use crate::api::{BridgeChange, BridgeSpec};
+use crate::control::refusal::{Result, conflict, invalid, limit};
+use crate::snapshot::{BRIDGES_MAX, PORTS_MAX};
+
+impl Desired {
+    /// Adds a bridge.
+    ///
+    /// # Errors
+    /// The name is bad, or taken by a bridge or an interface of the host; a network overlaps
+    /// another bridge's or a route of the host; an address is not in its network; a value is out
+    /// of its range; a limit is reached. The state is then unchanged.
+    pub fn add_bridge(&mut self, spec: &BridgeSpec, host: &HostView) -> Result<()> {
+        let name = &spec.name;
+        check_interface_name("bridge name", name)?;
+        if self.bridges.contains_key(name) {
+            return Err(conflict(
+                format!("there is a bridge {name:?} already"),
+                "choose another name, or remove it first with `vswitchctl del-br`",
+            ));
+        }
+        if self.bridges.len() >= BRIDGES_MAX {
+            return Err(limit(format!("there are {BRIDGES_MAX} bridges, which is the limit"), "remove one first"));
+        }
+        if !spec.l2 {
+            if host.interfaces.contains(name) {
+                return Err(conflict(
+                    format!(
+                        "the host has an interface {name:?} already, and the bridge's own would be called the same"
+                    ),
+                    "choose another name, or remove the interface with `ip link del`",
+                ));
+            }
+            self.check_room_for_port()?;
+        }
+        let subnets = self.networks(spec, host)?;
+        check_networks(&subnets, &spec.reserve)?;
+        let record = BridgeRecord {
+            mac: (!spec.l2).then(|| host_mac(&subnets, host.random)),
+            subnets,
+            reserve: spec.reserve.clone(),
+            mtu: spec.mtu.unwrap_or(MTU_DEFAULT),
+            icc: spec.icc.unwrap_or(true),
+            l2: spec.l2,
+            ageing_s: spec.ageing_s.unwrap_or(AGEING_S_DEFAULT),
+            mac_limit: spec.mac_limit.unwrap_or(MAC_LIMIT_DEFAULT),
+            port_mac_limit: spec.port_mac_limit.unwrap_or(PORT_MAC_LIMIT_DEFAULT),
+            storm_limit: spec.storm_limit.unwrap_or(STORM_LIMIT_DEFAULT),
+            labels: spec.labels.clone(),
+            ports: BTreeMap::new(),
+            statics: Vec::new(),
+        };
+        record.check_values(name)?;
+        self.bridges.insert(name.clone(), record);
+        Ok(())
+    }
+
+    /// Changes a bridge; what `change` does not name stays.
+    ///
+    /// # Errors
+    /// There is no such bridge, or a value is out of its range. The state is then unchanged.
+    pub fn change_bridge(&mut self, name: &str, change: &BridgeChange) -> Result<()> {
+        let bridge = self.bridge_mut(name)?;
+        let mut labels = bridge.labels.clone();
+        for (key, value) in &change.labels {
+            if value.is_empty() {
+                labels.remove(key);
+            } else {
+                labels.insert(key.clone(), value.clone());
+            }
+        }
+        let changed = BridgeRecord {
+            mtu: change.mtu.unwrap_or(bridge.mtu),
+            icc: change.icc.unwrap_or(bridge.icc),
+            ageing_s: change.ageing_s.unwrap_or(bridge.ageing_s),
+            mac_limit: change.mac_limit.unwrap_or(bridge.mac_limit),
+            port_mac_limit: change.port_mac_limit.unwrap_or(bridge.port_mac_limit),
+            storm_limit: change.storm_limit.unwrap_or(bridge.storm_limit),
+            labels,
+            ..bridge.clone()
+        };
+        changed.check_values(name)?;
+        *bridge = changed;
+        Ok(())
+    }
+
+    /// Removes a bridge; with `force` also one that has ports.
+    ///
+    /// # Errors
+    /// There is no such bridge, or it has ports and `force` is not given.
+    pub fn remove_bridge(&mut self, name: &str, force: bool) -> Result<BridgeRecord> {
+        let ports = self.bridge(name)?.ports.len();
+        if ports > 0 && !force {
+            return Err(conflict(
+                format!("the bridge {name:?} has {ports} port{}", if ports == 1 { "" } else { "s" }),
+                "detach them first with `vswitchctl del-port`, or remove all at once with --force",
+            ));
+        }
+        self.bridges.remove(name).ok_or_else(|| super::no_bridge(name))
+    }
+
+    /// Refuses one port more than the datapath has room for.
+    pub(super) fn check_room_for_port(&self) -> Result<()> {
+        if self.ports_count() >= PORTS_MAX {
+            return Err(limit(
+                format!("there are {PORTS_MAX} ports, the bridges' own included, which is the limit"),
+                "detach one first",
+            ));
+        }
+        Ok(())
+    }
+}
+
+impl BridgeRecord {
+    /// Checks every value that has a range of its own.
+    pub(super) fn check_values(&self, name: &str) -> Result<()> {
+        check_mtu(&format!("the bridge {name:?}"), self.mtu, self.subnets.iter().any(|s| s.gateway.is_ipv6()))?;
+        for (port_name, port) in &self.ports {
+            if port.mtu.is_none() && port.ips.iter().any(|ip| ip.addr().is_ipv6()) {
+                check_mtu(&format!("the port {port_name:?}"), self.mtu, true)?;
+            }
+        }
+        check_range("ageing time", self.ageing_s, 1..=AGEING_S_MAX, "seconds")?;
+        check_range("limit of MAC addresses", self.mac_limit, 1..=MAC_LIMIT_MAX, "addresses")?;
+        check_range("limit of MAC addresses per port", self.port_mac_limit, 1..=MAC_LIMIT_MAX, "addresses")?;
+        if self.labels.len() > LABELS_MAX {
+            return Err(limit(format!("the bridge {name:?} would have more than {LABELS_MAX} labels"), "use fewer"));
+        }
+        for (key, value) in &self.labels {
+            if key.is_empty() || key.len() > LABEL_BYTES_MAX || value.len() > LABEL_BYTES_MAX {
+                return Err(invalid(
+                    format!("the label {key:?} is empty or longer than {LABEL_BYTES_MAX} bytes"),
+                    "use shorter labels",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// Checks an MTU in bytes.
+pub(super) fn check_mtu(of: &str, mtu: u32, ipv6: bool) -> Result<()> {
+    if !(MTU_MIN..=MTU_MAX).contains(&mtu) {
+        return Err(invalid(
+            format!("the MTU {mtu} of {of} is out of range"),
+            format!("choose one from {MTU_MIN} to {MTU_MAX} bytes"),
+        ));
+    }
+    if ipv6 && mtu < MTU_IPV6_MIN {
+        return Err(invalid(
+            format!("the MTU {mtu} of {of} is too small for IPv6"),
+            format!("choose at least {MTU_IPV6_MIN} bytes, or do without IPv6"),
+        ));
+    }
+    Ok(())
+}
+
+fn check_range(what: &str, value: u32, range: RangeInclusive<u32>, unit: &str) -> Result<()> {
+    if range.contains(&value) {
+        return Ok(());
+    }
+    Err(invalid(
+        format!("the {what} {value} is out of range"),
+        format!("choose one from {} to {} {unit}", range.start(), range.end()),
+    ))
+}

@@ -1,0 +1,127 @@
+//! The invariants of the desired state, checked when it is loaded.
+//!
+//! A state file may have been edited by hand. What it says must hold to the same rules as what
+//! commands say, or the daemon would carry out what it refuses elsewhere.
+
+use std::collections::HashSet;
+
+use super::addresses::{check_network, check_networks};
+use super::bridge::check_mtu;
+use super::limits::{PORT_ADDRESSES_MAX, STATICS_MAX, VLAN_ID_MAX};
+use super::names::{check_interface_name, check_port_name};
+use super::port::{check_rate, check_vlans};
+use super::{BridgeRecord, Desired};
+use crate::control::refusal::{Result, conflict, invalid, limit};
+use crate::snapshot::{BRIDGES_MAX, PORTS_MAX};
+
+impl Desired {
+    /// Checks the whole state.
+    ///
+    /// # Errors
+    /// The first violation that is found.
+    pub fn check(&self) -> Result<()> {
+        if self.bridges.len() > BRIDGES_MAX || self.ports_count() > PORTS_MAX {
+            return Err(limit(format!("more than {BRIDGES_MAX} bridges or {PORTS_MAX} ports"), "remove some"));
+        }
+        let mut nets = Vec::new();
+        let mut interfaces = HashSet::new();
+        for (name, bridge) in &self.bridges {
+            bridge.check(name)?;
+            for subnet in &bridge.subnets {
+                if let Some((other, owner)) = nets.iter().find(|(other, _): &&(ipnet::IpNet, &str)| {
+                    other.contains(&subnet.net) || subnet.net.contains(other)
+                }) {
+                    return Err(conflict(
+                        format!("the subnet {} of bridge {name:?} overlaps {other} of bridge {owner:?}", subnet.net),
+                        "",
+                    ));
+                }
+            }
+            nets.extend(bridge.subnets.iter().map(|subnet| (subnet.net, name.as_str())));
+            for (port_name, port) in &bridge.ports {
+                if !interfaces.insert((port.netns_id, &port.ifname)) {
+                    return Err(conflict(
+                        format!("port {port_name:?} of bridge {name:?} shares its interface with another port"),
+                        "",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl BridgeRecord {
+    fn check(&self, name: &str) -> Result<()> {
+        check_interface_name("bridge name", name)?;
+        if self.l2 != self.subnets.is_empty() || self.l2 == self.mac.is_some() {
+            return Err(invalid(format!("the bridge {name:?} has addresses and is l2, or neither"), ""));
+        }
+        if self.subnets.len() > 2
+            || (self.subnets.len() == 2 && self.subnets[0].gateway.is_ipv4() == self.subnets[1].gateway.is_ipv4())
+        {
+            return Err(invalid(format!("the bridge {name:?} has several subnets of one family"), ""));
+        }
+        for subnet in &self.subnets {
+            check_network(subnet.net)?;
+        }
+        check_networks(&self.subnets, &self.reserve)?;
+        self.check_values(name)?;
+
+        let mut names = HashSet::from([name]);
+        let mut macs: HashSet<_> = self.mac.into_iter().collect();
+        let mut addresses = HashSet::new();
+        for (port_name, port) in &self.ports {
+            check_port_name("port name", port_name)?;
+            check_interface_name("interface name", &port.ifname)?;
+            for taken in std::iter::once(port_name).chain(&port.aliases) {
+                check_port_name("alias", taken)?;
+                if !names.insert(taken) {
+                    return Err(conflict(format!("the name {taken:?} is taken twice on bridge {name:?}"), ""));
+                }
+            }
+            if !port.mac.is_unicast() || !macs.insert(port.mac) {
+                return Err(conflict(format!("port {port_name:?}: the MAC address {} is taken or bad", port.mac), ""));
+            }
+            if port.ips.len() > PORT_ADDRESSES_MAX {
+                return Err(limit(format!("port {port_name:?} has more than {PORT_ADDRESSES_MAX} addresses"), ""));
+            }
+            for ip in &port.ips {
+                self.explicit_address(name, ip.addr(), Some(ip.prefix_len()))?;
+                if !addresses.insert(ip.addr()) {
+                    return Err(conflict(format!("port {port_name:?}: the address {} is taken", ip.addr()), ""));
+                }
+            }
+            check_vlans(port.vlan, &port.trunk)?;
+            check_rate("ingress rate", port.ingress_rate_bps)?;
+            check_rate("egress rate", port.egress_rate_bps)?;
+            let has_ipv6 = port.ips.iter().any(|ip| ip.addr().is_ipv6());
+            check_mtu(&format!("the port {port_name:?}"), self.port_mtu(port), has_ipv6)?;
+        }
+        self.check_statics(name)
+    }
+
+    fn check_statics(&self, name: &str) -> Result<()> {
+        if self.statics.len() > STATICS_MAX {
+            return Err(limit(format!("the bridge {name:?} has more than {STATICS_MAX} static entries"), ""));
+        }
+        let mut seen = HashSet::new();
+        for entry in &self.statics {
+            let known = self.ports.contains_key(&entry.port) || (entry.port == name && !self.l2);
+            let owned_elsewhere = self.ports.iter().any(|(port, other)| other.mac == entry.mac && *port != entry.port);
+            let bad = !known
+                || owned_elsewhere
+                || !entry.mac.is_unicast()
+                || self.mac == Some(entry.mac)
+                || entry.vlan > VLAN_ID_MAX
+                || !seen.insert((entry.mac, entry.vlan));
+            if bad {
+                return Err(invalid(
+                    format!("the static entry {} of bridge {name:?} is bad, doubled or for an unknown port", entry.mac),
+                    "",
+                ));
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,38 @@
+//! Defaults and limits of the configuration. Each limit has a name, a value and a reason.
+
+/// The MTU of a bridge that was not given one, in bytes.
+pub const MTU_DEFAULT: u32 = 1500;
+/// The smallest MTU: every IPv4 host must take 68 bytes (RFC 791).
+pub const MTU_MIN: u32 = 68;
+/// The largest MTU that a TAP takes: `MAX_MTU` of `drivers/net/tun.c` less an Ethernet header.
+pub const MTU_MAX: u32 = 65535 - 14;
+/// The smallest MTU with IPv6 (RFC 8200 section 5).
+pub const MTU_IPV6_MIN: u32 = 1280;
+/// Seconds until a silent MAC address is forgotten (IEEE 802.1Q table 8-6).
+pub const AGEING_S_DEFAULT: u32 = 300;
+/// The longest ageing time, in seconds (IEEE 802.1Q table 8-6).
+pub const AGEING_S_MAX: u32 = 1_000_000;
+/// MAC addresses learned on one bridge.
+pub const MAC_LIMIT_DEFAULT: u32 = 131_072;
+/// The most that the limit of MAC addresses may be: bounds the memory of one bridge.
+pub const MAC_LIMIT_MAX: u32 = 1_048_576;
+/// MAC addresses learned on one port.
+pub const PORT_MAC_LIMIT_DEFAULT: u32 = 16_384;
+/// Flooded frames per second from one port.
+pub const STORM_LIMIT_DEFAULT: u32 = 50_000;
+/// VLAN ids that a port may have: 0 and 4095 are reserved (IEEE 802.1Q table 9-2).
+pub const VLAN_ID_MAX: u16 = 4094;
+/// The largest rate limit, in bits per second: beyond what memory moves, and far from overflow.
+pub const RATE_BPS_MAX: u64 = 10_000_000_000_000;
+/// The smallest rate limit, in bits per second: less would not pass one frame in a second.
+pub const RATE_BPS_MIN: u64 = 8_000;
+/// Labels of one bridge, and aliases of one port.
+pub const LABELS_MAX: usize = 64;
+/// Bytes of a label's key or value.
+pub const LABEL_BYTES_MAX: usize = 255;
+/// Reserved addresses of one bridge.
+pub const RESERVATIONS_MAX: usize = 1024;
+/// Static entries of one bridge's forwarding database.
+pub const STATICS_MAX: usize = 4096;
+/// Addresses of one port.
+pub const PORT_ADDRESSES_MAX: usize = 16;

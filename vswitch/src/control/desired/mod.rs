@@ -1,0 +1,210 @@
+//! The desired state: what the switch was told to be. The truth of the control plane.
+//!
+//! Theory of operation: [`Desired`] is plain data, edited by pure functions. A command clones it,
+//! edits the copy and either gets a refusal, which changed nothing because the copy is thrown
+//! away, or a copy that the daemon then makes real, publishes and stores. Whatever of the outside
+//! world a decision needs (the host's routes, the interface names in use, a random number) comes
+//! in as an argument, so that every refusal is tested without root.
+//!
+//! What was *learned* (MAC addresses) and what is *observed* (counters, offloads) is not here.
+//!
+//! The same types are the state file. They refuse unknown fields: a file that a newer version
+//! wrote must not lose what this version does not understand.
+
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use crate::api::{PortType, Reservation};
+use crate::control::netns::{NetnsId, NetnsRef};
+use crate::control::refusal::{Result, not_found};
+use crate::wire::MacAddr;
+
+mod addresses;
+mod bridge;
+mod check;
+mod fdb;
+mod limits;
+mod names;
+mod port;
+#[cfg(test)]
+mod tests;
+
+pub use limits::*;
+pub use names::{INTERFACE_NAME_BYTES_MAX, NAME_BYTES_MAX};
+
+/// Everything that the switch was told to be.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Desired {
+    /// The bridges by name.
+    pub bridges: BTreeMap<String, BridgeRecord>,
+}
+
+/// A bridge as it was asked for, defaults filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct BridgeRecord {
+    /// The networks, at most one per family; none on an `l2` bridge.
+    pub subnets: Vec<SubnetRecord>,
+    /// Addresses that are never given automatically.
+    pub reserve: Vec<Reservation>,
+    /// The MTU in bytes.
+    pub mtu: u32,
+    /// Whether ports reach one another.
+    pub icc: bool,
+    /// Whether the bridge is a bare learning switch without a host interface.
+    pub l2: bool,
+    /// The MAC address of the host's interface; none on an `l2` bridge.
+    pub mac: Option<MacAddr>,
+    /// Seconds until a silent MAC address is forgotten.
+    pub ageing_s: u32,
+    /// The most MAC addresses learned on the bridge.
+    pub mac_limit: u32,
+    /// The most MAC addresses learned on one port.
+    pub port_mac_limit: u32,
+    /// The most flooded frames per second from one port; 0: no limit.
+    pub storm_limit: u32,
+    /// Free-form labels.
+    pub labels: BTreeMap<String, String>,
+    /// The attached ports by name.
+    pub ports: BTreeMap<String, PortRecord>,
+    /// Static entries of the forwarding database, without those that the switch makes itself.
+    pub statics: Vec<StaticRecord>,
+}
+
+/// One network of a bridge.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct SubnetRecord {
+    /// The network, host bits zero.
+    pub net: IpNet,
+    /// The host's own address in it.
+    pub gateway: IpAddr,
+    /// Where automatic addresses come from, where that is not the whole network.
+    pub ip_range: Option<IpNet>,
+    /// The address that was given last: allocation goes on behind it, so that an address that was
+    /// just released is not given to somebody else while neighbours still remember it.
+    pub last: Option<IpAddr>,
+}
+
+/// A port as it was asked for, defaults filled in.
+#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PortRecord {
+    /// The network namespace, as it was named.
+    pub netns: NetnsRef,
+    /// Which namespace that was: a name may lead to another one tomorrow.
+    pub netns_id: NetnsId,
+    /// The same without doubt: a number that no other namespace has between two boots, where the
+    /// kernel gives one.
+    pub netns_cookie: Option<u64>,
+    /// The interface's name in the namespace.
+    pub ifname: String,
+    /// The kind of interface.
+    #[serde(rename = "type")]
+    pub port_type: PortType,
+    /// The addresses with their prefix lengths.
+    pub ips: Vec<IpNet>,
+    /// The MAC address.
+    pub mac: MacAddr,
+    /// The MTU in bytes, where it is not the bridge's.
+    pub mtu: Option<u32>,
+    /// Whether the namespace gets default routes through the bridge's gateways.
+    pub default_route: bool,
+    /// The VLAN of an access port.
+    pub vlan: Option<u16>,
+    /// The VLANs of a trunk port; empty otherwise.
+    pub trunk: Vec<u16>,
+    /// Further names.
+    pub aliases: Vec<String>,
+    /// The most into the switch, in bits per second.
+    pub ingress_rate_bps: Option<u64>,
+    /// The most towards the port, in bits per second.
+    pub egress_rate_bps: Option<u64>,
+}
+
+/// A static entry of the forwarding database.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct StaticRecord {
+    /// The MAC address.
+    pub mac: MacAddr,
+    /// The VLAN; 0 for untagged.
+    pub vlan: u16,
+    /// The port; the bridge's own name for the host.
+    pub port: String,
+}
+
+/// A route of the host, as far as address decisions care.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct HostRoute {
+    /// Where the route leads.
+    pub dst: IpNet,
+    /// The interface that it leaves by; empty where there is none.
+    pub ifname: String,
+}
+
+/// What decisions need to know of the host.
+#[derive(Debug, Clone, Default)]
+pub struct HostView {
+    /// The host's routes, default routes left out.
+    pub routes: Vec<HostRoute>,
+    /// The names of the host's interfaces.
+    pub interfaces: BTreeSet<String>,
+    /// Four random bytes, for a MAC address that no IPv4 address determines.
+    pub random: [u8; 4],
+}
+
+/// The namespace that a port is to be attached to.
+#[derive(Debug, Clone)]
+pub struct PortTarget {
+    /// As it was named.
+    pub netns: NetnsRef,
+    /// Which one it is.
+    pub id: NetnsId,
+    /// Its cookie; see [`PortRecord::netns_cookie`].
+    pub cookie: Option<u64>,
+    /// Four random bytes, for a MAC address that no IPv4 address determines.
+    pub random: [u8; 4],
+}
+
+impl Desired {
+    /// The bridge `name`.
+    ///
+    /// # Errors
+    /// There is none.
+    pub fn bridge(&self, name: &str) -> Result<&BridgeRecord> {
+        self.bridges.get(name).ok_or_else(|| no_bridge(name))
+    }
+
+    /// The bridge `name`, to be edited.
+    fn bridge_mut(&mut self, name: &str) -> Result<&mut BridgeRecord> {
+        self.bridges.get_mut(name).ok_or_else(|| no_bridge(name))
+    }
+
+    /// The number of ports, the hosts' own included: what counts against [`crate::snapshot::PORTS_MAX`].
+    #[must_use]
+    pub fn ports_count(&self) -> usize {
+        self.bridges.values().map(|bridge| bridge.ports.len() + usize::from(!bridge.l2)).sum()
+    }
+}
+
+fn no_bridge(name: &str) -> crate::api::Error {
+    not_found(format!("there is no bridge {name:?}"), "`vswitchctl list-br` lists the bridges")
+}
+
+impl BridgeRecord {
+    /// The MTU of `port` on this bridge, in bytes.
+    #[must_use]
+    pub fn port_mtu(&self, port: &PortRecord) -> u32 {
+        port.mtu.unwrap_or(self.mtu)
+    }
+
+    /// The gateway addresses with the prefix lengths of their networks: the host interface's own.
+    pub fn host_addresses(&self) -> impl Iterator<Item = IpNet> + '_ {
+        self.subnets.iter().filter_map(|subnet| IpNet::new(subnet.gateway, subnet.net.prefix_len()).ok())
+    }
+}

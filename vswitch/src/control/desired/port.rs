@@ -1,0 +1,260 @@
+//! Adding, finding and removing ports.
+
+use std::collections::HashSet;
+
+use super::addresses::mac_of_tail;
+use super::bridge::check_mtu;
+use super::limits::{LABELS_MAX, RATE_BPS_MAX, RATE_BPS_MIN, VLAN_ID_MAX};
+use super::names::{check_interface_name, check_port_name};
+use super::{BridgeRecord, Desired, PortRecord, PortTarget};
+use crate::api::PortSpec;
+use crate::control::refusal::{Result, conflict, invalid, limit, not_found};
+use crate::wire::MacAddr;
+use crate::wire::mac::ParseMacError;
+
+/// The interface's name in a namespace where none is asked for: what a container expects.
+const IFNAME_DEFAULT: &str = "eth0";
+
+impl Desired {
+    /// Adds a port to `bridge`, choosing what was left open, and returns its name.
+    ///
+    /// # Errors
+    /// There is no such bridge; a name, an address, a MAC address or the interface is bad or
+    /// taken; a value is out of its range; the networks or a limit are exhausted. The state is
+    /// then unchanged.
+    pub fn add_port(&mut self, bridge: &str, spec: &PortSpec, target: &PortTarget) -> Result<String> {
+        self.bridge(bridge)?;
+        self.check_room_for_port()?;
+        let name = spec.name.clone().unwrap_or_else(|| target.netns.default_port_name());
+        check_port_name("port name", &name)?;
+        let ifname = spec.ifname.clone().unwrap_or_else(|| IFNAME_DEFAULT.to_owned());
+        check_interface_name("interface name", &ifname)?;
+        self.check_interface_free(&ifname, target)?;
+
+        let record = self.bridge(bridge)?;
+        record.check_names_free(bridge, &name, &spec.aliases)?;
+        check_vlans(spec.vlan, &spec.trunk)?;
+        check_rate("ingress rate", spec.ingress_rate_bps)?;
+        check_rate("egress rate", spec.egress_rate_bps)?;
+        if record.l2 && spec.default_route == Some(true) {
+            return Err(invalid(
+                format!("a default route needs a gateway, and the bridge {bridge:?} has no addresses"),
+                "leave --default-route out",
+            ));
+        }
+        let (ips, cursors) = record.port_addresses(bridge, &spec.ips)?;
+        let mac = match &spec.mac {
+            Some(text) => record.explicit_mac(bridge, text)?,
+            None => record.automatic_mac(bridge, &ips, target.random)?,
+        };
+        let mut trunk = spec.trunk.clone();
+        trunk.sort_unstable();
+        trunk.dedup();
+        let port = PortRecord {
+            netns: target.netns.clone(),
+            netns_id: target.id,
+            netns_cookie: target.cookie,
+            ifname,
+            port_type: spec.port_type,
+            mac,
+            mtu: spec.mtu,
+            default_route: spec.default_route.unwrap_or(!record.l2),
+            vlan: spec.vlan,
+            trunk,
+            aliases: spec.aliases.clone(),
+            ingress_rate_bps: spec.ingress_rate_bps,
+            egress_rate_bps: spec.egress_rate_bps,
+            ips,
+        };
+        let has_ipv6 = port.ips.iter().any(|ip| ip.addr().is_ipv6());
+        check_mtu(&format!("the port {name:?}"), record.port_mtu(&port), has_ipv6)?;
+
+        // Nothing is refused from here on.
+        let record = self.bridge_mut(bridge)?;
+        for (subnet, last) in record.subnets.iter_mut().zip(cursors) {
+            subnet.last = last;
+        }
+        record.ports.insert(name.clone(), port);
+        Ok(name)
+    }
+
+    /// Removes the port that `key` names, its static entries with it; returns its name.
+    ///
+    /// # Errors
+    /// There is no such bridge or port.
+    pub fn remove_port(&mut self, bridge: &str, key: &str) -> Result<String> {
+        let name = self.bridge(bridge)?.find_port(bridge, key)?.to_owned();
+        let record = self.bridge_mut(bridge)?;
+        record.ports.remove(&name);
+        record.statics.retain(|entry| entry.port != name);
+        Ok(name)
+    }
+
+    fn check_interface_free(&self, ifname: &str, target: &PortTarget) -> Result<()> {
+        for (bridge, record) in &self.bridges {
+            for (port, other) in &record.ports {
+                if other.netns_id == target.id && other.ifname == ifname {
+                    return Err(conflict(
+                        format!(
+                            "the interface {ifname:?} of namespace {} belongs to port {port:?} of bridge {bridge:?}",
+                            target.netns
+                        ),
+                        "choose another interface name with --ifname, or detach that port first",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+}
+
+impl BridgeRecord {
+    /// The name of the port that `key` names: a port's name, its alias or its namespace.
+    ///
+    /// # Errors
+    /// There is none, or the namespace has several ports on the bridge.
+    pub fn find_port(&self, bridge: &str, key: &str) -> Result<&str> {
+        if let Some((name, _)) = self.ports.get_key_value(key) {
+            return Ok(name);
+        }
+        let alias = |port: &PortRecord| port.aliases.iter().any(|alias| alias == key);
+        if let Some((name, _)) = self.ports.iter().find(|(_, port)| alias(port)) {
+            return Ok(name);
+        }
+        let netns = key.parse().ok();
+        let mut matches = self.ports.iter().filter(|(_, port)| Some(&port.netns) == netns.as_ref());
+        match (matches.next(), matches.next()) {
+            (Some((name, _)), None) => Ok(name),
+            (Some((one, _)), Some((two, _))) => Err(conflict(
+                format!("namespace {key:?} has several ports on bridge {bridge:?}, {one:?} and {two:?} among them"),
+                "name the port itself",
+            )),
+            (None, _) => Err(not_found(
+                format!("the bridge {bridge:?} has no port {key:?}, and no port in a namespace of that name"),
+                format!("`vswitchctl list-ports {bridge}` lists its ports"),
+            )),
+        }
+    }
+
+    fn check_names_free(&self, bridge: &str, name: &str, aliases: &[String]) -> Result<()> {
+        if aliases.len() > LABELS_MAX {
+            return Err(limit(format!("the port {name:?} would have more than {LABELS_MAX} aliases"), "use fewer"));
+        }
+        let mut own = HashSet::from([name]);
+        for alias in aliases {
+            check_port_name("alias", alias)?;
+            if !own.insert(alias) {
+                return Err(invalid(
+                    format!("the alias {alias:?} is given twice or is the port's name"),
+                    "name it once",
+                ));
+            }
+        }
+        if own.contains(bridge) {
+            return Err(conflict(
+                format!("{bridge:?} is the bridge's own name and stands for the host's port"),
+                "choose another port name with --name",
+            ));
+        }
+        for (other, port) in &self.ports {
+            let taken = std::iter::once(other).chain(&port.aliases).find(|taken| own.contains(taken.as_str()));
+            if let Some(taken) = taken {
+                return Err(conflict(
+                    format!("the bridge {bridge:?} has a port {taken:?} already, in namespace {}", port.netns),
+                    "choose another name with --name, or detach that port first with `vswitchctl del-port`",
+                ));
+            }
+        }
+        Ok(())
+    }
+
+    fn explicit_mac(&self, bridge: &str, text: &str) -> Result<MacAddr> {
+        let mac = parse_mac(text)?;
+        match self.mac_owner(bridge, mac) {
+            None => Ok(mac),
+            Some(owner) => Err(conflict(
+                format!("the MAC address {mac} is taken on bridge {bridge:?} by {owner}"),
+                "choose another with --mac, or leave it out",
+            )),
+        }
+    }
+
+    fn automatic_mac(&self, bridge: &str, ips: &[ipnet::IpNet], random: [u8; 4]) -> Result<MacAddr> {
+        let ipv4 = ips.iter().find_map(|ip| match ip.addr() {
+            std::net::IpAddr::V4(ip) => Some(ip),
+            std::net::IpAddr::V6(_) => None,
+        });
+        if let Some(ipv4) = ipv4 {
+            let mac = MacAddr::from_ipv4(ipv4);
+            return match self.mac_owner(bridge, mac) {
+                None => Ok(mac),
+                Some(owner) => Err(conflict(
+                    format!("{mac}, the MAC address that goes with {ipv4}, is taken on bridge {bridge:?} by {owner}"),
+                    "choose one with --mac",
+                )),
+            };
+        }
+        let mut tail = u32::from_be_bytes(random);
+        loop {
+            // Ends: a bridge has far fewer than 2^32 addresses.
+            let mac = mac_of_tail(tail.to_be_bytes());
+            if self.mac_owner(bridge, mac).is_none() {
+                return Ok(mac);
+            }
+            tail = tail.wrapping_add(1);
+        }
+    }
+
+    /// Who has `mac` on this bridge, for a sentence.
+    pub(super) fn mac_owner(&self, bridge: &str, mac: MacAddr) -> Option<String> {
+        if self.mac == Some(mac) {
+            return Some(format!("the host's interface {bridge:?}"));
+        }
+        if let Some((name, _)) = self.ports.iter().find(|(_, port)| port.mac == mac) {
+            return Some(format!("port {name:?}"));
+        }
+        let entry = self.statics.iter().find(|entry| entry.mac == mac)?;
+        Some(format!("a static entry for port {:?}", entry.port))
+    }
+}
+
+/// A MAC address that an interface may have, from its text.
+pub(super) fn parse_mac(text: &str) -> Result<MacAddr> {
+    let mac: MacAddr =
+        text.parse().map_err(|why: ParseMacError| invalid(why.to_string(), "correct it, or leave it out"))?;
+    if !mac.is_unicast() {
+        return Err(invalid(
+            format!("{mac} is a group address or all zero, which no interface may have"),
+            "choose one whose first byte is even, such as 02:00:00:00:00:01",
+        ));
+    }
+    Ok(mac)
+}
+
+pub(super) fn check_vlans(vlan: Option<u16>, trunk: &[u16]) -> Result<()> {
+    if vlan.is_some() && !trunk.is_empty() {
+        return Err(invalid("a port is an access port (vlan) or a trunk port, not both", "give --vlan or --trunk"));
+    }
+    if let Some(vid) = vlan
+        && !(1..=VLAN_ID_MAX).contains(&vid)
+    {
+        return Err(invalid(format!("the VLAN {vid} is out of range"), format!("choose one from 1 to {VLAN_ID_MAX}")));
+    }
+    if let Some(vid) = trunk.iter().find(|&&vid| vid > VLAN_ID_MAX) {
+        return Err(invalid(
+            format!("the VLAN {vid} of the trunk is out of range"),
+            format!("choose from 1 to {VLAN_ID_MAX}, and 0 for untagged frames"),
+        ));
+    }
+    Ok(())
+}
+
+pub(super) fn check_rate(what: &str, rate: Option<u64>) -> Result<()> {
+    match rate {
+        Some(rate) if !(RATE_BPS_MIN..=RATE_BPS_MAX).contains(&rate) => Err(invalid(
+            format!("the {what} of {rate} bit/s is out of range"),
+            format!("choose one from {RATE_BPS_MIN} to {RATE_BPS_MAX} bit/s, or leave it out for no limit"),
+        )),
+        _ => Ok(()),
+    }
+}

@@ -1,0 +1,269 @@
+//! The handlers: what each route does. They translate between HTTP and [`Switch`] and decide nothing.
+
+use axum::extract::State;
+use axum::http::{Method, StatusCode, Uri};
+use axum::response::IntoResponse;
+use axum::routing::{delete, get, post};
+use axum::{Json, Router};
+use serde::Deserialize;
+use utoipa::IntoParams;
+
+use super::extract::{Body, Named, Params, Refused};
+use super::openapi;
+use crate::api::{
+    API_VERSION, Bridge, BridgeChange, BridgeSpec, Error, FdbEntry, FdbStatic, Flushed, Pong, Port, PortSpec, Shutdown,
+    Stats, Version,
+};
+use crate::control::refusal::{invalid, not_found};
+use crate::control::service::Service;
+
+type Answer<T> = Result<T, Refused>;
+
+/// The routes of the control protocol.
+pub(super) fn router(service: Service) -> Router {
+    Router::new()
+        .route("/v1/ping", get(ping))
+        .route("/v1/version", get(version))
+        .route("/v1/openapi.json", get(document))
+        .route("/v1/bridges", get(list_bridges).post(add_bridge))
+        .route("/v1/bridges/{bridge}", get(show_bridge).patch(change_bridge).delete(remove_bridge))
+        .route("/v1/bridges/{bridge}/ports", get(list_bridge_ports).post(add_port))
+        .route("/v1/bridges/{bridge}/ports/{port}", delete(remove_port))
+        .route("/v1/bridges/{bridge}/fdb", get(list_fdb).post(add_fdb).delete(flush_fdb))
+        .route("/v1/bridges/{bridge}/fdb/{mac}", delete(remove_fdb))
+        .route("/v1/ports", get(list_ports))
+        .route("/v1/stats", get(stats))
+        .route("/v1/shutdown", post(shutdown))
+        .fallback(no_route)
+        .method_not_allowed_fallback(no_method)
+        .with_state(service)
+}
+
+async fn no_route(uri: Uri) -> Refused {
+    not_found(format!("there is no {}", uri.path()), "GET /v1/openapi.json lists what there is").into()
+}
+
+async fn no_method(method: Method, uri: Uri) -> Refused {
+    Refused::with_status(
+        StatusCode::METHOD_NOT_ALLOWED,
+        invalid(format!("{} does not take {method}", uri.path()), "GET /v1/openapi.json lists what it takes"),
+    )
+}
+
+/// Whether the daemon is there.
+#[utoipa::path(get, path = "/v1/ping", responses((status = 200, body = Pong)))]
+pub(super) async fn ping() -> Json<Pong> {
+    Json(Pong { pid: std::process::id() })
+}
+
+/// What the daemon is.
+#[utoipa::path(get, path = "/v1/version", responses((status = 200, body = Version)))]
+pub(super) async fn version(State(service): State<Service>) -> Json<Version> {
+    Json(Version {
+        version: env!("CARGO_PKG_VERSION").to_owned(),
+        api: API_VERSION,
+        pid: std::process::id(),
+        workers: service.workers(),
+        uptime_s: service.uptime_s(),
+    })
+}
+
+/// This document.
+#[utoipa::path(get, path = "/v1/openapi.json", responses((status = 200, description = "The OpenAPI document")))]
+pub(super) async fn document() -> impl IntoResponse {
+    Json(openapi::document())
+}
+
+/// All bridges.
+#[utoipa::path(get, path = "/v1/bridges", responses((status = 200, body = Vec<Bridge>)))]
+pub(super) async fn list_bridges(State(service): State<Service>) -> Answer<Json<Vec<Bridge>>> {
+    Ok(Json(service.with(|switch| Ok(switch.bridges())).await?))
+}
+
+/// Makes a bridge.
+#[utoipa::path(post, path = "/v1/bridges", request_body = BridgeSpec,
+    responses((status = 201, body = Bridge), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn add_bridge(
+    State(service): State<Service>,
+    Body(spec): Body<BridgeSpec>,
+) -> Answer<(StatusCode, Json<Bridge>)> {
+    Ok((StatusCode::CREATED, Json(service.change(move |switch| switch.add_bridge(&spec)).await?)))
+}
+
+/// One bridge.
+#[utoipa::path(get, path = "/v1/bridges/{bridge}", params(("bridge" = String, Path, description = "The bridge's name")),
+    responses((status = 200, body = Bridge), (status = "4XX", body = Error)))]
+pub(super) async fn show_bridge(State(service): State<Service>, Named(bridge): Named<String>) -> Answer<Json<Bridge>> {
+    Ok(Json(service.with(move |switch| switch.bridge(&bridge)).await?))
+}
+
+/// Changes a living bridge.
+#[utoipa::path(patch, path = "/v1/bridges/{bridge}", params(("bridge" = String, Path, description = "The bridge's name")),
+    request_body = BridgeChange,
+    responses((status = 200, body = Bridge), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn change_bridge(
+    State(service): State<Service>,
+    Named(bridge): Named<String>,
+    Body(change): Body<BridgeChange>,
+) -> Answer<Json<Bridge>> {
+    Ok(Json(service.change(move |switch| switch.change_bridge(&bridge, &change)).await?))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Force {
+    /// Also remove a bridge that has ports, and detach them.
+    #[serde(default)]
+    force: bool,
+}
+
+/// Removes a bridge.
+#[utoipa::path(delete, path = "/v1/bridges/{bridge}",
+    params(("bridge" = String, Path, description = "The bridge's name"), Force),
+    responses((status = 204), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn remove_bridge(
+    State(service): State<Service>,
+    Named(bridge): Named<String>,
+    Params(Force { force }): Params<Force>,
+) -> Answer<StatusCode> {
+    service.change(move |switch| switch.remove_bridge(&bridge, force)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The ports of all bridges.
+#[utoipa::path(get, path = "/v1/ports", responses((status = 200, body = Vec<Port>)))]
+pub(super) async fn list_ports(State(service): State<Service>) -> Answer<Json<Vec<Port>>> {
+    Ok(Json(service.with(|switch| switch.ports(None)).await?))
+}
+
+/// The ports of one bridge.
+#[utoipa::path(get, path = "/v1/bridges/{bridge}/ports",
+    params(("bridge" = String, Path, description = "The bridge's name")),
+    responses((status = 200, body = Vec<Port>), (status = "4XX", body = Error)))]
+pub(super) async fn list_bridge_ports(
+    State(service): State<Service>,
+    Named(bridge): Named<String>,
+) -> Answer<Json<Vec<Port>>> {
+    Ok(Json(service.with(move |switch| switch.ports(Some(&bridge))).await?))
+}
+
+/// Attaches a port.
+#[utoipa::path(post, path = "/v1/bridges/{bridge}/ports",
+    params(("bridge" = String, Path, description = "The bridge's name")), request_body = PortSpec,
+    responses((status = 201, body = Port), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn add_port(
+    State(service): State<Service>,
+    Named(bridge): Named<String>,
+    Body(spec): Body<PortSpec>,
+) -> Answer<(StatusCode, Json<Port>)> {
+    Ok((StatusCode::CREATED, Json(service.change(move |switch| switch.add_port(&bridge, &spec)).await?)))
+}
+
+/// Detaches a port.
+#[utoipa::path(delete, path = "/v1/bridges/{bridge}/ports/{port}",
+    params(("bridge" = String, Path, description = "The bridge's name"),
+        ("port" = String, Path, description = "The port's name, an alias of it, or the namespace that it is in")),
+    responses((status = 204), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn remove_port(
+    State(service): State<Service>,
+    Named((bridge, port)): Named<(String, String)>,
+) -> Answer<StatusCode> {
+    service.change(move |switch| switch.remove_port(&bridge, &port)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The forwarding database of a bridge.
+#[utoipa::path(get, path = "/v1/bridges/{bridge}/fdb",
+    params(("bridge" = String, Path, description = "The bridge's name")),
+    responses((status = 200, body = Vec<FdbEntry>), (status = "4XX", body = Error)))]
+pub(super) async fn list_fdb(
+    State(service): State<Service>,
+    Named(bridge): Named<String>,
+) -> Answer<Json<Vec<FdbEntry>>> {
+    Ok(Json(service.with(move |switch| switch.fdb(&bridge)).await?))
+}
+
+/// Adds a static entry to the forwarding database.
+#[utoipa::path(post, path = "/v1/bridges/{bridge}/fdb",
+    params(("bridge" = String, Path, description = "The bridge's name")), request_body = FdbStatic,
+    responses((status = 201, body = FdbEntry), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn add_fdb(
+    State(service): State<Service>,
+    Named(bridge): Named<String>,
+    Body(entry): Body<FdbStatic>,
+) -> Answer<(StatusCode, Json<FdbEntry>)> {
+    Ok((StatusCode::CREATED, Json(service.change(move |switch| switch.add_fdb(&bridge, &entry)).await?)))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct InVlan {
+    /// Only the entry in this VLAN (0 for untagged); all of the address's entries without it.
+    vlan: Option<u16>,
+}
+
+/// Removes the entries of a MAC address, static and learned ones.
+#[utoipa::path(delete, path = "/v1/bridges/{bridge}/fdb/{mac}",
+    params(("bridge" = String, Path, description = "The bridge's name"),
+        ("mac" = String, Path, description = "The MAC address"), InVlan),
+    responses((status = 200, body = Flushed), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn remove_fdb(
+    State(service): State<Service>,
+    Named((bridge, mac)): Named<(String, String)>,
+    Params(InVlan { vlan }): Params<InVlan>,
+) -> Answer<Json<Flushed>> {
+    Ok(Json(service.change(move |switch| switch.remove_fdb(&bridge, &mac, vlan)).await?))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OfPort {
+    /// Only the entries of this port; all learned entries without it.
+    port: Option<String>,
+}
+
+/// Forgets learned entries.
+#[utoipa::path(delete, path = "/v1/bridges/{bridge}/fdb",
+    params(("bridge" = String, Path, description = "The bridge's name"), OfPort),
+    responses((status = 200, body = Flushed), (status = "4XX", body = Error)))]
+pub(super) async fn flush_fdb(
+    State(service): State<Service>,
+    Named(bridge): Named<String>,
+    Params(OfPort { port }): Params<OfPort>,
+) -> Answer<Json<Flushed>> {
+    Ok(Json(service.change(move |switch| switch.flush_fdb(&bridge, port.as_deref())).await?))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct StatsOf {
+    /// Only the ports of this bridge.
+    bridge: Option<String>,
+    /// Only this port (the bridge must be named, too).
+    port: Option<String>,
+}
+
+/// Counters.
+#[utoipa::path(get, path = "/v1/stats", params(StatsOf),
+    responses((status = 200, body = Stats), (status = "4XX", body = Error)))]
+pub(super) async fn stats(
+    State(service): State<Service>,
+    Params(StatsOf { bridge, port }): Params<StatsOf>,
+) -> Answer<Json<Stats>> {
+    Ok(Json(service.stats(bridge, port).await?))
+}
+
+/// Stops the daemon.
+#[utoipa::path(post, path = "/v1/shutdown", request_body = Shutdown,
+    responses((status = 202, description = "The daemon is stopping"), (status = "4XX", body = Error)))]
+pub(super) async fn shutdown(
+    State(service): State<Service>,
+    Body(Shutdown { cleanup }): Body<Shutdown>,
+) -> Answer<StatusCode> {
+    service.request_stop(cleanup);
+    Ok(StatusCode::ACCEPTED)
+}

@@ -1,0 +1,143 @@
+//! The socket's life in the file system.
+//!
+//! The socket is bound under a temporary name, given its owner and mode, and only then renamed to
+//! its place: who sees it can use it. A socket file that nobody listens on, left by a daemon that
+//! was killed, is replaced; one that answers is somebody else's.
+
+use std::fs::{self, Permissions};
+use std::io;
+use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
+use std::os::unix::net::{UnixListener, UnixStream};
+use std::path::{Path, PathBuf};
+
+use super::peer::Allowed;
+
+/// Why there is no socket.
+#[derive(Debug, thiserror::Error)]
+pub enum SocketError {
+    /// Somebody answers there.
+    #[error("another daemon answers on the socket {path}; stop it, or choose another --socket", path = .0.display())]
+    Live(PathBuf),
+    /// There is something else.
+    #[error("{path} exists and is not a socket; remove it, or choose another --socket", path = .0.display())]
+    NotASocket(PathBuf),
+    /// The kernel refused something.
+    #[error("the socket {path} cannot be made: {source}; correct that, or choose another --socket", path = path.display())]
+    Io {
+        /// The socket's path.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+}
+
+/// The listening socket; its file is removed when it is dropped.
+#[derive(Debug)]
+pub struct Socket {
+    path: PathBuf,
+    /// Device and inode of our file: another daemon may have put its own in the same place.
+    identity: (u64, u64),
+}
+
+/// Refuses a path where a daemon answers, or where something else than a socket is.
+///
+/// # Errors
+/// As said.
+pub fn check_free(path: &Path) -> Result<(), SocketError> {
+    let io = |source| SocketError::Io { path: path.to_owned(), source };
+    match fs::symlink_metadata(path) {
+        Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Err(error) => Err(io(error)),
+        Ok(meta) if !meta.file_type().is_socket() => Err(SocketError::NotASocket(path.to_owned())),
+        Ok(_) => match UnixStream::connect(path) {
+            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            // A full backlog (EAGAIN) is a daemon, too.
+            Ok(_) => Err(SocketError::Live(path.to_owned())),
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(SocketError::Live(path.to_owned())),
+            Err(error) => Err(io(error)),
+        },
+    }
+}
+
+impl Socket {
+    /// Makes the socket, mode 0660, owned by root and the group `vswitch` where that exists.
+    ///
+    /// # Errors
+    /// See [`SocketError`].
+    pub fn bind(path: &Path, allowed: &Allowed) -> Result<(Self, UnixListener), SocketError> {
+        check_free(path)?;
+        let io = |source| SocketError::Io { path: path.to_owned(), source };
+        if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
+            fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(io)?;
+        }
+        let mut temporary = path.as_os_str().to_owned();
+        temporary.push(format!(".{}", std::process::id()));
+        let temporary = PathBuf::from(temporary);
+        let make = || {
+            let listener = UnixListener::bind(&temporary)?;
+            if let Some(gid) = allowed.gid() {
+                std::os::unix::fs::chown(&temporary, None, Some(gid))?;
+            }
+            fs::set_permissions(&temporary, Permissions::from_mode(0o660))?;
+            listener.set_nonblocking(true)?;
+            let meta = fs::symlink_metadata(&temporary)?;
+            fs::rename(&temporary, path)?;
+            Ok((Self { path: path.to_owned(), identity: (meta.dev(), meta.ino()) }, listener))
+        };
+        make().map_err(|error| {
+            // Best effort: it may not have come into being.
+            let _ = fs::remove_file(&temporary);
+            io(error)
+        })
+    }
+}
+
+impl Drop for Socket {
+    fn drop(&mut self) {
+        let ours = fs::symlink_metadata(&self.path).is_ok_and(|meta| (meta.dev(), meta.ino()) == self.identity);
+        if ours && let Err(error) = fs::remove_file(&self.path) {
+            tracing::warn!(path = %self.path.display(), %error, "the socket file could not be removed");
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn allowed() -> Allowed {
+        Allowed::look_up().expect("the group database")
+    }
+
+    #[test]
+    fn a_live_socket_is_refused_and_a_dead_one_replaced() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s");
+        let (socket, listener) = Socket::bind(&path, &allowed()).expect("binds");
+        assert_eq!(fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o660);
+        assert!(matches!(Socket::bind(&path, &allowed()), Err(SocketError::Live(_))));
+        drop(listener);
+        let (_second, _listener) = Socket::bind(&path, &allowed()).expect("replaces the dead one");
+        drop(socket);
+        assert!(path.exists(), "the first daemon removed the second one's socket");
+        assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 1);
+    }
+
+    #[test]
+    fn the_file_goes_with_the_socket() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("deep/er/s");
+        drop(Socket::bind(&path, &allowed()).expect("binds"));
+        assert!(!path.exists());
+    }
+
+    #[test]
+    fn another_kind_of_file_is_left_alone() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s");
+        fs::write(&path, "precious").expect("writes");
+        assert!(matches!(Socket::bind(&path, &allowed()), Err(SocketError::NotASocket(_))));
+        assert_eq!(fs::read_to_string(&path).expect("reads"), "precious");
+    }
+}

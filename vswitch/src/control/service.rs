@@ -1,0 +1,160 @@
+//! The switch as a service to concurrent clients: one command at a time, on a thread that may block.
+//!
+//! A command that has begun runs to its end even if its client goes away: half a command would be
+//! worse than one that nobody waits for.
+
+use std::sync::Arc;
+use std::time::Instant;
+
+use tokio::sync::{Mutex, OwnedMutexGuard, watch};
+use tokio::task::spawn_blocking;
+
+use super::refusal::{Result, failed, stopping};
+use super::switch::Switch;
+use crate::api::Stats;
+use crate::datapath::clock::now_s;
+
+/// How the daemon is asked to stop.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct StopRequest {
+    /// Also remove every interface that the switch made.
+    pub cleanup: bool,
+}
+
+/// A handle of the switch, cheap to clone.
+#[derive(Debug, Clone)]
+pub struct Service {
+    shared: Arc<Shared>,
+}
+
+#[derive(Debug)]
+struct Shared {
+    switch: Arc<Mutex<Switch>>,
+    workers: usize,
+    started: Instant,
+    stop: watch::Sender<Option<StopRequest>>,
+    /// Counts up when the watch of namespaces has to look again.
+    watch_epoch: watch::Sender<u64>,
+}
+
+impl Service {
+    /// A service around `switch`, whose datapath has `workers` threads.
+    #[must_use]
+    pub fn new(switch: Switch, workers: usize) -> Self {
+        let shared = Shared {
+            switch: Arc::new(Mutex::new(switch)),
+            workers,
+            started: Instant::now(),
+            stop: watch::Sender::new(None),
+            watch_epoch: watch::Sender::new(0),
+        };
+        Self { shared: Arc::new(shared) }
+    }
+
+    /// Runs `f` with the switch, after those that came before, on a thread that may block.
+    ///
+    /// # Errors
+    /// What `f` refuses, or that it panicked.
+    pub async fn with<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Switch) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let switch = Arc::clone(&self.shared.switch).lock_owned().await;
+        self.run(switch, f).await
+    }
+
+    /// As [`Service::with`], for what changes the switch: refused once the daemon is stopping.
+    ///
+    /// # Errors
+    /// As [`Service::with`], or that the daemon is stopping.
+    pub async fn change<T: Send + 'static>(
+        &self,
+        f: impl FnOnce(&mut Switch) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let switch = Arc::clone(&self.shared.switch).lock_owned().await;
+        if self.shared.stop.borrow().is_some() {
+            return Err(stopping());
+        }
+        self.run(switch, f).await
+    }
+
+    async fn run<T: Send + 'static>(
+        &self,
+        mut switch: OwnedMutexGuard<Switch>,
+        f: impl FnOnce(&mut Switch) -> Result<T> + Send + 'static,
+    ) -> Result<T> {
+        let shared = Arc::clone(&self.shared);
+        let ran = spawn_blocking(move || {
+            let result = f(&mut switch);
+            if switch.take_watch_changed() {
+                shared.watch_epoch.send_modify(|epoch| *epoch += 1);
+            }
+            result
+        });
+        ran.await.unwrap_or_else(|error| {
+            tracing::error!(%error, "a command failed in a way that it must not");
+            Err(failed("the command failed in a way that it must not", "see the daemon's log, and report it"))
+        })
+    }
+
+    /// Gathers counters; the switch is free for others meanwhile.
+    ///
+    /// # Errors
+    /// There is no such bridge or port.
+    pub async fn stats(&self, bridge: Option<String>, port: Option<String>) -> Result<Stats> {
+        let plan = self.with(move |switch| switch.stats_plan(bridge.as_deref(), port.as_deref())).await?;
+        spawn_blocking(move || plan.gather())
+            .await
+            .map_err(|error| failed(format!("the counters cannot be gathered: {error}"), "see the daemon's log"))
+    }
+
+    /// Ages the forwarding databases and repeats announcements: what happens every second.
+    pub async fn tick(&self) {
+        // Who is busy with a command does not wait for this; the next second does as well.
+        let Ok(mut switch) = Arc::clone(&self.shared.switch).try_lock_owned() else { return };
+        let now = now_s();
+        switch.repeat_announcements(now);
+        let databases = switch.databases();
+        drop(switch);
+        if !databases.is_empty() {
+            // A database of 100,000 addresses takes a millisecond or two.
+            let aged = spawn_blocking(move || databases.iter().map(|fdb| fdb.sweep(now)).sum::<usize>());
+            if let Ok(aged @ 1..) = aged.await {
+                tracing::debug!(aged, "addresses were forgotten");
+            }
+        }
+    }
+
+    /// Asks the daemon to stop.
+    pub fn request_stop(&self, cleanup: bool) {
+        self.shared.stop.send_replace(Some(StopRequest { cleanup }));
+    }
+
+    /// Waits until somebody asks the daemon to stop.
+    pub async fn stop_requested(&self) -> StopRequest {
+        let mut stop = self.shared.stop.subscribe();
+        // The sender lives as long as `self`.
+        match stop.wait_for(Option::is_some).await {
+            Ok(request) => request.unwrap_or(StopRequest { cleanup: false }),
+            Err(_) => StopRequest { cleanup: false },
+        }
+    }
+
+    /// Tells when the watch of namespaces has to look again.
+    #[must_use]
+    pub fn watch_epoch(&self) -> watch::Receiver<u64> {
+        self.shared.watch_epoch.subscribe()
+    }
+
+    /// The number of datapath threads.
+    #[must_use]
+    pub fn workers(&self) -> usize {
+        self.shared.workers
+    }
+
+    /// Seconds since the daemon started.
+    #[must_use]
+    pub fn uptime_s(&self) -> u64 {
+        self.shared.started.elapsed().as_secs()
+    }
+}

@@ -1,0 +1,217 @@
+//! The state file: the desired state, durable before a command is answered.
+//!
+//! Theory of operation: the file is replaced as a whole. The new contents go to a temporary file
+//! in the same directory, which is synced and then renamed over the old one, and the directory is
+//! synced: after a crash at any moment there is either the old state or the new one, never a part.
+//! A file that cannot be understood is a reason to refuse to start, never to begin afresh: the
+//! daemon does not overwrite what it did not read.
+
+use std::fs::{self, File, OpenOptions};
+use std::io::{self, Write};
+use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::path::{Path, PathBuf};
+
+use serde::{Deserialize, Serialize};
+
+use super::desired::Desired;
+
+/// The name of the state file in the state directory.
+pub const STATE_FILE: &str = "state.json";
+const TEMPORARY_FILE: &str = "state.json.tmp";
+/// The version of the state file that this daemon writes, and the only one that it reads.
+const FORMAT_VERSION: u32 = 1;
+/// The largest state file that is read, in bytes: 8192 ports need about 4 MB.
+const STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
+
+/// Why the state could not be loaded.
+#[derive(Debug, thiserror::Error)]
+pub enum LoadError {
+    /// The file could not be read.
+    #[error("the state file {path} cannot be read: {source}; correct that, or start with another --state-dir", path = path.display())]
+    Read {
+        /// The file.
+        path: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// The file is not what this daemon writes.
+    #[error("the state file {path} is damaged: {why}; repair it, or move it away to start with no configuration (it was left as it is)", path = path.display())]
+    Damaged {
+        /// The file.
+        path: PathBuf,
+        /// What is wrong with it.
+        why: String,
+    },
+    /// The file was written by another version.
+    #[error("the state file {path} has format {found}, and this daemon reads format {FORMAT_VERSION}; start the version that wrote it, or move it away to start with no configuration (it was left as it is)", path = path.display())]
+    Version {
+        /// The file.
+        path: PathBuf,
+        /// The format's number in the file.
+        found: u64,
+    },
+}
+
+#[derive(Serialize)]
+struct Written<'a> {
+    version: u32,
+    #[serde(flatten)]
+    desired: &'a Desired,
+}
+
+/// The first look at a file: its version alone.
+#[derive(Deserialize)]
+struct Head {
+    version: u64,
+}
+
+/// The state directory of this daemon.
+#[derive(Debug)]
+pub struct Store {
+    dir: PathBuf,
+    /// For the sync after a rename.
+    dir_file: File,
+}
+
+impl Store {
+    /// Opens the state directory, and makes it if it is missing (mode 0750).
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn open(dir: &Path) -> io::Result<Self> {
+        fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
+        Ok(Self { dir: dir.to_owned(), dir_file: File::open(dir)? })
+    }
+
+    /// Loads the state; a missing file is an empty state.
+    ///
+    /// # Errors
+    /// The file cannot be read, is damaged, or is of another version. It is left as it is.
+    pub fn load(&self) -> Result<Desired, LoadError> {
+        let path = self.dir.join(STATE_FILE);
+        let read = || match fs::metadata(&path) {
+            Ok(meta) if meta.len() > STATE_BYTES_MAX => Err(io::Error::other("it is larger than 64 MiB")),
+            Ok(_) => fs::read(&path).map(Some),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(None),
+            Err(error) => Err(error),
+        };
+        match read() {
+            Ok(None) => Ok(Desired::default()),
+            Ok(Some(bytes)) => parse(&path, &bytes),
+            Err(source) => Err(LoadError::Read { path, source }),
+        }
+    }
+
+    /// Stores the state durably.
+    ///
+    /// # Errors
+    /// What the kernel says; the old state is then still in place, unless it was the very last
+    /// step that failed (the sync of the directory), when either may be found after a power loss.
+    pub fn save(&self, desired: &Desired) -> io::Result<()> {
+        let mut bytes = serde_json::to_vec(&Written { version: FORMAT_VERSION, desired })?;
+        bytes.push(b'\n');
+        let temporary = self.dir.join(TEMPORARY_FILE);
+        let write = || {
+            let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&temporary)?;
+            file.write_all(&bytes)?;
+            file.sync_data()?;
+            fs::rename(&temporary, self.dir.join(STATE_FILE))
+        };
+        if let Err(error) = write() {
+            // Best effort: a left-over is truncated by the next save anyway.
+            let _ = fs::remove_file(&temporary);
+            return Err(error);
+        }
+        self.dir_file.sync_all()
+    }
+}
+
+fn parse(path: &Path, bytes: &[u8]) -> Result<Desired, LoadError> {
+    let damaged = |why: String| LoadError::Damaged { path: path.to_owned(), why };
+    let Head { version } = serde_json::from_slice(bytes).map_err(|why| damaged(why.to_string()))?;
+    if version != u64::from(FORMAT_VERSION) {
+        return Err(LoadError::Version { path: path.to_owned(), found: version });
+    }
+    let mut value: serde_json::Value = serde_json::from_slice(bytes).map_err(|why| damaged(why.to_string()))?;
+    if let Some(object) = value.as_object_mut() {
+        object.remove("version");
+    }
+    let desired: Desired = serde_json::from_value(value).map_err(|why| damaged(why.to_string()))?;
+    desired.check().map_err(|why| damaged(why.message))?;
+    Ok(desired)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::BridgeSpec;
+    use crate::control::desired::HostView;
+
+    fn store() -> (tempfile::TempDir, Store) {
+        let dir = tempfile::tempdir().expect("a directory");
+        let store = Store::open(&dir.path().join("state")).expect("the state directory");
+        (dir, store)
+    }
+
+    fn one_bridge() -> Desired {
+        let mut desired = Desired::default();
+        let spec = BridgeSpec { name: "br0".into(), ..BridgeSpec::default() };
+        desired.add_bridge(&spec, &HostView::default()).expect("a bridge");
+        desired
+    }
+
+    #[test]
+    fn a_missing_file_is_an_empty_state() {
+        let (_dir, store) = store();
+        assert_eq!(store.load().expect("loads"), Desired::default());
+    }
+
+    #[test]
+    fn what_was_saved_is_loaded_and_no_temporary_file_stays() {
+        let (_dir, store) = store();
+        store.save(&one_bridge()).expect("saves");
+        assert_eq!(store.load().expect("loads"), one_bridge());
+        assert_eq!(fs::read_dir(&store.dir).expect("lists").count(), 1);
+    }
+
+    #[test]
+    fn damage_is_refused_by_name_and_left_alone() {
+        let (_dir, store) = store();
+        store.save(&one_bridge()).expect("saves");
+        let path = store.dir.join(STATE_FILE);
+        let good = fs::read_to_string(&path).expect("reads");
+        let damages = [
+            String::new(),
+            "{".into(),
+            "[]".into(),
+            good[..good.len() / 2].to_owned(),
+            good.replace("\"mtu\":1500", "\"mtu\":15"),
+            good.replace("\"icc\"", "\"ick\""),
+            good.replace("172.17.0.1\"", "10.0.0.1\""),
+        ];
+        for damage in damages {
+            fs::write(&path, &damage).expect("writes");
+            let error = store.load().expect_err("refused");
+            assert!(matches!(error, LoadError::Damaged { .. }), "{damage}: {error}");
+            assert!(error.to_string().contains(&path.display().to_string()), "{error}");
+            assert_eq!(fs::read_to_string(&path).expect("reads"), damage, "the file was touched");
+        }
+    }
+
+    #[test]
+    fn another_version_is_refused() {
+        let (_dir, store) = store();
+        fs::write(store.dir.join(STATE_FILE), r#"{"version":2,"clusters":[]}"#).expect("writes");
+        assert!(matches!(store.load(), Err(LoadError::Version { found: 2, .. })));
+    }
+
+    #[test]
+    fn a_failed_save_keeps_the_old_state() {
+        let (_dir, store) = store();
+        store.save(&one_bridge()).expect("saves");
+        // A directory in the temporary file's place makes the save fail, also for root.
+        fs::create_dir(store.dir.join(TEMPORARY_FILE)).expect("makes a directory");
+        assert!(store.save(&Desired::default()).is_err());
+        assert_eq!(store.load().expect("loads"), one_bridge());
+    }
+}

@@ -1,0 +1,193 @@
+//! Making, changing and removing bridges.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::live::{Attachment, LiveBridge, LivePort, fdb_limits, host_entry};
+use super::{Switch, host_interface, host_view, identity, interface, netlink_failed};
+use crate::api::{Bridge, BridgeChange, BridgeSpec};
+use crate::control::desired::BridgeRecord;
+use crate::control::refusal::{Result, failed, limit};
+use crate::datapath::clock::now_s;
+use crate::datapath::fdb::Fdb;
+use crate::io::tap::TapDevice;
+use crate::snapshot::{BRIDGES_MAX, BridgeId, PortEntry};
+
+impl Switch {
+    /// Makes a bridge, with the host's interface on it.
+    ///
+    /// # Errors
+    /// What [`Desired::add_bridge`](crate::control::desired::Desired::add_bridge) refuses; the interface cannot be had; the state cannot be
+    /// stored. Nothing has changed then.
+    pub fn add_bridge(&mut self, spec: &BridgeSpec) -> Result<Bridge> {
+        let mut next = self.desired.clone();
+        next.add_bridge(spec, &host_view()?)?;
+        let name = spec.name.as_str();
+        let record = next.bridge(name)?;
+        let device = match host_interface(name, record) {
+            Some(interface) => Some(Arc::new(interface.create_here()?)),
+            None => None,
+        };
+        self.insert_bridge(name, record)?;
+        if let Some(device) = &device
+            && let Err(error) = self.attach_host(name, record, Arc::clone(device))
+        {
+            self.withdraw_bridge(name);
+            return Err(error);
+        }
+        self.publish(&next);
+        let before = self.desired.clone();
+        if let Err(error) = self.commit(next) {
+            self.withdraw_bridge(name);
+            return Err(error);
+        }
+        if let Some(device) = device
+            && let Err(error) = device.set_persistent(true)
+        {
+            self.withdraw_bridge(name);
+            self.commit(before)?;
+            return Err(failed(
+                format!("the interface {name:?} went away while it was made: {error}"),
+                "repeat the command",
+            ));
+        }
+        self.describe_bridge(name)
+    }
+
+    /// Makes a bridge live, without its host port. The caller publishes.
+    pub(super) fn insert_bridge(&mut self, name: &str, record: &BridgeRecord) -> Result<()> {
+        let id = self.live.bridge_ids.allocate(BRIDGES_MAX);
+        let id =
+            id.ok_or_else(|| limit(format!("there are {BRIDGES_MAX} bridges, which is the limit"), "remove one"))?;
+        let bridge = LiveBridge {
+            id: BridgeId(id),
+            fdb: Arc::new(Fdb::new(fdb_limits(record))),
+            host: None,
+            ports: BTreeMap::new(),
+            last_loop: None,
+        };
+        self.live.bridges.insert(name.to_owned(), bridge);
+        Ok(())
+    }
+
+    /// Makes the host's port live. The caller publishes.
+    pub(super) fn attach_host(&mut self, name: &str, record: &BridgeRecord, device: Arc<TapDevice>) -> Result<()> {
+        let ids = self.new_port_id()?;
+        let workers = self.datapath.workers();
+        let live = self.live_bridge_mut(name)?;
+        let entry = Arc::new(host_entry(ids, name, live.id, record.mtu, Arc::clone(&device), workers));
+        if let Some(mac) = record.mac {
+            live.fdb.insert_static(mac.0, 0, ids.0, now_s());
+        }
+        for entry in record.statics.iter().filter(|entry| entry.port == name) {
+            live.fdb.insert_static(entry.mac.0, entry.vlan, ids.0, now_s());
+        }
+        let attachment = Attachment { device, entry, pins_netns: false };
+        live.host = Some(LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
+        Ok(())
+    }
+
+    /// Takes a bridge that is not in the state out of the datapath again.
+    fn withdraw_bridge(&mut self, name: &str) {
+        let bridge = self.live.bridges.remove(name);
+        self.publish(&self.desired);
+        if let Some(bridge) = bridge {
+            self.forget_bridge(bridge);
+        }
+    }
+
+    fn forget_bridge(&mut self, bridge: LiveBridge) {
+        self.forget(None, bridge.host.into_iter().chain(bridge.ports.into_values()));
+        self.live.bridge_ids.release(bridge.id.0);
+    }
+
+    /// Removes a bridge and the host's interface on it; with `force` also its ports.
+    ///
+    /// # Errors
+    /// There is no such bridge, it has ports and `force` is not given, or the state cannot be
+    /// stored. The bridge is then as it was.
+    pub fn remove_bridge(&mut self, name: &str, force: bool) -> Result<()> {
+        let mut next = self.desired.clone();
+        next.remove_bridge(name, force)?;
+        self.live_bridge(name)?;
+        let Some(bridge) = self.live.bridges.remove(name) else { return Ok(()) };
+        let persist = |bridge: &LiveBridge, on| {
+            bridge.all_ports().for_each(|port| super::ports::set_persistent(name, port, on));
+        };
+        persist(&bridge, false);
+        self.publish(&next);
+        if let Err(error) = self.commit(next) {
+            persist(&bridge, true);
+            self.live.bridges.insert(name.to_owned(), bridge);
+            self.publish(&self.desired);
+            return Err(error);
+        }
+        self.forget_bridge(bridge);
+        self.watch_changed = true;
+        Ok(())
+    }
+
+    /// Changes a living bridge. A new MTU reaches the host's interface and every port that has no
+    /// MTU of its own.
+    ///
+    /// # Errors
+    /// What [`Desired::change_bridge`](crate::control::desired::Desired::change_bridge) refuses; the MTU cannot be set; the state cannot be stored.
+    /// Nothing has changed then.
+    pub fn change_bridge(&mut self, name: &str, change: &BridgeChange) -> Result<Bridge> {
+        let mut next = self.desired.clone();
+        next.change_bridge(name, change)?;
+        let before = self.desired.bridge(name)?.clone();
+        let after = next.bridge(name)?.clone();
+        if after.mtu != before.mtu
+            && let Err(error) = self.apply_mtu(name, &after)
+        {
+            self.restore_mtu(name, &before);
+            return Err(error);
+        }
+        self.live_bridge(name)?.fdb.set_limits(fdb_limits(&after));
+        self.publish(&next);
+        if let Err(error) = self.commit(next) {
+            self.live_bridge(name)?.fdb.set_limits(fdb_limits(&before));
+            if after.mtu != before.mtu {
+                self.restore_mtu(name, &before);
+            }
+            self.publish(&self.desired);
+            return Err(error);
+        }
+        self.describe_bridge(name)
+    }
+
+    /// Gives the host's interface and the ports without an MTU of their own the bridge's MTU.
+    fn apply_mtu(&mut self, name: &str, record: &BridgeRecord) -> Result<()> {
+        if !record.l2 {
+            interface::set_mtu_here(name, record.mtu)
+                .map_err(|error| netlink_failed(&format!("the MTU of {name:?} cannot be changed"), &error))?;
+        }
+        for (port_name, port) in record.ports.iter().filter(|(_, port)| port.mtu.is_none()) {
+            let Some(netns) = identity::open_netns(port) else {
+                // It is being deleted; its port goes with it in a moment.
+                tracing::info!(port = %port_name, "the namespace of the port is gone, its MTU stays");
+                continue;
+            };
+            netns
+                .run(|| interface::set_mtu_here(&port.ifname, record.mtu))
+                .map_err(|error| interface::enter_error(&error))?
+                .map_err(|error| netlink_failed(&format!("the MTU of port {port_name:?} cannot be changed"), &error))?;
+        }
+        let live = self.live_bridge_mut(name)?;
+        let ports =
+            live.ports.iter_mut().filter(|(name, _)| record.ports.get(*name).is_some_and(|port| port.mtu.is_none()));
+        for port in live.host.iter_mut().chain(ports.map(|(_, port)| port)) {
+            if let Ok(attachment) = &mut port.attachment {
+                attachment.entry = Arc::new(PortEntry { mtu: record.mtu, ..(*attachment.entry).clone() });
+            }
+        }
+        Ok(())
+    }
+
+    fn restore_mtu(&mut self, name: &str, before: &BridgeRecord) {
+        if let Err(error) = self.apply_mtu(name, before) {
+            tracing::error!(bridge = name, %error.message, "an MTU that was changed could not be changed back");
+        }
+    }
+}

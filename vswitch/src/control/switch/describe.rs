@@ -1,0 +1,125 @@
+//! Bridges and ports as the protocol describes them.
+
+use std::time::{Duration, Instant};
+
+use super::Switch;
+use super::live::{LiveBridge, LivePort};
+use crate::api::{Bridge, Port, PortState};
+use crate::control::desired::{BridgeRecord, PortRecord};
+use crate::control::refusal::{Result, not_found};
+use crate::io::Device;
+
+/// How long a loop is worth a warning after it was last noticed.
+const LOOP_WARNING: Duration = Duration::from_secs(60);
+
+impl Switch {
+    /// All bridges, by name.
+    #[must_use]
+    pub fn bridges(&self) -> Vec<Bridge> {
+        self.desired
+            .bridges
+            .iter()
+            .filter_map(|(name, record)| Some(describe_bridge(name, record, self.live.bridges.get(name)?)))
+            .collect()
+    }
+
+    /// One bridge.
+    ///
+    /// # Errors
+    /// There is none of that name.
+    pub fn bridge(&self, name: &str) -> Result<Bridge> {
+        self.describe_bridge(name)
+    }
+
+    /// The ports of one bridge, or of all.
+    ///
+    /// # Errors
+    /// There is no such bridge.
+    pub fn ports(&self, bridge: Option<&str>) -> Result<Vec<Port>> {
+        if let Some(bridge) = bridge {
+            self.desired.bridge(bridge)?;
+        }
+        let bridges = self.desired.bridges.iter().filter(|(name, _)| bridge.is_none_or(|bridge| bridge == *name));
+        Ok(bridges
+            .flat_map(|(bridge, record)| record.ports.keys().map(move |port| (bridge, port)))
+            .filter_map(|(bridge, port)| self.describe_port(bridge, port).ok())
+            .collect())
+    }
+
+    pub(super) fn describe_bridge(&self, name: &str) -> Result<Bridge> {
+        Ok(describe_bridge(name, self.desired.bridge(name)?, self.live_bridge(name)?))
+    }
+
+    pub(super) fn describe_port(&self, bridge: &str, name: &str) -> Result<Port> {
+        let missing = || not_found(format!("the bridge {bridge:?} has no port {name:?}"), "");
+        let (record, port) = self.record(bridge, name).ok_or_else(missing)?;
+        let live = self.live_bridge(bridge)?.ports.get(name).ok_or_else(missing)?;
+        Ok(describe_port(bridge, name, record, port, live))
+    }
+}
+
+fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge) -> Bridge {
+    let mut warnings = Vec::new();
+    if let Some((text, at)) = &live.last_loop
+        && at.elapsed() < LOOP_WARNING
+    {
+        warnings.push(text.clone());
+    }
+    if let Some(LivePort { attachment: Err(why), .. }) = &live.host {
+        warnings.push(format!("the host's interface is down: {why}"));
+    }
+    for (port, LivePort { attachment, .. }) in &live.ports {
+        if let Err(why) = attachment {
+            warnings.push(format!("port {port} is down: {why}"));
+        }
+    }
+    Bridge {
+        name: name.to_owned(),
+        subnets: record.subnets.iter().map(|subnet| subnet.net).collect(),
+        gateways: record.subnets.iter().map(|subnet| subnet.gateway).collect(),
+        ip_ranges: record.subnets.iter().filter_map(|subnet| subnet.ip_range).collect(),
+        reserve: record.reserve.clone(),
+        mtu: record.mtu,
+        icc: record.icc,
+        l2: record.l2,
+        mac: record.mac.map(|mac| mac.to_string()),
+        ageing_s: record.ageing_s,
+        mac_limit: record.mac_limit,
+        port_mac_limit: record.port_mac_limit,
+        storm_limit: record.storm_limit,
+        labels: record.labels.clone(),
+        ports: record.ports.len(),
+        macs: live.fdb.len(),
+        warnings,
+    }
+}
+
+fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRecord, live: &LivePort) -> Port {
+    let caps = live.device().map(|device| device.caps()).unwrap_or_default();
+    Port {
+        name: name.to_owned(),
+        bridge: bridge.to_owned(),
+        netns: port.netns.to_string(),
+        ifname: port.ifname.clone(),
+        port_type: port.port_type,
+        state: if live.attachment.is_ok() { PortState::Up } else { PortState::Failed },
+        ips: port.ips.clone(),
+        mac: port.mac.to_string(),
+        mtu: record.port_mtu(port),
+        default_route: port.default_route,
+        vlan: port.vlan,
+        trunk: port.trunk.clone(),
+        aliases: port.aliases.clone(),
+        ingress_rate_bps: port.ingress_rate_bps,
+        egress_rate_bps: port.egress_rate_bps,
+        offloads: caps.names().into_iter().map(str::to_owned).collect(),
+        worker: live.entry().and_then(|entry| entry.reader).map(usize::from),
+    }
+}
+
+impl LiveBridge {
+    /// Notes a loop, for the bridge's warnings.
+    pub(super) fn note_loop(&mut self, text: String) {
+        self.last_loop = Some((text, Instant::now()));
+    }
+}

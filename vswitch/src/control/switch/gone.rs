@@ -1,0 +1,137 @@
+//! Ports whose interface or namespace went away, and loops: what the outside does to the switch.
+
+use std::collections::HashMap;
+use std::sync::Arc;
+
+use super::live::LivePort;
+use super::{Switch, identity};
+use crate::control::netns::{Holders, NetnsId};
+use crate::datapath::fdb::Fdb;
+use crate::snapshot::{BridgeId, PortId};
+use crate::wire::MacAddr;
+
+/// A port whose descriptor keeps its namespace alive (see [`crate::control::watch`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Suspect {
+    id: PortId,
+    incarnation: u64,
+    /// The namespace.
+    pub netns: NetnsId,
+}
+
+impl Switch {
+    /// The interfaces of these ports are gone. A port whose namespace is gone, too, is dropped; one
+    /// whose interface somebody removed is made again in a moment.
+    pub fn interfaces_gone(&mut self, ports: &[(PortId, u64)]) {
+        let mut dropped = Vec::new();
+        let names: Vec<_> = ports.iter().filter_map(|&(id, incarnation)| self.live.find(id, incarnation)).collect();
+        for (bridge, name) in names {
+            match self.record(&bridge, &name) {
+                Some((_, record)) if identity::open_named(record).is_none() => dropped.push((bridge, name)),
+                _ => {
+                    tracing::info!(%bridge, port = %name, "the interface was removed by somebody; it is made again");
+                    self.fail(&bridge, &name, "its interface was removed".to_owned());
+                }
+            }
+        }
+        self.publish(&self.desired);
+        self.drop_ports(&dropped);
+    }
+
+    /// The ports whose descriptors keep their namespaces alive.
+    #[must_use]
+    pub fn suspects(&self) -> Vec<Suspect> {
+        let mut suspects = Vec::new();
+        for (bridge, live) in &self.live.bridges {
+            for (name, port) in &live.ports {
+                if port.attachment.as_ref().is_ok_and(|attachment| attachment.pins_netns)
+                    && let Some((_, record)) = self.record(bridge, name)
+                {
+                    suspects.push(Suspect { id: port.id, incarnation: port.incarnation, netns: record.netns_id });
+                }
+            }
+        }
+        suspects
+    }
+
+    /// Drops the suspects whose namespace nobody but us holds: letting go of it lets it end.
+    pub fn drop_orphans(&mut self, suspects: &[Suspect], census: &HashMap<NetnsId, Holders>) {
+        let orphans: Vec<_> = suspects
+            .iter()
+            .filter(|suspect| census.get(&suspect.netns).is_none_or(Holders::is_empty))
+            .filter_map(|suspect| self.live.find(suspect.id, suspect.incarnation))
+            .collect();
+        self.drop_ports(&orphans);
+    }
+
+    /// Drops ports whose namespace is gone, all at once: their addresses and names become free.
+    pub(super) fn drop_ports(&mut self, ports: &[(String, String)]) {
+        if ports.is_empty() {
+            return;
+        }
+        let mut next = self.desired.clone();
+        let mut gone: Vec<(Arc<Fdb>, LivePort)> = Vec::new();
+        for (bridge, name) in ports {
+            if next.remove_port(bridge, name).is_err() {
+                continue;
+            }
+            if let Some(live) = self.live.bridges.get_mut(bridge)
+                && let Some(port) = live.ports.remove(name)
+            {
+                super::ports::set_persistent(name, &port, false);
+                gone.push((Arc::clone(&live.fdb), port));
+            }
+            tracing::info!(%bridge, port = %name, "the namespace is gone, the port is detached");
+        }
+        self.publish(&next);
+        if let Err(error) = self.commit(next.clone()) {
+            // What is gone is gone. The stored record is dropped by the next command that can
+            // store, or at the next start.
+            tracing::error!(error = %error.message, "ports that are gone stay in the state file for now");
+            self.desired = next;
+        }
+        for (fdb, port) in gone {
+            self.forget(Some(&fdb), [port]);
+        }
+        self.watch_changed = true;
+    }
+
+    /// Marks a port as failed, and lets go of its interface. The caller publishes before the
+    /// descriptor may be closed, which the workers' own references see to.
+    fn fail(&mut self, bridge: &str, name: &str, why: String) {
+        let Some(live) = self.live.bridges.get_mut(bridge) else { return };
+        let port = if name == bridge { live.host.as_mut() } else { live.ports.get_mut(name) };
+        if let Some(port) = port {
+            port.attachment = Err(why);
+        }
+        self.watch_changed = true;
+    }
+
+    /// The datapath noticed an address that flaps between two ports.
+    pub fn loop_noticed(&mut self, bridge: BridgeId, mac: [u8; 6], vlan: u16, ports: [PortId; 2]) {
+        let Some((name, live)) = self.live.bridges.iter_mut().find(|(_, live)| live.id == bridge) else { return };
+        let port_name = |id: PortId| {
+            if live.host.as_ref().is_some_and(|host| host.id == id) {
+                return name.clone();
+            }
+            live.ports
+                .iter()
+                .find(|(_, port)| port.id == id)
+                .map_or_else(|| "a port that is gone".to_owned(), |(name, _)| name.clone())
+        };
+        let vlan = if vlan == 0 { String::new() } else { format!(" in VLAN {vlan}") };
+        let text = format!(
+            "loop: {}{vlan} flaps between ports {} and {}; is there a second path between them?",
+            MacAddr(mac),
+            port_name(ports[0]),
+            port_name(ports[1])
+        );
+        if live.last_loop.as_ref().is_none_or(|(last, at)| *last != text || at.elapsed() > LOOP_LOG_INTERVAL) {
+            tracing::warn!(bridge = %name, "{text}");
+        }
+        live.note_loop(text);
+    }
+}
+
+/// How often one and the same loop is logged.
+const LOOP_LOG_INTERVAL: std::time::Duration = std::time::Duration::from_secs(60);

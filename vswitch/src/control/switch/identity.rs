@@ -1,0 +1,88 @@
+//! Which namespace a namespace is.
+//!
+//! The numbers of an nsfs file identify a namespace while it exists, and the kernel gives them
+//! again as soon as it does not: a name deleted and made anew usually has the same inode. The
+//! *cookie* of a namespace (`SO_NETNS_COOKIE`, Linux 5.14) is never given twice between two boots,
+//! so that what was asked of one container is never done to its successor.
+
+// `SO_NETNS_COOKIE` has no safe wrapper among our dependencies.
+#![allow(unsafe_code)]
+
+use std::io;
+use std::mem::size_of;
+use std::os::fd::AsRawFd;
+
+use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
+
+use crate::control::desired::PortRecord;
+use crate::control::netns::{Netns, NetnsRef, holders};
+
+/// The cookie of `netns`; nothing on a kernel that has none.
+///
+/// # Errors
+/// The namespace cannot be entered.
+pub(super) fn cookie(netns: &Netns) -> io::Result<Option<u64>> {
+    netns.run(|| {
+        let socket = socket_with(AddressFamily::UNIX, SocketType::DGRAM, SocketFlags::CLOEXEC, None)?;
+        let mut cookie: u64 = 0;
+        let mut bytes = size_of::<u64>() as libc::socklen_t;
+        // SAFETY: `cookie` has `bytes` writable bytes, any of which may be any value.
+        let status = unsafe {
+            libc::getsockopt(
+                socket.as_raw_fd(),
+                libc::SOL_SOCKET,
+                libc::SO_NETNS_COOKIE,
+                (&raw mut cookie).cast(),
+                &raw mut bytes,
+            )
+        };
+        match status {
+            0 => Ok(Some(cookie)),
+            _ => match io::Error::last_os_error() {
+                error if error.raw_os_error() == Some(libc::ENOPROTOOPT) => Ok(None),
+                error => Err(error),
+            },
+        }
+    })?
+}
+
+/// Whether `netns` is the one that the port was attached to.
+fn is_same(port: &PortRecord, netns: &Netns) -> bool {
+    netns.id() == port.netns_id
+        && match (port.netns_cookie, cookie(netns)) {
+            (Some(then), Ok(Some(now))) => then == now,
+            _ => true,
+        }
+}
+
+/// Opens the namespace of a port by the name that it was given, if that still leads to it.
+pub(super) fn open_named(port: &PortRecord) -> Option<Netns> {
+    Netns::open(&port.netns).ok().filter(|netns| is_same(port, netns))
+}
+
+/// Opens the namespace of a port, if it still exists: by its name, or, where that is gone, through
+/// somebody who still holds it.
+pub(super) fn open_netns(port: &PortRecord) -> Option<Netns> {
+    if let Some(netns) = open_named(port) {
+        return Some(netns);
+    }
+    let holders = holders(port.netns_id).ok()?;
+    let processes = holders.processes.into_iter().map(NetnsRef::Pid);
+    processes
+        .chain(holders.mounts.into_iter().map(NetnsRef::Path))
+        .filter_map(|reference| Netns::open(&reference).ok())
+        .find(|netns| is_same(port, netns))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_namespace_keeps_its_cookie() {
+        let netns = Netns::current().expect("our own");
+        // Entering one's own namespace takes a privilege, too.
+        let Ok(first) = cookie(&netns) else { return };
+        assert_eq!(first, cookie(&netns).expect("works again"));
+    }
+}

@@ -1,0 +1,207 @@
+//! The interface of a port: made, taken back after a restart, and configured.
+//!
+//! A new TAP is created in the host's namespace, not persistent, and moved: whatever fails before
+//! it is made persistent leaves nothing behind, because the interface goes with its descriptor.
+//! Configuring is idempotent, so that the same function serves a new interface and one that was
+//! changed while the daemon was away; it says what it had to change.
+
+use std::io;
+use std::net::IpAddr;
+use std::os::fd::AsFd;
+
+use ipnet::IpNet;
+use rustix::io::Errno;
+
+use crate::api::Error;
+use crate::control::netlink::{Link, LinkChange, Netlink, NetlinkError, RouteKind, TABLE_MAIN};
+use crate::control::netns::Netns;
+use crate::control::refusal::{Result, conflict, failed};
+use crate::io::tap::{TX_QUEUE_LEN, TapDevice};
+use crate::wire::MacAddr;
+
+/// What an interface is to be.
+#[derive(Debug, Clone)]
+pub(super) struct Interface<'a> {
+    pub(super) name: &'a str,
+    pub(super) mac: MacAddr,
+    pub(super) mtu: u32,
+    pub(super) ips: Vec<IpNet>,
+    /// Default routes lead through these.
+    pub(super) gateways: Vec<IpAddr>,
+    /// Whether this is the host's own interface: the host's loopback is none of our business.
+    pub(super) is_host: bool,
+    /// Whether it speaks IPv6; without, it gets no link-local address and sends nothing on its own.
+    pub(super) ipv6: bool,
+}
+
+/// An interface that was there, and what had to be changed.
+#[derive(Debug)]
+pub(super) struct Taken {
+    pub(super) device: TapDevice,
+    pub(super) changes: Vec<String>,
+}
+
+impl Interface<'_> {
+    /// Makes the interface in another namespace, and configures it.
+    pub(super) fn create_in(&self, netns: &Netns) -> Result<TapDevice> {
+        let device = TapDevice::create_unique().map_err(|error| self.tap_error(&error))?;
+        let mut host = Netlink::open().map_err(|error| self.refused(&error))?;
+        let link = host.link_by_name(device.name()).map_err(|error| self.refused(&error))?;
+        let link = link.ok_or_else(|| self.vanished())?;
+        let change = LinkChange {
+            netns: Some(netns.as_fd()),
+            name: Some(self.name),
+            mac: Some(self.mac.0),
+            mtu: Some(self.mtu),
+            txqlen: Some(TX_QUEUE_LEN),
+            ..LinkChange::default()
+        };
+        host.change_link(link.index, &change).map_err(|error| self.refused(&error))?;
+        netns.run(|| self.configure()).map_err(|error| enter_error(&error))??;
+        Ok(device)
+    }
+
+    /// Makes the interface in the calling thread's namespace, and configures it.
+    pub(super) fn create_here(&self) -> Result<TapDevice> {
+        let device = TapDevice::create(self.name).map_err(|error| self.tap_error(&error))?;
+        self.configure()?;
+        Ok(device)
+    }
+
+    /// Takes back the interface that an earlier daemon left in the calling thread's namespace;
+    /// nothing if it is not there.
+    pub(super) fn take_here(&self) -> Result<Option<Taken>> {
+        let device = match TapDevice::attach(self.name) {
+            Ok(device) => device,
+            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
+            Err(error) => return Err(self.tap_error(&error)),
+        };
+        let changes = self.configure()?;
+        Ok(Some(Taken { device, changes }))
+    }
+
+    /// Brings the interface of the calling thread's namespace into its shape; says what it changed.
+    fn configure(&self) -> Result<Vec<String>> {
+        let mut changes = Vec::new();
+        let mut netlink = Netlink::open().map_err(|error| self.refused(&error))?;
+        if !self.is_host
+            && let Some(lo) = netlink.link_by_name("lo").map_err(|error| self.refused(&error))?
+            && !lo.up
+        {
+            netlink.set_up(lo.index).map_err(|error| self.refused(&error))?;
+            changes.push("lo up".to_owned());
+        }
+        let link = netlink.link_by_name(self.name).map_err(|error| self.refused(&error))?;
+        let link = link.ok_or_else(|| self.vanished())?;
+        self.configure_link(&mut netlink, &link, &mut changes)?;
+        self.configure_addresses(&mut netlink, link.index, &mut changes)?;
+        self.configure_routes(&mut netlink, link.index, &mut changes)?;
+        Ok(changes)
+    }
+
+    fn configure_link(&self, netlink: &mut Netlink, link: &Link, changes: &mut Vec<String>) -> Result<()> {
+        let change = LinkChange {
+            mac: (link.mac != Some(self.mac.0)).then_some(self.mac.0),
+            mtu: (link.mtu != self.mtu).then_some(self.mtu),
+            txqlen: (link.txqlen != TX_QUEUE_LEN).then_some(TX_QUEUE_LEN),
+            ipv6_link_local: (!link.up && !self.ipv6).then_some(false),
+            up: (!link.up).then_some(true),
+            ..LinkChange::default()
+        };
+        let words = [
+            change.mac.map(|_| format!("MAC {}", self.mac)),
+            change.mtu.map(|mtu| format!("mtu {mtu}")),
+            change.txqlen.map(|frames| format!("txqueuelen {frames}")),
+            change.up.map(|_| "up".to_owned()),
+        ];
+        if words.iter().any(Option::is_some) {
+            netlink.change_link(link.index, &change).map_err(|error| self.refused(&error))?;
+            changes.extend(words.into_iter().flatten());
+        }
+        Ok(())
+    }
+
+    fn configure_addresses(&self, netlink: &mut Netlink, index: u32, changes: &mut Vec<String>) -> Result<()> {
+        let present = netlink.addrs(Some(index)).map_err(|error| self.refused(&error))?;
+        for ip in self.ips.iter().filter(|ip| !present.iter().any(|address| address.net == **ip)) {
+            netlink.add_addr(index, *ip).map_err(|error| match error.errno() {
+                Some(Errno::ACCESS) => failed(
+                    format!("the interface {:?} cannot have {ip}: IPv6 is switched off in the namespace", self.name),
+                    "switch it on there with sysctl net.ipv6.conf.all.disable_ipv6=0, or use a bridge without IPv6",
+                ),
+                _ => self.refused(&error),
+            })?;
+            changes.push(format!("address {ip}"));
+        }
+        Ok(())
+    }
+
+    fn configure_routes(&self, netlink: &mut Netlink, index: u32, changes: &mut Vec<String>) -> Result<()> {
+        if self.gateways.is_empty() {
+            return Ok(());
+        }
+        let routes = netlink.routes().map_err(|error| self.refused(&error))?;
+        for gateway in &self.gateways {
+            let mut defaults = routes.iter().filter(|route| {
+                route.is_default()
+                    && route.kind == RouteKind::Unicast
+                    && route.table == TABLE_MAIN
+                    && route.gateway.is_none_or(|other| other.is_ipv4() == gateway.is_ipv4())
+            });
+            if defaults.clone().any(|route| route.gateway == Some(*gateway) && route.oif == Some(index)) {
+                continue;
+            }
+            netlink.add_default_route(*gateway, index).map_err(|error| match (error.errno(), defaults.next()) {
+                (Some(Errno::EXIST), Some(other)) => conflict(
+                    format!(
+                        "the namespace has a default route already{}",
+                        other.gateway.map(|via| format!(", via {via}")).unwrap_or_default()
+                    ),
+                    "leave it as it is with --default-route off, or remove it first",
+                ),
+                _ => self.refused(&error),
+            })?;
+            changes.push(format!("default via {gateway}"));
+        }
+        Ok(())
+    }
+
+    fn vanished(&self) -> Error {
+        failed(format!("the interface {:?} vanished while it was set up", self.name), "repeat the command")
+    }
+
+    fn tap_error(&self, error: &io::Error) -> Error {
+        let message = format!("the interface {:?} cannot be opened: {error}", self.name);
+        match error.kind() {
+            io::ErrorKind::AlreadyExists | io::ErrorKind::ResourceBusy => {
+                conflict(message, "choose another name, or remove that interface first")
+            }
+            _ => failed(message, "see the daemon's log"),
+        }
+    }
+
+    fn refused(&self, error: &NetlinkError) -> Error {
+        let message = format!("the interface {:?} cannot be set up: {error}", self.name);
+        match error.errno() {
+            Some(Errno::EXIST) => conflict(
+                format!("{message}; there is one of that name, or with that address, already"),
+                "choose another name with --ifname, or remove that interface first",
+            ),
+            _ => failed(message, "see the daemon's log"),
+        }
+    }
+}
+
+/// The refusal when a namespace cannot be entered.
+pub(super) fn enter_error(error: &io::Error) -> Error {
+    failed(format!("the namespace cannot be entered: {error}"), "the daemon needs CAP_SYS_ADMIN")
+}
+
+/// Changes the MTU of an interface of the calling thread's namespace.
+pub(super) fn set_mtu_here(name: &str, mtu: u32) -> std::result::Result<(), NetlinkError> {
+    let mut netlink = Netlink::open()?;
+    match netlink.link_by_name(name)? {
+        Some(link) if link.mtu != mtu => netlink.set_mtu(link.index, mtu),
+        _ => Ok(()),
+    }
+}

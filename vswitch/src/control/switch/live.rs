@@ -1,0 +1,235 @@
+//! What exists now: the bridges and ports that the datapath knows, and the snapshot made of them.
+//!
+//! Ids are small indices and are reused, the lowest free one first, so that the datapath's tables
+//! stay dense. An id is released only after every worker has seen the snapshot without it.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::time::Instant;
+
+use crate::control::desired::{BridgeRecord, PortRecord};
+use crate::control::placement;
+use crate::datapath::fdb::{Fdb, FdbLimits};
+use crate::datapath::rate::SharedBucket;
+use crate::io::Device;
+use crate::io::tap::TapDevice;
+use crate::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Snapshot, VlanMode, VlanSet};
+
+/// Small indices in use.
+#[derive(Debug, Default)]
+pub(super) struct Ids {
+    used: Vec<bool>,
+}
+
+impl Ids {
+    /// The lowest free index below `limit`.
+    pub(super) fn allocate(&mut self, limit: usize) -> Option<u16> {
+        let index = self.used.iter().position(|used| !used).unwrap_or(self.used.len());
+        if index >= limit {
+            return None;
+        }
+        if index == self.used.len() {
+            self.used.push(true);
+        } else {
+            self.used[index] = true;
+        }
+        u16::try_from(index).ok()
+    }
+
+    pub(super) fn release(&mut self, id: u16) {
+        if let Some(used) = self.used.get_mut(usize::from(id)) {
+            *used = false;
+        }
+    }
+}
+
+/// A port as it is now.
+#[derive(Debug)]
+pub(super) struct LivePort {
+    pub(super) id: PortId,
+    pub(super) incarnation: u64,
+    /// Its interface, and what the datapath knows of it; or why there is none.
+    pub(super) attachment: Result<Attachment, String>,
+}
+
+/// A port's open interface.
+#[derive(Debug, Clone)]
+pub(super) struct Attachment {
+    pub(super) device: Arc<TapDevice>,
+    pub(super) entry: Arc<PortEntry>,
+    /// Whether our descriptor keeps the namespace alive: the kernel then never tells that the
+    /// container is gone, and somebody has to look (see [`crate::control::watch`]).
+    pub(super) pins_netns: bool,
+}
+
+impl LivePort {
+    pub(super) fn entry(&self) -> Option<&Arc<PortEntry>> {
+        self.attachment.as_ref().ok().map(|attachment| &attachment.entry)
+    }
+
+    pub(super) fn device(&self) -> Option<&Arc<TapDevice>> {
+        self.attachment.as_ref().ok().map(|attachment| &attachment.device)
+    }
+}
+
+/// A bridge as it is now.
+#[derive(Debug)]
+pub(super) struct LiveBridge {
+    pub(super) id: BridgeId,
+    pub(super) fdb: Arc<Fdb>,
+    /// The host's port; none on an `l2` bridge.
+    pub(super) host: Option<LivePort>,
+    pub(super) ports: BTreeMap<String, LivePort>,
+    /// The last loop that the datapath noticed, for people.
+    pub(super) last_loop: Option<(String, Instant)>,
+}
+
+impl LiveBridge {
+    /// All ports, the host's first.
+    pub(super) fn all_ports(&self) -> impl Iterator<Item = &LivePort> {
+        self.host.iter().chain(self.ports.values())
+    }
+}
+
+/// Everything that exists now.
+#[derive(Debug, Default)]
+pub(super) struct Live {
+    pub(super) bridges: BTreeMap<String, LiveBridge>,
+    pub(super) port_ids: Ids,
+    pub(super) bridge_ids: Ids,
+    pub(super) incarnation: u64,
+}
+
+impl Live {
+    /// A number that no port ever had.
+    pub(super) fn next_incarnation(&mut self) -> u64 {
+        self.incarnation += 1;
+        self.incarnation
+    }
+
+    /// The bridge's and the port's name of a port that still is; the host's port has the bridge's name.
+    pub(super) fn find(&self, id: PortId, incarnation: u64) -> Option<(String, String)> {
+        let is = |port: &LivePort| port.id == id && port.incarnation == incarnation;
+        self.bridges.iter().find_map(|(bridge, live)| {
+            if live.host.as_ref().is_some_and(is) {
+                return Some((bridge.clone(), bridge.clone()));
+            }
+            live.ports.iter().find(|(_, port)| is(port)).map(|(name, _)| (bridge.clone(), name.clone()))
+        })
+    }
+
+    /// What the datapath is to know: the ports that have an interface, and all bridges.
+    pub(super) fn snapshot(&self, records: &BTreeMap<String, BridgeRecord>) -> Snapshot {
+        let mut snapshot = Snapshot::default();
+        for (name, live) in &self.bridges {
+            let Some(record) = records.get(name) else { continue };
+            let entries: Vec<_> = live.all_ports().filter_map(LivePort::entry).collect();
+            for entry in &entries {
+                put(&mut snapshot.ports, entry.id.index(), Arc::clone(entry));
+            }
+            let bridge = BridgeEntry {
+                id: live.id,
+                name: name.clone(),
+                fdb: Arc::clone(&live.fdb),
+                icc: record.icc,
+                storm_limit: (record.storm_limit > 0).then_some(record.storm_limit),
+                ports: entries.iter().map(|entry| entry.id).collect(),
+                vlan_aware: entries.iter().any(|entry| entry.vlan != VlanMode::Transparent),
+            };
+            put(&mut snapshot.bridges, live.id.index(), Arc::new(bridge));
+        }
+        snapshot
+    }
+}
+
+fn put<T>(table: &mut Vec<Option<Arc<T>>>, index: usize, value: Arc<T>) {
+    if table.len() <= index {
+        table.resize(index + 1, None);
+    }
+    table[index] = Some(value);
+}
+
+/// The limits of a bridge's forwarding database.
+pub(super) fn fdb_limits(record: &BridgeRecord) -> FdbLimits {
+    FdbLimits { ageing_s: record.ageing_s, mac_limit: record.mac_limit, port_mac_limit: record.port_mac_limit }
+}
+
+/// The VLAN that a port's own untagged frames belong to; none where it may send none.
+pub(super) fn untagged_vlan(port: &PortRecord) -> Option<u16> {
+    match port.vlan {
+        Some(vid) => Some(vid),
+        None if port.trunk.is_empty() || port.trunk.contains(&0) => Some(0),
+        None => None,
+    }
+}
+
+/// What the datapath is to know of a container's port.
+pub(super) fn port_entry(
+    (id, incarnation): (PortId, u64),
+    name: &str,
+    bridge: BridgeId,
+    port: &PortRecord,
+    mtu: u32,
+    device: Arc<TapDevice>,
+    workers: usize,
+) -> PortEntry {
+    let vlan = match port.vlan {
+        Some(vid) => VlanMode::Access(vid),
+        None if port.trunk.is_empty() => VlanMode::Transparent,
+        None => VlanMode::Trunk(VlanSet::new(port.trunk.iter().copied())),
+    };
+    PortEntry {
+        id,
+        incarnation,
+        name: name.to_owned(),
+        bridge,
+        kind: PortKind::Container,
+        vlan,
+        mtu,
+        ingress_rate_bps: port.ingress_rate_bps,
+        egress_bucket: port.egress_rate_bps.map(|rate| Arc::new(SharedBucket::new(rate))),
+        reader: placement::reader_of_new_port(workers),
+        device: device as Arc<dyn Device>,
+    }
+}
+
+/// What the datapath is to know of the host's port.
+pub(super) fn host_entry(
+    (id, incarnation): (PortId, u64),
+    bridge_name: &str,
+    bridge: BridgeId,
+    mtu: u32,
+    device: Arc<TapDevice>,
+    workers: usize,
+) -> PortEntry {
+    PortEntry {
+        id,
+        incarnation,
+        name: bridge_name.to_owned(),
+        bridge,
+        kind: PortKind::Host,
+        vlan: VlanMode::Transparent,
+        mtu,
+        ingress_rate_bps: None,
+        egress_bucket: None,
+        reader: placement::reader_of_new_port(workers),
+        device: device as Arc<dyn Device>,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_lowest_free_id_is_given() {
+        let mut ids = Ids::default();
+        assert_eq!(
+            [ids.allocate(3), ids.allocate(3), ids.allocate(3), ids.allocate(3)],
+            [Some(0), Some(1), Some(2), None]
+        );
+        ids.release(1);
+        ids.release(0);
+        assert_eq!([ids.allocate(3), ids.allocate(3), ids.allocate(3)], [Some(0), Some(1), None]);
+    }
+}

@@ -1,0 +1,204 @@
+//! The switch as the control plane sees it: what was asked for, what exists, and how commands
+//! change both.
+//!
+//! Theory of operation: a [`Switch`] is used by one command at a time. A command edits a copy of
+//! the desired state, where every refusal happens; does what can fail outside (a TAP that is not
+//! yet persistent, moved and configured); publishes a snapshot; stores the copy durably; makes the
+//! TAP persistent; and only then the copy becomes the state. If a step fails, those before it are
+//! undone. Removal runs the other way: no worker may use a descriptor that is closed, so the
+//! snapshot without the port is published and seen by all workers before the device goes.
+//!
+//! All methods block (on netlink, on the disk, on the workers for less than a millisecond); the
+//! caller runs them where that is allowed.
+
+use std::sync::Arc;
+
+use crate::api::Error;
+use crate::control::desired::{BridgeRecord, Desired, HostRoute, HostView, PortRecord};
+use crate::control::netlink::{Netlink, NetlinkError};
+use crate::control::netns::{Netns, NetnsId};
+use crate::control::refusal::{Result, failed, limit};
+use crate::control::store::Store;
+use crate::datapath::Datapath;
+use crate::snapshot::{PORTS_MAX, PortId};
+
+mod announce;
+mod bridges;
+mod describe;
+mod fdb;
+mod gone;
+mod identity;
+mod interface;
+mod live;
+mod ports;
+mod reconcile;
+mod stats;
+
+pub use announce::Announcement;
+pub use gone::Suspect;
+pub use stats::StatsPlan;
+
+use interface::Interface;
+use live::{Live, LiveBridge, LivePort};
+
+/// The switch: desired state, live objects, and the means to change them.
+#[derive(Debug)]
+pub struct Switch {
+    desired: Desired,
+    live: Live,
+    store: Store,
+    datapath: Arc<Datapath>,
+    /// The namespace that the daemon was started in.
+    host: NetnsId,
+    /// Announcements that are still to be repeated.
+    announcements: Vec<Announcement>,
+    /// Whether something changed that the watch of namespaces must know.
+    watch_changed: bool,
+}
+
+impl Switch {
+    /// A switch with the configuration `desired`, none of which exists yet: see [`Switch::reconcile`].
+    ///
+    /// # Errors
+    /// The own namespace cannot be found out.
+    pub fn new(desired: Desired, store: Store, datapath: Arc<Datapath>) -> std::io::Result<Self> {
+        let host = Netns::current()?.id();
+        Ok(Self {
+            desired,
+            live: Live::default(),
+            store,
+            datapath,
+            host,
+            announcements: Vec::new(),
+            watch_changed: false,
+        })
+    }
+
+    /// Publishes what exists, described by `desired`, and waits until no worker uses anything older.
+    fn publish(&self, desired: &Desired) {
+        let generation = self.datapath.publish(self.live.snapshot(&desired.bridges));
+        self.datapath.wait_seen(generation);
+    }
+
+    /// Stores `next` durably and makes it the state.
+    fn commit(&mut self, next: Desired) -> Result<()> {
+        self.store.save(&next).map_err(|error| {
+            failed(
+                format!("the configuration cannot be stored: {error}"),
+                "make room or correct the permissions of the state directory, and repeat the command",
+            )
+        })?;
+        self.desired = next;
+        Ok(())
+    }
+
+    /// An id and an incarnation for a new port.
+    fn new_port_id(&mut self) -> Result<(PortId, u64)> {
+        let id = self.live.port_ids.allocate(PORTS_MAX);
+        let id = id.ok_or_else(|| limit(format!("there are {PORTS_MAX} ports, which is the limit"), "detach one"))?;
+        Ok((PortId(id), self.live.next_incarnation()))
+    }
+
+    /// Forgets ports that no worker uses any more: their interfaces go unless they are persistent,
+    /// their ids become free.
+    fn forget(&mut self, fdb: Option<&crate::datapath::fdb::Fdb>, ports: impl IntoIterator<Item = LivePort>) {
+        for port in ports {
+            if let Some(fdb) = fdb {
+                fdb.remove_port(port.id);
+            }
+            self.datapath.retire_port_counters(port.id);
+            self.live.port_ids.release(port.id.0);
+            drop(port);
+        }
+    }
+
+    fn live_bridge(&self, name: &str) -> Result<&LiveBridge> {
+        self.live.bridges.get(name).ok_or_else(|| {
+            // Every bridge of the state is live from the start on.
+            failed(format!("the bridge {name:?} does not exist in the datapath"), "restart the daemon and report this")
+        })
+    }
+
+    fn live_bridge_mut(&mut self, name: &str) -> Result<&mut LiveBridge> {
+        self.live.bridges.get_mut(name).ok_or_else(|| {
+            failed(format!("the bridge {name:?} does not exist in the datapath"), "restart the daemon and report this")
+        })
+    }
+
+    fn record(&self, bridge: &str, port: &str) -> Option<(&BridgeRecord, &PortRecord)> {
+        let record = self.desired.bridges.get(bridge)?;
+        Some((record, record.ports.get(port)?))
+    }
+
+    /// Whether the watch of namespaces has to be brought up to date; asking resets the answer.
+    pub fn take_watch_changed(&mut self) -> bool {
+        std::mem::take(&mut self.watch_changed)
+    }
+}
+
+/// The interface of a container's port.
+fn port_interface<'a>(bridge: &BridgeRecord, port: &'a PortRecord) -> Interface<'a> {
+    let has = |gateway: &std::net::IpAddr| port.ips.iter().any(|ip| ip.addr().is_ipv4() == gateway.is_ipv4());
+    Interface {
+        name: &port.ifname,
+        mac: port.mac,
+        mtu: bridge.port_mtu(port),
+        ips: port.ips.clone(),
+        gateways: bridge
+            .subnets
+            .iter()
+            .map(|subnet| subnet.gateway)
+            .filter(|gateway| port.default_route && has(gateway))
+            .collect(),
+        is_host: false,
+        ipv6: has_ipv6(bridge),
+    }
+}
+
+/// The host's own interface on a bridge; none on an `l2` bridge.
+fn host_interface<'a>(name: &'a str, bridge: &BridgeRecord) -> Option<Interface<'a>> {
+    Some(Interface {
+        name,
+        mac: bridge.mac?,
+        mtu: bridge.mtu,
+        ips: bridge.host_addresses().collect(),
+        gateways: Vec::new(),
+        is_host: true,
+        ipv6: has_ipv6(bridge),
+    })
+}
+
+/// Whether interfaces of the bridge speak IPv6: a bare learning switch does not judge.
+fn has_ipv6(bridge: &BridgeRecord) -> bool {
+    bridge.l2 || bridge.subnets.iter().any(|subnet| subnet.gateway.is_ipv6())
+}
+
+/// What decisions need to know of the host.
+fn host_view() -> Result<HostView> {
+    let refused = |error: NetlinkError| failed(format!("the host's routes cannot be read: {error}"), "");
+    let mut netlink = Netlink::open().map_err(refused)?;
+    let links = netlink.links().map_err(refused)?;
+    let name = |index: Option<u32>| links.iter().find(|link| Some(link.index) == index).map(|link| link.name.clone());
+    let routes = netlink.routes().map_err(refused)?;
+    Ok(HostView {
+        routes: routes
+            .iter()
+            .filter(|route| route.reserves())
+            .map(|route| HostRoute { dst: route.dst, ifname: name(route.oif).unwrap_or_default() })
+            .collect(),
+        interfaces: links.iter().map(|link| link.name.clone()).collect(),
+        random: random_tail()?,
+    })
+}
+
+fn random_tail() -> Result<[u8; 4]> {
+    let mut bytes = [0; 4];
+    rustix::rand::getrandom(&mut bytes, rustix::rand::GetRandomFlags::empty())
+        .map_err(|error| failed(format!("the kernel gives no random numbers: {error}"), ""))?;
+    Ok(bytes)
+}
+
+/// A netlink failure outside of any interface's set-up.
+fn netlink_failed(what: &str, error: &NetlinkError) -> Error {
+    failed(format!("{what}: {error}"), "see the daemon's log")
+}

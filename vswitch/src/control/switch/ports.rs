@@ -1,0 +1,167 @@
+//! Attaching and detaching ports.
+
+use std::sync::Arc;
+
+use super::live::{Attachment, LivePort, port_entry, untagged_vlan};
+use super::{Switch, identity, port_interface, random_tail};
+use crate::api::{ErrorCode, Port, PortSpec};
+use crate::control::desired::{Desired, PortTarget};
+use crate::control::netns::{Netns, NetnsError, NetnsRef};
+use crate::control::refusal::{Result, conflict, failed, from_sentence};
+use crate::datapath::clock::now_s;
+use crate::datapath::fdb::Fdb;
+use crate::io::tap::TapDevice;
+
+impl Switch {
+    /// Attaches a port: an interface in a namespace, carrying packets, durable.
+    ///
+    /// # Errors
+    /// What [`Desired::add_port`] refuses; the namespace or the interface cannot be had; the state
+    /// cannot be stored. Nothing has changed then.
+    pub fn add_port(&mut self, bridge: &str, spec: &PortSpec) -> Result<Port> {
+        self.desired.bridge(bridge)?;
+        let (netns, target) = self.target(spec)?;
+        let mut next = self.desired.clone();
+        let name = next.add_port(bridge, spec, &target)?;
+        let record = next.bridge(bridge)?;
+        let port = &record.ports[&name];
+        let device = Arc::new(port_interface(record, port).create_in(&netns)?);
+        drop(netns);
+
+        self.attach(&next, bridge, &name, Arc::clone(&device), false)?;
+        self.publish(&next);
+        let before = self.desired.clone();
+        if let Err(error) = self.commit(next) {
+            self.withdraw(bridge, &name);
+            return Err(error);
+        }
+        if let Err(error) = device.set_persistent(true) {
+            // Between the store and now the namespace went away.
+            self.withdraw(bridge, &name);
+            self.commit(before)?;
+            return Err(failed(
+                format!("the interface of port {name:?} went away while it was attached: {error}"),
+                "check whether the namespace still exists, and repeat the command",
+            ));
+        }
+        self.announce(bridge, &name);
+        self.describe_port(bridge, &name)
+    }
+
+    /// The namespace that `spec` names, open, and what decisions need to know of it.
+    fn target(&self, spec: &PortSpec) -> Result<(Netns, PortTarget)> {
+        let reference: NetnsRef = spec.netns.parse().map_err(|error| netns_refused(&error))?;
+        let netns = Netns::open(&reference).map_err(|error| netns_refused(&error))?;
+        if netns.id() == self.host {
+            return Err(conflict(
+                format!("{reference} is the host's own namespace, which is on each bridge by the bridge's interface"),
+                "name a container's namespace",
+            ));
+        }
+        let cookie = identity::cookie(&netns).map_err(|error| super::interface::enter_error(&error))?;
+        let target = PortTarget { netns: reference, id: netns.id(), cookie, random: random_tail()? };
+        Ok((netns, target))
+    }
+
+    /// Makes a port of `next` live, with an open interface. The caller publishes.
+    pub(super) fn attach(
+        &mut self,
+        next: &Desired,
+        bridge: &str,
+        name: &str,
+        device: Arc<TapDevice>,
+        pins_netns: bool,
+    ) -> Result<()> {
+        let ids = self.new_port_id()?;
+        let record = next.bridge(bridge)?;
+        let port = &record.ports[name];
+        let workers = self.datapath.workers();
+        let live = self.live_bridge_mut(bridge)?;
+        let entry = port_entry(ids, name, live.id, port, record.port_mtu(port), Arc::clone(&device), workers);
+        if let Some(vlan) = untagged_vlan(port) {
+            // Known before its first frame: what is sent to it is not flooded, and what an earlier
+            // owner of the address left behind is corrected.
+            live.fdb.remove(port.mac.0, Some(vlan));
+            live.fdb.learn(port.mac.0, vlan, ids.0, now_s());
+        }
+        for entry in record.statics.iter().filter(|entry| entry.port == name) {
+            live.fdb.insert_static(entry.mac.0, entry.vlan, ids.0, now_s());
+        }
+        let attachment = Attachment { device, entry: Arc::new(entry), pins_netns };
+        live.ports.insert(name.to_owned(), LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
+        self.watch_changed = true;
+        Ok(())
+    }
+
+    /// Takes a port that is not in the state out of the datapath again, and its interface with it.
+    fn withdraw(&mut self, bridge: &str, name: &str) {
+        let Some(live) = self.live.bridges.get_mut(bridge) else { return };
+        let fdb = Arc::clone(&live.fdb);
+        let port = live.ports.remove(name);
+        self.publish(&self.desired);
+        self.forget(Some(&fdb), port);
+        self.watch_changed = true;
+    }
+
+    /// Detaches the port that `key` names (a port, an alias or a namespace), and removes its interface.
+    ///
+    /// # Errors
+    /// There is no such port, or the state cannot be stored. The port is then as it was.
+    pub fn remove_port(&mut self, bridge: &str, key: &str) -> Result<()> {
+        let mut next = self.desired.clone();
+        let name = next.remove_port(bridge, key)?;
+        let live = self.live_bridge_mut(bridge)?;
+        let fdb = Arc::clone(&live.fdb);
+        let ports: Vec<_> = live.ports.remove_entry(&name).into_iter().collect();
+        self.take_down(bridge, next, ports, &fdb)
+    }
+
+    /// Removes `ports`, which are out of the live bridge already, makes `next` the state and lets
+    /// the interfaces go; or puts everything back.
+    pub(super) fn take_down(
+        &mut self,
+        bridge: &str,
+        next: Desired,
+        ports: Vec<(String, LivePort)>,
+        fdb: &Fdb,
+    ) -> Result<()> {
+        for (name, port) in &ports {
+            set_persistent(name, port, false);
+        }
+        self.publish(&next);
+        if let Err(error) = self.commit(next) {
+            for (name, port) in ports {
+                set_persistent(&name, &port, true);
+                if let Some(live) = self.live.bridges.get_mut(bridge) {
+                    live.ports.insert(name, port);
+                }
+            }
+            self.publish(&self.desired);
+            return Err(error);
+        }
+        self.forget(Some(fdb), ports.into_iter().map(|(_, port)| port));
+        self.watch_changed = true;
+        Ok(())
+    }
+}
+
+/// Says whether a port's interface outlives its descriptor. An interface that is gone has no
+/// choice, and is no reason to stop.
+pub(super) fn set_persistent(name: &str, port: &LivePort, on: bool) {
+    if let Some(device) = port.device()
+        && let Err(error) = device.set_persistent(on)
+    {
+        tracing::info!(port = name, %error, "the interface is gone already");
+    }
+}
+
+fn netns_refused(error: &NetnsError) -> crate::api::Error {
+    let code = match error {
+        NetnsError::Invalid { .. } | NetnsError::NotNetns { .. } => ErrorCode::Invalid,
+        NetnsError::NameNotFound { .. } | NetnsError::PathNotFound(_) | NetnsError::ProcessGone(_) => {
+            ErrorCode::NotFound
+        }
+        NetnsError::Io { .. } => ErrorCode::Failed,
+    };
+    from_sentence(code, error)
+}

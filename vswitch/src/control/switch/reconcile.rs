@@ -1,0 +1,232 @@
+//! Making what exists equal to what was asked for: at the start, and later for what failed then.
+//!
+//! After a crash or an upgrade the interfaces are there and only want to be taken back. What
+//! somebody changed meanwhile is put right, what is missing is made, and ports of namespaces that
+//! are gone are dropped. Each of that is logged. A port that cannot be had now (another process
+//! has its queue, say) is *failed*: it keeps its record and its addresses, and is tried again.
+
+use std::sync::Arc;
+
+use super::interface::{Interface, Taken, enter_error};
+use super::live::LivePort;
+use super::{Switch, host_interface, identity, port_interface};
+use crate::api::Error;
+use crate::control::desired::{BridgeRecord, PortRecord};
+use crate::control::refusal::Result;
+use crate::io::tap::TapDevice;
+
+/// What became of a port's interface.
+enum Found {
+    /// It is open; whether we keep its namespace alive.
+    Open(Arc<TapDevice>, bool),
+    /// Its namespace is gone, or another one has its name.
+    NamespaceGone,
+    /// It cannot be had now.
+    Failed(Error),
+}
+
+impl Switch {
+    /// Makes everything that was asked for, once, at the start.
+    ///
+    /// # Errors
+    /// What is left of the state cannot be stored.
+    pub fn reconcile(&mut self) -> Result<()> {
+        let desired = self.desired.clone();
+        let mut next = desired.clone();
+        for (name, record) in &desired.bridges {
+            self.insert_bridge(name, record)?;
+            if let Some(interface) = host_interface(name, record) {
+                match open_host(&interface) {
+                    Ok(device) => self.attach_host(name, record, device)?,
+                    Err(error) => {
+                        tracing::warn!(bridge = %name, error = %error.message, "the bridge's interface cannot be had, trying again");
+                        let port = self.failed_port(error)?;
+                        self.live_bridge_mut(name)?.host = Some(port);
+                    }
+                }
+            }
+            for (port_name, port) in &record.ports {
+                match open_port(record, port_name, port) {
+                    Found::Open(device, pins_netns) => self.attach(&desired, name, port_name, device, pins_netns)?,
+                    Found::NamespaceGone => {
+                        tracing::info!(bridge = %name, port = %port_name, netns = %port.netns, "the namespace is gone, the port is dropped");
+                        next.remove_port(name, port_name)?;
+                    }
+                    Found::Failed(error) => {
+                        tracing::warn!(bridge = %name, port = %port_name, error = %error.message, "the port cannot be had, trying again");
+                        let failed = self.failed_port(error)?;
+                        self.live_bridge_mut(name)?.ports.insert(port_name.clone(), failed);
+                    }
+                }
+            }
+        }
+        self.publish(&next);
+        if next != desired {
+            self.commit(next)?;
+        }
+        Ok(())
+    }
+
+    /// Tries again what failed; ports whose namespace is gone by now are dropped.
+    pub fn retry_failed(&mut self) {
+        let mut dropped = Vec::new();
+        let mut came = false;
+        for (bridge, name) in self.failed() {
+            let Ok(record) = self.desired.bridge(&bridge).cloned() else { continue };
+            let outcome = if bridge == name {
+                let Some(interface) = host_interface(&bridge, &record) else { continue };
+                match open_host(&interface) {
+                    Ok(device) => Found::Open(device, false),
+                    Err(error) => Found::Failed(error),
+                }
+            } else {
+                let Some(port) = record.ports.get(&name) else { continue };
+                open_port(&record, &name, port)
+            };
+            match outcome {
+                Found::NamespaceGone => dropped.push((bridge, name)),
+                Found::Failed(error) => self.note_failure(&bridge, &name, error),
+                Found::Open(device, pins_netns) => {
+                    tracing::info!(%bridge, port = %name, "the port is back");
+                    self.reattach(&record, &bridge, &name, device, pins_netns);
+                    came = true;
+                }
+            }
+        }
+        if came {
+            self.publish(&self.desired);
+        }
+        self.drop_ports(&dropped);
+    }
+
+    /// Whether there is something for [`Switch::retry_failed`].
+    #[must_use]
+    pub fn has_failed(&self) -> bool {
+        self.live.bridges.values().any(|bridge| bridge.all_ports().any(|port| port.attachment.is_err()))
+    }
+
+    /// The failed ports; the host's have their bridge's name.
+    fn failed(&self) -> Vec<(String, String)> {
+        let mut failed = Vec::new();
+        for (bridge, live) in &self.live.bridges {
+            let host = live.host.iter().map(|port| (bridge, port));
+            for (name, port) in host.chain(&live.ports) {
+                if port.attachment.is_err() {
+                    failed.push((bridge.clone(), name.clone()));
+                }
+            }
+        }
+        failed
+    }
+
+    /// Gives a failed port its interface. It becomes another port for the datapath, so that
+    /// nothing of the old one is mistaken for its own.
+    fn reattach(&mut self, record: &BridgeRecord, bridge: &str, name: &str, device: Arc<TapDevice>, pins_netns: bool) {
+        let Some(live) = self.live.bridges.get_mut(bridge) else { return };
+        let fdb = Arc::clone(&live.fdb);
+        let old = if bridge == name { live.host.take() } else { live.ports.remove(name) };
+        self.forget(Some(&fdb), old);
+        let attached = if bridge == name {
+            self.attach_host(bridge, record, device)
+        } else {
+            let desired = self.desired.clone();
+            self.attach(&desired, bridge, name, device, pins_netns)
+        };
+        if let Err(error) = attached {
+            tracing::error!(%bridge, port = %name, error = %error.message, "the port could not be attached again");
+        }
+    }
+
+    fn note_failure(&mut self, bridge: &str, name: &str, error: Error) {
+        let Some(live) = self.live.bridges.get_mut(bridge) else { return };
+        let port = if bridge == name { live.host.as_mut() } else { live.ports.get_mut(name) };
+        if let Some(port) = port {
+            port.attachment = Err(error.message);
+        }
+    }
+
+    /// A port without an interface.
+    fn failed_port(&mut self, error: Error) -> Result<LivePort> {
+        let (id, incarnation) = self.new_port_id()?;
+        Ok(LivePort { id, incarnation, attachment: Err(error.message) })
+    }
+
+    /// Removes every interface that the switch made, here and in namespaces; the state stays.
+    pub fn cleanup(&mut self) {
+        for (bridge, name) in self.failed() {
+            // Nobody has it open, so it may be there still.
+            let Ok(record) = self.desired.bridge(&bridge) else { continue };
+            let taken = if bridge == name {
+                host_interface(&bridge, record).and_then(|interface| interface.take_here().ok()?)
+            } else {
+                record.ports.get(&name).and_then(|port| {
+                    let netns = identity::open_netns(port)?;
+                    netns.run(|| port_interface(record, port).take_here()).ok()?.ok()?
+                })
+            };
+            if let Some(Taken { device, .. }) = taken
+                && let Err(error) = device.set_persistent(false)
+            {
+                tracing::info!(%bridge, port = %name, %error, "the interface is gone already");
+            }
+        }
+        for (bridge, live) in &self.live.bridges {
+            live.all_ports().for_each(|port| super::ports::set_persistent(bridge, port, false));
+        }
+        let bridges = std::mem::take(&mut self.live.bridges);
+        self.publish(&self.desired);
+        for (_, bridge) in bridges {
+            self.forget(None, bridge.host.into_iter().chain(bridge.ports.into_values()));
+        }
+    }
+}
+
+/// Takes back the host's interface, or makes it.
+fn open_host(interface: &Interface<'_>) -> Result<Arc<TapDevice>> {
+    let device = match interface.take_here()? {
+        Some(taken) => log_changes(interface.name, taken),
+        None => {
+            let device = interface.create_here()?;
+            persist(&device)?;
+            tracing::info!(interface = interface.name, "the bridge's interface was missing and is made");
+            device
+        }
+    };
+    Ok(Arc::new(device))
+}
+
+/// Takes back a container's interface, or makes it.
+fn open_port(bridge: &BridgeRecord, name: &str, port: &PortRecord) -> Found {
+    let Some(netns) = identity::open_netns(port) else { return Found::NamespaceGone };
+    let interface = port_interface(bridge, port);
+    let open = || match netns.run(|| interface.take_here()).map_err(|error| enter_error(&error))?? {
+        Some(taken) => Ok((log_changes(name, taken), true)),
+        None => {
+            let device = interface.create_in(&netns)?;
+            persist(&device)?;
+            tracing::info!(port = name, interface = interface.name, "the interface was missing and is made");
+            Ok((device, false))
+        }
+    };
+    match open() {
+        Ok((device, pins_netns)) => Found::Open(Arc::new(device), pins_netns),
+        Err(error) => Found::Failed(error),
+    }
+}
+
+fn persist(device: &TapDevice) -> Result<()> {
+    device.set_persistent(true).map_err(|error| {
+        crate::control::refusal::failed(format!("the interface went away while it was made: {error}"), "")
+    })
+}
+
+fn log_changes(name: &str, taken: Taken) -> TapDevice {
+    if !taken.changes.is_empty() {
+        tracing::info!(
+            port = name,
+            changes = taken.changes.join(", "),
+            "the interface was changed meanwhile and is put right"
+        );
+    }
+    taken.device
+}

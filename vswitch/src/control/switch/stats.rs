@@ -1,0 +1,174 @@
+//! Counters, gathered from the datapath and from the kernel's side of each interface.
+//!
+//! The kernel's counters cost a visit to each namespace. That is done without holding the switch:
+//! [`Switch::stats_plan`] says what to visit, [`StatsPlan::gather`] visits.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+
+use super::{Switch, identity};
+use crate::api::{Balance, Counters, PortStats, Stats, WorkerStats};
+use crate::control::desired::PortRecord;
+use crate::control::netlink::{Netlink, NetlinkError};
+use crate::control::refusal::{Result, invalid};
+use crate::datapath::{Datapath, PortCounters};
+use crate::frame::DropReason;
+use crate::snapshot::PortId;
+
+/// What counters to gather.
+#[derive(Debug)]
+pub struct StatsPlan {
+    datapath: Arc<Datapath>,
+    ports: Vec<PlannedPort>,
+}
+
+#[derive(Debug)]
+struct PlannedPort {
+    bridge: String,
+    name: String,
+    id: PortId,
+    /// Where the interface is; none for the host's own, which is here.
+    record: Option<PortRecord>,
+}
+
+impl Switch {
+    /// What counters to gather for the named bridge and port, or for all.
+    ///
+    /// # Errors
+    /// There is no such bridge or port, or a port is named without its bridge.
+    pub fn stats_plan(&self, bridge: Option<&str>, port: Option<&str>) -> Result<StatsPlan> {
+        let port = match (bridge, port) {
+            (None, Some(port)) => {
+                return Err(invalid(format!("the port {port:?} was named without its bridge"), "name the bridge, too"));
+            }
+            (Some(bridge), port) => {
+                let record = self.desired.bridge(bridge)?;
+                match port {
+                    Some(port) if port == bridge && !record.l2 => Some(bridge.to_owned()),
+                    Some(port) => Some(record.find_port(bridge, port)?.to_owned()),
+                    None => None,
+                }
+            }
+            (None, None) => None,
+        };
+        let mut ports = Vec::new();
+        for (name, live) in &self.live.bridges {
+            if bridge.is_some_and(|bridge| bridge != name) {
+                continue;
+            }
+            let host = live.host.iter().map(|host| (name, host, None));
+            let containers = live
+                .ports
+                .iter()
+                .filter_map(|(port_name, port)| Some((port_name, port, Some(self.record(name, port_name)?.1.clone()))));
+            ports.extend(
+                host.chain(containers)
+                    .filter(|(port_name, ..)| port.as_ref().is_none_or(|port| port == *port_name))
+                    .map(|(port_name, live, record)| PlannedPort {
+                        bridge: name.clone(),
+                        name: port_name.clone(),
+                        id: live.id,
+                        record,
+                    }),
+            );
+        }
+        Ok(StatsPlan { datapath: Arc::clone(&self.datapath), ports })
+    }
+}
+
+impl StatsPlan {
+    /// Gathers the counters. A namespace that cannot be asked leaves a gap.
+    #[must_use]
+    pub fn gather(self) -> Stats {
+        let workers = self.datapath.worker_counters();
+        let totals = self.datapath.totals();
+        Stats {
+            ports: self.ports.iter().map(|port| port.gather(&self.datapath)).collect(),
+            workers: workers
+                .iter()
+                .enumerate()
+                .map(|(worker, counters)| WorkerStats {
+                    worker,
+                    cache_hits: counters.cache_hits,
+                    cache_misses: counters.cache_misses,
+                    bursts: counters.bursts,
+                    sleeps: counters.sleeps,
+                    frames_outstanding: counters.frames_outstanding,
+                    frames_total: counters.frames_total,
+                    ports: usize::try_from(counters.ports).unwrap_or(usize::MAX),
+                })
+                .collect(),
+            balance: balance(&totals),
+            drops: drops(&totals),
+        }
+    }
+}
+
+impl PlannedPort {
+    fn gather(&self, datapath: &Datapath) -> PortStats {
+        let mut total = PortCounters::default();
+        let mut workers = BTreeMap::new();
+        for (worker, counters) in datapath.port_counters(self.id).iter().enumerate() {
+            if *counters != PortCounters::default() {
+                total.add(counters);
+                workers.insert(worker, describe(counters));
+            }
+        }
+        let kernel = self.kernel();
+        PortStats {
+            port: self.name.clone(),
+            bridge: self.bridge.clone(),
+            total: describe(&total),
+            workers,
+            kernel_tx_dropped: kernel.map(|(tx, _)| tx),
+            kernel_rx_dropped: kernel.map(|(_, rx)| rx),
+        }
+    }
+
+    /// What the kernel dropped on either side of the interface.
+    fn kernel(&self) -> Option<(u64, u64)> {
+        let dropped = |name: &str| -> std::result::Result<_, NetlinkError> {
+            let link = Netlink::open()?.link_by_name(name)?;
+            Ok(link.map(|link| (link.tx_dropped, link.rx_dropped)))
+        };
+        match &self.record {
+            None => dropped(&self.name).ok()?,
+            Some(record) => identity::open_netns(record)?.run(|| dropped(&record.ifname)).ok()?.ok()?,
+        }
+    }
+}
+
+fn describe(counters: &PortCounters) -> Counters {
+    Counters {
+        rx_frames: counters.rx_frames,
+        rx_bytes: counters.rx_bytes,
+        tx_frames: counters.tx_frames,
+        tx_bytes: counters.tx_bytes,
+        flood_copies: counters.flood_copies,
+        segments: counters.segments,
+        coalesced: counters.coalesced,
+        drops: drops(counters),
+    }
+}
+
+/// The drops by name, reasons that never occurred left out.
+fn drops(counters: &PortCounters) -> BTreeMap<String, u64> {
+    DropReason::ALL
+        .iter()
+        .zip(&counters.drops)
+        .filter(|(_, count)| **count > 0)
+        .map(|(reason, count)| (reason.name().to_owned(), *count))
+        .collect()
+}
+
+fn balance(totals: &PortCounters) -> Balance {
+    Balance {
+        received: totals.rx_frames,
+        copies: totals.flood_copies,
+        segments: totals.segments,
+        coalesced: totals.coalesced,
+        sent: totals.tx_frames,
+        dropped: totals.dropped(),
+        unexplained: totals.unexplained(),
+    }
+}

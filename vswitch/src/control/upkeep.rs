@@ -1,0 +1,84 @@
+//! What the switch does on its own: ageing, repeated announcements, another try for what failed,
+//! and reacting to what the datapath noticed.
+//!
+//! All of it goes through [`Service`], one at a time with the commands. The tick costs an idle
+//! switch one look per second.
+
+use std::time::Duration;
+
+use crossbeam_channel::Receiver;
+use tokio::sync::mpsc;
+use tokio::time::{MissedTickBehavior, interval};
+
+use super::service::Service;
+use crate::datapath::Event;
+
+/// How often databases are aged and announcements repeated.
+const TICK: Duration = Duration::from_secs(1);
+/// After how many ticks a failed port is tried again.
+const RETRY_TICKS: u32 = 3;
+/// Events that are handled at one time: a thousand namespaces may go at once.
+const EVENTS_MAX: usize = 4096;
+
+/// Runs until the task is dropped.
+pub async fn tick(service: Service) {
+    let mut ticks = interval(TICK);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut count: u32 = 0;
+    loop {
+        ticks.tick().await;
+        service.tick().await;
+        count = count.wrapping_add(1);
+        if count.is_multiple_of(RETRY_TICKS) {
+            // A panic in there was logged by the service.
+            let _ = service
+                .change(|switch| {
+                    if switch.has_failed() {
+                        switch.retry_failed();
+                    }
+                    Ok(())
+                })
+                .await;
+        }
+    }
+}
+
+/// Brings the datapath's events, which a thread has to wait for, to the control plane's runtime.
+///
+/// # Errors
+/// When the kernel grants no thread.
+pub fn forward_events(events: Receiver<Event>) -> std::io::Result<mpsc::Receiver<Event>> {
+    let (sender, receiver) = mpsc::channel(EVENTS_MAX);
+    std::thread::Builder::new().name("events".to_owned()).spawn(move || {
+        while let Ok(event) = events.recv() {
+            if sender.blocking_send(event).is_err() {
+                break;
+            }
+        }
+    })?;
+    Ok(receiver)
+}
+
+/// Handles the datapath's events until there are no more.
+pub async fn handle_events(service: Service, mut events: mpsc::Receiver<Event>) {
+    let mut batch = Vec::new();
+    while events.recv_many(&mut batch, EVENTS_MAX).await > 0 {
+        let batch = std::mem::take(&mut batch);
+        // A refusal means that the daemon is stopping, and a panic was logged by the service.
+        let _ = service
+            .change(move |switch| {
+                let mut gone = Vec::new();
+                for event in batch {
+                    match event {
+                        Event::PortGone { port, incarnation } => gone.push((port, incarnation)),
+                        Event::Loop { bridge, mac, vlan, ports } => switch.loop_noticed(bridge, mac, vlan, ports),
+                    }
+                }
+                if !gone.is_empty() {
+                    switch.interfaces_gone(&gone);
+                }
+                Ok(())
+            })
+            .await;
+    }
+}

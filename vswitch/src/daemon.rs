@@ -1,0 +1,181 @@
+//! The daemon's life: from arguments to a socket that answers, and to an orderly end.
+//!
+//! The order of the start is the promise of the socket: the lock, the state, the datapath, every
+//! port back in place, and only then the socket. Who can connect finds a switch that carries
+//! packets. The end runs the other way; interfaces stay unless a clean-up was asked for, so that
+//! a restart or an upgrade cuts no connection.
+
+use std::io;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::thread::available_parallelism;
+
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
+use sd_notify::NotifyState;
+use tokio::signal::unix::{SignalKind, signal};
+use tokio::sync::watch;
+
+use crate::control::lock::{Lock, LockError};
+use crate::control::server::peer::Allowed;
+use crate::control::server::serve;
+use crate::control::server::socket::{self, Socket, SocketError};
+use crate::control::service::{Service, StopRequest};
+use crate::control::store::{LoadError, Store};
+use crate::control::switch::Switch;
+use crate::control::{upkeep, watch as netns_watch};
+use crate::datapath::{Datapath, DatapathConfig};
+
+/// The most datapath threads that are started without being asked for.
+const WORKERS_DEFAULT_MAX: usize = 8;
+/// The most datapath threads.
+pub const WORKERS_MAX: usize = 64;
+/// Threads of the control plane that may block at one time.
+const BLOCKING_THREADS_MAX: usize = 8;
+
+/// What the daemon is told on its command line.
+#[derive(Debug, Clone)]
+pub struct Options {
+    /// The control socket.
+    pub socket: PathBuf,
+    /// The directory of the durable state.
+    pub state_dir: PathBuf,
+    /// The number of datapath threads; default one per core, at most 8.
+    pub workers: Option<usize>,
+}
+
+/// Why the daemon could not start.
+#[derive(Debug, thiserror::Error)]
+pub enum StartError {
+    /// The state directory cannot be used.
+    #[error("the state directory {dir} cannot be used: {source}; correct that, or choose another --state-dir", dir = dir.display())]
+    StateDir {
+        /// The directory.
+        dir: PathBuf,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// Another daemon runs with the same state.
+    #[error(transparent)]
+    Lock(#[from] LockError),
+    /// The state cannot be loaded.
+    #[error(transparent)]
+    Load(#[from] LoadError),
+    /// The socket cannot be made.
+    #[error(transparent)]
+    Socket(#[from] SocketError),
+    /// The kernel refused something else.
+    #[error("{what}: {source}")]
+    Io {
+        /// What was being done.
+        what: &'static str,
+        /// What the kernel says.
+        source: io::Error,
+    },
+    /// What was stored could not be brought back.
+    #[error("the configuration could not be brought back: {0}")]
+    Reconcile(String),
+}
+
+fn doing(what: &'static str) -> impl Fn(io::Error) -> StartError {
+    move |source| StartError::Io { what, source }
+}
+
+/// Runs the daemon until it is told to stop.
+///
+/// # Errors
+/// It could not start; nothing was changed, except that ports whose namespaces are gone may have
+/// been dropped.
+pub fn run(options: &Options) -> Result<(), StartError> {
+    raise_descriptor_limit();
+    let store = Store::open(&options.state_dir)
+        .map_err(|source| StartError::StateDir { dir: options.state_dir.clone(), source })?;
+    let _lock = Lock::take(&options.state_dir)?;
+    socket::check_free(&options.socket)?;
+    let allowed = Allowed::look_up().map_err(doing("the group database cannot be read"))?;
+    let desired = store.load()?;
+
+    let workers = options.workers.unwrap_or_else(default_workers);
+    let config = DatapathConfig { workers, ..DatapathConfig::default() };
+    let datapath = Arc::new(Datapath::start(config).map_err(doing("the datapath cannot be started"))?);
+    let mut switch = Switch::new(desired, store, Arc::clone(&datapath))
+        .map_err(doing("the daemon's own network namespace cannot be opened"))?;
+    switch.reconcile().map_err(|error| StartError::Reconcile(error.message))?;
+    let (bridges, ports) = (switch.bridges().len(), switch.ports(None).map_or(0, |ports| ports.len()));
+
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .max_blocking_threads(BLOCKING_THREADS_MAX)
+        .build()
+        .map_err(doing("the control plane cannot be started"))?;
+    let ended = runtime.block_on(async {
+        let service = Service::new(switch, workers);
+        // From here on the signals are ours: one that comes during the start is not lost.
+        let mut terminate = signal(SignalKind::terminate()).map_err(doing("signals cannot be caught"))?;
+        let mut interrupt = signal(SignalKind::interrupt()).map_err(doing("signals cannot be caught"))?;
+        let events = upkeep::forward_events(datapath.events()).map_err(doing("a thread cannot be started"))?;
+        let upkeep = [
+            tokio::spawn(upkeep::handle_events(service.clone(), events)),
+            tokio::spawn(upkeep::tick(service.clone())),
+            tokio::spawn(netns_watch::watch(service.clone())),
+        ];
+        let (file, listener) = Socket::bind(&options.socket, &allowed)?;
+        let stop = watch::Sender::new(false);
+        let server = tokio::spawn(serve(listener, allowed, service.clone(), stop.subscribe()));
+        tracing::info!(socket = %options.socket.display(), workers, bridges, ports, "ready");
+        notify(&[NotifyState::Ready]);
+
+        let StopRequest { cleanup } = tokio::select! {
+            request = service.stop_requested() => request,
+            _ = terminate.recv() => StopRequest { cleanup: false },
+            _ = interrupt.recv() => StopRequest { cleanup: false },
+        };
+        tracing::info!(cleanup, "stopping");
+        notify(&[NotifyState::Stopping]);
+        // Commands that come now are refused, one that is under way is waited for.
+        service.request_stop(cleanup);
+        let cleaned = service
+            .with(move |switch| {
+                if cleanup {
+                    switch.cleanup();
+                }
+                Ok(())
+            })
+            .await;
+        if let Err(error) = cleaned {
+            tracing::error!(error = %error.message, "not everything could be cleaned up");
+        }
+        upkeep.iter().for_each(tokio::task::JoinHandle::abort);
+        drop(file);
+        stop.send_replace(true);
+        match server.await {
+            Ok(Err(error)) => tracing::error!(%error, "the control socket failed"),
+            Err(error) => tracing::error!(%error, "the control socket failed"),
+            Ok(Ok(())) => {}
+        }
+        Ok(())
+    });
+    // The upkeep's thread waits for events of the datapath; the process's end is its end.
+    runtime.shutdown_background();
+    datapath.stop();
+    ended
+}
+
+fn default_workers() -> usize {
+    available_parallelism().map_or(1, usize::from).min(WORKERS_DEFAULT_MAX)
+}
+
+/// Each port has a descriptor, and so does each worker's use of it: the usual soft limit of 1024 is
+/// kept only for programs that use `select`.
+fn raise_descriptor_limit() {
+    let limit = getrlimit(Resource::Nofile);
+    if let Err(error) = setrlimit(Resource::Nofile, Rlimit { current: limit.maximum, maximum: limit.maximum }) {
+        tracing::info!(%error, "the limit of open files cannot be raised");
+    }
+}
+
+/// Tells the service manager, where there is one.
+fn notify(state: &[NotifyState]) {
+    if let Err(error) = sd_notify::notify(false, state) {
+        tracing::info!(%error, "the service manager cannot be told");
+    }
+}
