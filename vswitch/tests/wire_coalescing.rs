@@ -226,6 +226,36 @@ fn the_output_decides() {
     let mut contents = unknown(&stream(&udp, &[100, 100]));
     contents[1].0[40..42].fill(0); // no checksum
     assert_eq!(members(Accept::ALL, &contents).len(), 2);
+    contents[1].1.csum = Csum::Valid; // nor does it help to vouch for it
+    assert_eq!(members(Accept::ALL, &contents).len(), 2);
+}
+
+#[test]
+fn differences_in_the_ip_header_keep_frames_apart() {
+    let apart = |spec: &Spec, at: usize, bit: u8| {
+        let mut contents = unknown(&stream(spec, &[100, 100]));
+        assert_eq!(members(Accept::ALL, &contents).len(), 1);
+        contents[1].0[14 + at] ^= bit;
+        if let Some(mut header) = vswitch::wire::ipv4::HeaderMut::new_checked(&mut contents[1].0[14..])
+            && !spec.v6
+        {
+            header.fill_checksum();
+        }
+        contents[1].1.csum = Csum::Valid;
+        members(Accept::ALL, &contents).len() == 2
+    };
+    for tcp in [false, true] {
+        let v4 = Spec { tcp, ..Spec::default() };
+        // TOS, identification, reserved bit, DF, TTL, each address.
+        for (at, bit) in [(1, 1), (5, 1), (6, 0x80), (6, 0x40), (8, 1), (15, 1), (19, 1)] {
+            assert!(apart(&v4, at, bit), "IPv4 {at} {bit:#x}");
+        }
+        let v6 = Spec { tcp, v6: true, ..Spec::default() };
+        // Traffic class, flow label, hop limit, each address.
+        for (at, bit) in [(0, 1), (1, 0x10), (1, 1), (2, 1), (3, 1), (7, 1), (8, 1), (23, 1), (39, 1)] {
+            assert!(apart(&v6, at, bit), "IPv6 {at} {bit:#x}");
+        }
+    }
 }
 
 #[test]

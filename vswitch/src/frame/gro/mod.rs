@@ -13,7 +13,7 @@
 //! # What is merged
 //! The rules are those of the kernel's GRO (`tcp_gro_receive`, `udp_gro_receive_segment`,
 //! `inet_gro_receive`, `ipv6_gro_receive`), made strict enough that segmenting the result gives
-//! back the very bytes that came in:
+//! back the very bytes that came in, each with its right checksum:
 //!
 //! - Equal MAC addresses, VLAN tags, IP addresses, ports; equal TOS, TTL and DF (traffic class,
 //!   flow label and hop limit); no IPv4 options, no IPv6 extension headers, no fragments, no
