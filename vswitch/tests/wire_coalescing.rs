@@ -325,7 +325,7 @@ prop_compose! {
                 0 => spec.flags = 0x18,
                 1 => spec.flags = 0x11,
                 2 => spec.acknowledgement += 1,
-                3 => spec.sequence += 1,
+                3 => spec.sequence = spec.sequence.wrapping_add(1),
                 4 => spec.ttl -= 1,
                 5 => spec.tags = vec![u16::from(csum)],
                 6 => spec.flags = 0x98,
