@@ -1,12 +1,12 @@
 //! Watching namespaces that our own descriptors keep alive.
 //!
-//! A TAP that this daemon created was opened in the host's namespace: when the container's
-//! namespace ends, the kernel removes the interface and the datapath hears of it. A TAP that was
-//! *taken back* after a restart had to be opened inside of the container's namespace, and a
-//! descriptor of `/dev/net/tun` holds the namespace in which it was opened. Such a namespace
-//! cannot end on its own, so we look whether anybody else still has it: processes that live in it
-//! and mounts of it. When nobody has, the port is dropped, our descriptor closes, and the kernel
-//! ends the namespace.
+//! A container's TAP is opened inside of the container's namespace, and a descriptor of
+//! `/dev/net/tun` holds the namespace in which it was opened. Such a namespace cannot end on its
+//! own, so we look whether anybody else still has it: processes that live in it and mounts of it.
+//! When nobody has, the port is dropped, our descriptor closes, and the kernel ends the namespace.
+//!
+//! Holders exist that cannot be seen, such as a descriptor that somebody keeps open. So a namespace
+//! is given up only if a holder was seen before, or the name by which it was given was one.
 //!
 //! Looking is cheap but not free (a pass over `/proc`), so it happens when there is a reason: the
 //! mount table changed (`poll` of `mountinfo`, proc_pid_mountinfo(5)), or a process ended that was
@@ -16,7 +16,7 @@
 // tokio wants it promised that a registered descriptor stays open.
 #![allow(unsafe_code)]
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
@@ -41,6 +41,7 @@ const FAILURE_INTERVAL: Duration = Duration::from_secs(5);
 pub async fn watch(service: Service) {
     let mut epoch = service.watch_epoch();
     let mounts = Mounts::open();
+    let mut seen = HashSet::new();
     loop {
         epoch.mark_unchanged();
         let suspects = service.with(|switch| Ok(switch.suspects())).await.unwrap_or_default();
@@ -59,12 +60,18 @@ pub async fn watch(service: Service) {
             }
         };
         let witnesses = witnesses(&suspects, &holders);
-        let orphans = suspects.iter().any(|suspect| holders.get(&suspect.netns).is_none_or(Holders::is_empty));
-        if orphans {
+        let (held, unheld): (Vec<Suspect>, Vec<Suspect>) = suspects
+            .iter()
+            .copied()
+            .partition(|suspect| holders.get(&suspect.netns).is_some_and(|holders| !holders.is_empty()));
+        let orphans: Vec<Suspect> =
+            unheld.into_iter().filter(|suspect| suspect.vouched || seen.contains(&suspect.netns)).collect();
+        seen = held.iter().map(|suspect| suspect.netns).collect();
+        if !orphans.is_empty() {
             // A refusal means that the daemon is stopping.
             let _ = service
                 .change(move |switch| {
-                    switch.drop_orphans(&suspects, &holders);
+                    switch.drop_orphans(&orphans);
                     Ok(())
                 })
                 .await;

@@ -82,7 +82,7 @@ impl Switch {
         for entry in record.statics.iter().filter(|entry| entry.port == name) {
             live.fdb.insert_static(entry.mac.0, entry.vlan, ids.0, now_s());
         }
-        let attachment = Attachment { device, entry, pins_netns: false };
+        let attachment = Attachment { device, entry };
         live.host = Some(LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
         Ok(())
     }

@@ -1,22 +1,24 @@
 //! Ports whose interface or namespace went away, and loops: what the outside does to the switch.
 
-use std::collections::HashMap;
 use std::sync::Arc;
 
 use super::live::LivePort;
 use super::{Switch, identity};
-use crate::control::netns::{Holders, NetnsId};
+use crate::control::netns::{NetnsId, NetnsRef};
 use crate::datapath::fdb::Fdb;
 use crate::snapshot::{BridgeId, PortId};
 use crate::wire::MacAddr;
 
-/// A port whose descriptor keeps its namespace alive (see [`crate::control::watch`]).
+/// A port, whose descriptor keeps its namespace alive (see [`crate::control::watch`]).
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Suspect {
     id: PortId,
     incarnation: u64,
     /// The namespace.
     pub netns: NetnsId,
+    /// Whether the name by which the namespace was given is itself a holder that can be seen: a
+    /// mount or a process. A path may lead anywhere.
+    pub vouched: bool,
 }
 
 impl Switch {
@@ -38,29 +40,31 @@ impl Switch {
         self.drop_ports(&dropped);
     }
 
-    /// The ports whose descriptors keep their namespaces alive.
+    /// The ports, whose descriptors keep their namespaces alive.
     #[must_use]
     pub fn suspects(&self) -> Vec<Suspect> {
         let mut suspects = Vec::new();
         for (bridge, live) in &self.live.bridges {
             for (name, port) in &live.ports {
-                if port.attachment.as_ref().is_ok_and(|attachment| attachment.pins_netns)
+                if port.attachment.is_ok()
                     && let Some((_, record)) = self.record(bridge, name)
                 {
-                    suspects.push(Suspect { id: port.id, incarnation: port.incarnation, netns: record.netns_id });
+                    suspects.push(Suspect {
+                        id: port.id,
+                        incarnation: port.incarnation,
+                        netns: record.netns_id,
+                        vouched: !matches!(record.netns, NetnsRef::Path(_)),
+                    });
                 }
             }
         }
         suspects
     }
 
-    /// Drops the suspects whose namespace nobody but us holds: letting go of it lets it end.
-    pub fn drop_orphans(&mut self, suspects: &[Suspect], census: &HashMap<NetnsId, Holders>) {
-        let orphans: Vec<_> = suspects
-            .iter()
-            .filter(|suspect| census.get(&suspect.netns).is_none_or(Holders::is_empty))
-            .filter_map(|suspect| self.live.find(suspect.id, suspect.incarnation))
-            .collect();
+    /// Drops ports whose namespace nobody but us holds: letting go of it lets it end.
+    pub fn drop_orphans(&mut self, orphans: &[Suspect]) {
+        let orphans: Vec<_> =
+            orphans.iter().filter_map(|orphan| self.live.find(orphan.id, orphan.incarnation)).collect();
         self.drop_ports(&orphans);
     }
 

@@ -57,9 +57,6 @@ pub(super) struct LivePort {
 pub(super) struct Attachment {
     pub(super) device: Arc<TapDevice>,
     pub(super) entry: Arc<PortEntry>,
-    /// Whether our descriptor keeps the namespace alive: the kernel then never tells that the
-    /// container is gone, and somebody has to look (see [`crate::control::watch`]).
-    pub(super) pins_netns: bool,
 }
 
 impl LivePort {

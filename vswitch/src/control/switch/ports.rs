@@ -28,7 +28,7 @@ impl Switch {
         let device = Arc::new(port_interface(record, port).create_in(&netns)?);
         drop(netns);
 
-        self.attach(&next, bridge, &name, Arc::clone(&device), false)?;
+        self.attach(&next, bridge, &name, Arc::clone(&device))?;
         self.publish(&next);
         let before = self.desired.clone();
         if let Err(error) = self.commit(next) {
@@ -64,14 +64,7 @@ impl Switch {
     }
 
     /// Makes a port of `next` live, with an open interface. The caller publishes.
-    pub(super) fn attach(
-        &mut self,
-        next: &Desired,
-        bridge: &str,
-        name: &str,
-        device: Arc<TapDevice>,
-        pins_netns: bool,
-    ) -> Result<()> {
+    pub(super) fn attach(&mut self, next: &Desired, bridge: &str, name: &str, device: Arc<TapDevice>) -> Result<()> {
         let ids = self.new_port_id()?;
         let record = next.bridge(bridge)?;
         let port = &record.ports[name];
@@ -87,7 +80,7 @@ impl Switch {
         for entry in record.statics.iter().filter(|entry| entry.port == name) {
             live.fdb.insert_static(entry.mac.0, entry.vlan, ids.0, now_s());
         }
-        let attachment = Attachment { device, entry: Arc::new(entry), pins_netns };
+        let attachment = Attachment { device, entry: Arc::new(entry) };
         live.ports.insert(name.to_owned(), LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
         self.watch_changed = true;
         Ok(())

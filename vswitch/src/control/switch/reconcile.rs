@@ -18,7 +18,7 @@ use crate::io::tap::TapDevice;
 /// What became of a port's interface.
 enum Found {
     /// It is open; whether we keep its namespace alive.
-    Open(Arc<TapDevice>, bool),
+    Open(Arc<TapDevice>),
     /// Its namespace is gone, or another one has its name.
     NamespaceGone,
     /// It cannot be had now.
@@ -47,7 +47,7 @@ impl Switch {
             }
             for (port_name, port) in &record.ports {
                 match open_port(record, port_name, port) {
-                    Found::Open(device, pins_netns) => self.attach(&desired, name, port_name, device, pins_netns)?,
+                    Found::Open(device) => self.attach(&desired, name, port_name, device)?,
                     Found::NamespaceGone => {
                         tracing::info!(bridge = %name, port = %port_name, netns = %port.netns, "the namespace is gone, the port is dropped");
                         next.remove_port(name, port_name)?;
@@ -76,7 +76,7 @@ impl Switch {
             let outcome = if bridge == name {
                 let Some(interface) = host_interface(&bridge, &record) else { continue };
                 match open_host(&interface) {
-                    Ok(device) => Found::Open(device, false),
+                    Ok(device) => Found::Open(device),
                     Err(error) => Found::Failed(error),
                 }
             } else {
@@ -86,9 +86,9 @@ impl Switch {
             match outcome {
                 Found::NamespaceGone => dropped.push((bridge, name)),
                 Found::Failed(error) => self.note_failure(&bridge, &name, error),
-                Found::Open(device, pins_netns) => {
+                Found::Open(device) => {
                     tracing::info!(%bridge, port = %name, "the port is back");
-                    self.reattach(&record, &bridge, &name, device, pins_netns);
+                    self.reattach(&record, &bridge, &name, device);
                     came = true;
                 }
             }
@@ -121,7 +121,7 @@ impl Switch {
 
     /// Gives a failed port its interface. It becomes another port for the datapath, so that
     /// nothing of the old one is mistaken for its own.
-    fn reattach(&mut self, record: &BridgeRecord, bridge: &str, name: &str, device: Arc<TapDevice>, pins_netns: bool) {
+    fn reattach(&mut self, record: &BridgeRecord, bridge: &str, name: &str, device: Arc<TapDevice>) {
         let Some(live) = self.live.bridges.get_mut(bridge) else { return };
         let fdb = Arc::clone(&live.fdb);
         let old = if bridge == name { live.host.take() } else { live.ports.remove(name) };
@@ -130,7 +130,7 @@ impl Switch {
             self.attach_host(bridge, record, device)
         } else {
             let desired = self.desired.clone();
-            self.attach(&desired, bridge, name, device, pins_netns)
+            self.attach(&desired, bridge, name, device)
         };
         if let Err(error) = attached {
             tracing::error!(%bridge, port = %name, error = %error.message, "the port could not be attached again");
@@ -200,16 +200,16 @@ fn open_port(bridge: &BridgeRecord, name: &str, port: &PortRecord) -> Found {
     let Some(netns) = identity::open_netns(port) else { return Found::NamespaceGone };
     let interface = port_interface(bridge, port);
     let open = || match netns.run(|| interface.take_here()).map_err(|error| enter_error(&error))?? {
-        Some(taken) => Ok((log_changes(name, taken), true)),
+        Some(taken) => Ok(log_changes(name, taken)),
         None => {
             let device = interface.create_in(&netns)?;
             persist(&device)?;
             tracing::info!(port = name, interface = interface.name, "the interface was missing and is made");
-            Ok((device, false))
+            Ok(device)
         }
     };
     match open() {
-        Ok((device, pins_netns)) => Found::Open(Arc::new(device), pins_netns),
+        Ok(device) => Found::Open(Arc::new(device)),
         Err(error) => Found::Failed(error),
     }
 }
