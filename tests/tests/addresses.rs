@@ -15,7 +15,7 @@ fn texts(port: &Port) -> Vec<String> {
 #[test]
 fn subnets_come_from_dockers_pools_past_what_the_host_routes() {
     let Some(mut lab) = Lab::without_daemon(vswitch_tests::Options::default()) else { return };
-    must(lab.host().ip("link add d0 type dummy"));
+    must(lab.host().ip("link add d0 type bridge"));
     must(lab.host().ip("addr add 172.18.5.1/24 dev d0"));
     must(lab.host().ip("link set d0 up"));
     lab.start_daemon();

@@ -23,6 +23,11 @@ fn wires<const N: usize>(lab: &mut Lab, bridge_args: &str, roles: [&str; N]) -> 
     })
 }
 
+/// The entries of addresses that a test made up; the switch announces its ports' own ones itself.
+fn made_up(lab: &Lab) -> Vec<FdbEntry> {
+    lab.fdb("br0").into_iter().filter(|entry| entry.mac.starts_with("0a:00:")).collect()
+}
+
 /// The frames of our ethertype that arrived.
 fn received(socket: &PacketSocket) -> Vec<Vec<u8>> {
     must(socket.recv_all(QUIET, |frame| frame.len() >= 14 && frame[12..14] == EXPERIMENTAL.to_be_bytes()))
@@ -89,8 +94,8 @@ fn the_forwarding_database_is_shown_edited_and_flushed() {
     let _ = (received(&a), received(&b), received(&c));
 
     lab.ctl(&["fdb-add", "br0", &mac_text(mac(7)), "c"]);
-    let shown = lab.ctl_json(&["fdb", "br0"]);
-    assert_eq!(shown.as_array().map(Vec::len), Some(3), "{shown}");
+    let shown = lab.ctl_json(&["fdb", "br0"]).to_string();
+    assert!([1, 2, 7].iter().all(|&number| shown.contains(&mac_text(mac(number)))), "{shown}");
     let text = lab.ctl(&["fdb", "br0"]);
     assert!(text.contains(&mac_text(mac(7))) && text.contains("static"), "{text}");
     must(a.send(&test_frame(mac(7), mac(1))));
@@ -103,9 +108,9 @@ fn the_forwarding_database_is_shown_edited_and_flushed() {
     lab.ctl(&["fdb-flush", "br0", "b"]);
     assert!(entry(&lab, mac(2)).is_none() && entry(&lab, mac(1)).is_some());
     lab.ctl(&["fdb-flush", "br0"]);
-    assert_eq!(lab.fdb("br0").len(), 1, "only the static entry stays");
+    assert_eq!(made_up(&lab).len(), 1, "only the static entry stays");
     lab.ctl(&["fdb-del", "br0", &mac_text(mac(7))]);
-    assert_eq!(lab.fdb("br0"), []);
+    assert_eq!(made_up(&lab), []);
     must(a.send(&test_frame(mac(7), mac(1))));
     assert_eq!((received(&b).len(), received(&c).len()), (1, 1), "unknown again");
     lab.finish();
@@ -159,15 +164,16 @@ fn a_port_that_floods_addresses_evicts_its_own() {
         must(b.send(&test_frame(BROADCAST, mac(1000 + number))));
         must(c.send(&test_frame(BROADCAST, mac(2000 + number))));
     }
-    must(wait_until("learning", Duration::from_secs(2), || (lab.fdb("br0").len() == 20).then_some(())));
+    must(wait_until("learning", Duration::from_secs(2), || (made_up(&lab).len() == 20).then_some(())));
     for number in 0..2000 {
         must(a.send(&test_frame(BROADCAST, mac(10_000 + number))));
     }
     lab.assert_accounted();
-    let entries = lab.fdb("br0");
+    let entries = made_up(&lab);
     let of = |port: &str| entries.iter().filter(|entry| entry.port == port).count();
     assert_eq!((of("b"), of("c")), (10, 10), "the quiet ports' addresses are untouched");
-    assert!(of("a") <= 44 && of("a") >= 40, "the flood fills what is left of the bridge's limit: {}", of("a"));
+    // 64 less the quiet ports' 20 and, until they age, the three that the ports announced.
+    assert!((41..=44).contains(&of("a")), "the flood fills what is left of the limit: {}", of("a"));
     lab.finish();
 }
 
@@ -179,7 +185,7 @@ fn the_limit_of_a_port_holds() {
         must(a.send(&test_frame(BROADCAST, mac(number))));
     }
     lab.assert_accounted();
-    assert_eq!(lab.fdb("br0").len(), 8);
+    assert_eq!(made_up(&lab).len(), 8);
     assert!(entry(&lab, mac(199)).is_some(), "the newest is known");
     lab.finish();
 }

@@ -96,7 +96,8 @@ fn a_damaged_state_file_is_refused_by_name_and_left_alone() {
         text.replacen("\"version\":1", "\"version\":999", 1)
             .replacen("\"version\": 1", "\"version\": 999", 1)
             .into_bytes(),
-        text.replacen("10.1.0.2", "10.7.0.2", 1).into_bytes(),
+        // Well-formed, and yet nothing that a daemon could have written: a group address as a port's own.
+        text.replacen("02:42:0a:01:00:02", "03:42:0a:01:00:02", 1).into_bytes(),
     ];
     for (number, bytes) in damaged.iter().enumerate() {
         assert_ne!(bytes, &good, "case {number} damages nothing");
