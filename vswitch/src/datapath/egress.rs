@@ -115,8 +115,8 @@ impl Egress {
     /// Serves one output of a burst.
     pub(super) fn serve(&mut self, output: &mut Output<'_>, frames: &mut [Frame], scatter: &Scatter, pool: &mut Pool) {
         let caps = output.port.device.caps();
-        // A frame that other outputs have too must keep its bytes: then nothing is merged here.
-        let mut all_sole = true;
+        // Which units are this output's alone: the others must keep their bytes.
+        let mut soles = 0u64;
         for item in scatter.items(output.port.id) {
             let frame = &mut frames[usize::from(item.frame)];
             tag::apply(frame, item.tag);
@@ -143,15 +143,16 @@ impl Egress {
                 }
                 Need::Segmentation => {
                     self.flush(output, frames);
+                    soles = 0;
                     self.segment(output, &frames[usize::from(item.frame)], pool);
                     continue;
                 }
             }
-            all_sole &= item.sole;
+            soles |= u64::from(item.sole) << self.units.len();
             self.units.push(Unit { frame: item.frame, first_piece: 0, pieces_count: 0, offload: frame.offload });
         }
-        if self.units.len() > 1 && all_sole && caps.csum {
-            self.coalesce(output, frames, Accept { tcp4: caps.tso4, tcp6: caps.tso6, udp: caps.uso });
+        if soles.count_ones() > 1 && caps.csum {
+            self.coalesce(output, frames, Accept { tcp4: caps.tso4, tcp6: caps.tso6, udp: caps.uso }, soles);
         }
         self.flush(output, frames);
     }
@@ -162,15 +163,19 @@ impl Egress {
         self.pieces.clear();
     }
 
-    /// Merges neighbours of one flow into super-frames.
-    fn coalesce(&mut self, output: &Output<'_>, frames: &mut [Frame], accept: Accept) {
+    /// Merges neighbours of one flow into super-frames, of those units that `soles` has a bit for.
+    fn coalesce(&mut self, output: &Output<'_>, frames: &mut [Frame], accept: Accept, soles: u64) {
         if !accept.any() {
             return;
         }
         self.coalescer.begin(accept);
         let mut merged = 0;
-        for unit in &self.units {
-            merged += u64::from(self.coalescer.push(frames, unit.frame));
+        for (at, unit) in self.units.iter().enumerate() {
+            if soles & 1 << at != 0 {
+                merged += u64::from(self.coalescer.push(frames, unit.frame));
+            } else {
+                self.coalescer.push_apart(unit.frame);
+            }
         }
         if merged == 0 {
             return;
