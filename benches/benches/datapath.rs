@@ -205,7 +205,7 @@ fn measure(bench: &mut Bench) -> (f64, f64, f64, f64) {
 fn table() {
     println!("memory to memory, one core, whole hit path (receive, parse, look up, scatter, egress, send)");
     println!("{:<34} {:>9} {:>13} {:>11} {:>8}", "", "Mpps", "cycles/packet", "allocs/pkt", "hits");
-    let mut row = |name: String, mut bench: Bench| {
+    let row = |name: String, mut bench: Bench| {
         let (mpps, cycles, allocations, hits) = measure(&mut bench);
         println!("{name:<34} {mpps:>9.2} {cycles:>13.1} {allocations:>11.3} {:>7.1}%", hits * 100.0);
         assert!(allocations == 0.0, "{name}: the hit path allocates");
