@@ -44,6 +44,7 @@ pub async fn watch(service: Service) {
     let mut epoch = service.watch_epoch();
     let mounts = Mounts::open();
     let mut doubted = HashSet::new();
+    let mut next_look = Instant::now();
     loop {
         epoch.mark_unchanged();
         let suspects = service.with(|switch| Ok(switch.suspects())).await.unwrap_or_default();
@@ -53,6 +54,8 @@ pub async fn watch(service: Service) {
             }
             continue;
         }
+        // Bounded in its share of the time, but a reason after a quiet time is looked into at once.
+        tokio::time::sleep_until(next_look.into()).await;
         let began = Instant::now();
         let holders = match spawn_blocking(census).await.map_err(io::Error::other).and_then(|census| census) {
             Ok(holders) => holders,
@@ -62,7 +65,7 @@ pub async fn watch(service: Service) {
                 continue;
             }
         };
-        let pause = LOOK_INTERVAL.max(began.elapsed() * LOOK_SHARE);
+        next_look = Instant::now() + LOOK_INTERVAL.max(began.elapsed() * LOOK_SHARE);
         let orphans: Vec<_> =
             suspects.iter().filter(|one| holders.get(&one.netns).is_none_or(Holders::is_empty)).copied().collect();
         // A look is not one instant: who went from a process to a mount meanwhile was seen as
@@ -78,8 +81,9 @@ pub async fn watch(service: Service) {
             }
         } else if doubtful.is_empty() {
             reason_to_look(&mounts, witnesses(&suspects, &holders), &mut epoch).await;
+        } else {
+            next_look = Instant::now() + LOOK_INTERVAL;
         }
-        tokio::time::sleep(pause).await;
     }
 }
 
