@@ -41,7 +41,7 @@ impl Switch {
             self.commit(before)?;
             return Err(failed(
                 format!("the interface of port {name:?} went away while it was attached: {error}"),
-                "check whether the namespace still exists, and repeat the command",
+                "see who removes interfaces in that namespace, and repeat the command",
             ));
         }
         self.announce(bridge, &name);
@@ -144,7 +144,7 @@ pub(super) fn set_persistent(name: &str, port: &LivePort, on: bool) {
     if let Some(device) = port.device()
         && let Err(error) = device.set_persistent(on)
     {
-        tracing::info!(port = name, %error, "the interface is gone already");
+        tracing::debug!(port = name, %error, "the interface is gone already");
     }
 }
 
