@@ -1,17 +1,14 @@
 //! Watching namespaces that our own descriptors keep alive.
 //!
-//! A container's TAP is opened inside of the container's namespace, and a descriptor of
-//! `/dev/net/tun` holds the namespace in which it was opened. Such a namespace cannot end on its
-//! own, so we look whether anybody else still has it: processes that live in it and mounts of it.
+//! A descriptor of `/dev/net/tun` holds the namespace in which it was opened, and a TAP is found
+//! and made only in that namespace. So a container's namespace that has a port cannot end on its
+//! own, and we look whether anybody else still has it: processes that live in it and mounts of it.
 //! When nobody has, the port is dropped, our descriptor closes, and the kernel ends the namespace.
-//!
-//! Holders exist that cannot be seen, such as a descriptor that somebody keeps open. So a namespace
-//! is given up only if a holder was seen before, or the name by which it was given was one.
 //!
 //! Looking is cheap but not free (a pass over `/proc`), so it happens when there is a reason: the
 //! mount table changed (`poll` of `mountinfo`, proc_pid_mountinfo(5)), or a process ended that was
-//! the last known holder of a namespace without a mount (`pidfd`). While there is no such port,
-//! nothing is watched.
+//! the last known holder of a namespace without a mount (`pidfd`). While there is no port, nothing
+//! is watched.
 
 // tokio wants it promised that a registered descriptor stays open.
 #![allow(unsafe_code)]
@@ -20,7 +17,7 @@ use std::collections::{HashMap, HashSet};
 use std::fs::File;
 use std::io;
 use std::os::fd::{AsRawFd, OwnedFd};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use rustix::process::{Pid, PidfdFlags, pidfd_open};
 use tokio::io::Interest;
@@ -33,7 +30,12 @@ use super::service::Service;
 use super::switch::Suspect;
 
 /// The least time between two looks: a host that starts containers mounts all the time.
-const LOOK_INTERVAL: Duration = Duration::from_millis(200);
+const LOOK_INTERVAL: Duration = Duration::from_millis(100);
+/// Where looks take long, so long as this many of them lie between two: they use at most a
+/// twentieth of a core.
+const LOOK_SHARE: u32 = 20;
+/// How long to wait before another look where somebody has a namespace who is not seen.
+const UNSEEN_INTERVAL: Duration = Duration::from_millis(500);
 /// How long to wait after a look that failed.
 const FAILURE_INTERVAL: Duration = Duration::from_secs(5);
 
@@ -41,7 +43,8 @@ const FAILURE_INTERVAL: Duration = Duration::from_secs(5);
 pub async fn watch(service: Service) {
     let mut epoch = service.watch_epoch();
     let mounts = Mounts::open();
-    let mut seen = HashSet::new();
+    let mut doubted = HashSet::new();
+    let mut next_look = Instant::now();
     loop {
         epoch.mark_unchanged();
         let suspects = service.with(|switch| Ok(switch.suspects())).await.unwrap_or_default();
@@ -51,6 +54,9 @@ pub async fn watch(service: Service) {
             }
             continue;
         }
+        // Bounded in its share of the time, but a reason after a quiet time is looked into at once.
+        tokio::time::sleep_until(next_look.into()).await;
+        let began = Instant::now();
         let holders = match spawn_blocking(census).await.map_err(io::Error::other).and_then(|census| census) {
             Ok(holders) => holders,
             Err(error) => {
@@ -59,26 +65,25 @@ pub async fn watch(service: Service) {
                 continue;
             }
         };
-        let witnesses = witnesses(&suspects, &holders);
-        let (held, unheld): (Vec<Suspect>, Vec<Suspect>) = suspects
-            .iter()
-            .copied()
-            .partition(|suspect| holders.get(&suspect.netns).is_some_and(|holders| !holders.is_empty()));
-        let orphans: Vec<Suspect> =
-            unheld.into_iter().filter(|suspect| suspect.vouched || seen.contains(&suspect.netns)).collect();
-        seen = held.iter().map(|suspect| suspect.netns).collect();
-        if !orphans.is_empty() {
+        next_look = Instant::now() + LOOK_INTERVAL.max(began.elapsed() * LOOK_SHARE);
+        let orphans: Vec<_> =
+            suspects.iter().filter(|one| holders.get(&one.netns).is_none_or(Holders::is_empty)).copied().collect();
+        // A look is not one instant: who went from a process to a mount meanwhile was seen as
+        // neither. So nobody is given up before the second look.
+        let (confirmed, doubtful): (Vec<_>, Vec<_>) =
+            orphans.iter().copied().partition(|one: &Suspect| doubted.contains(one));
+        doubted = orphans.into_iter().collect();
+        if !confirmed.is_empty() {
             // A refusal means that the daemon is stopping.
-            let _ = service
-                .change(move |switch| {
-                    switch.drop_orphans(&orphans);
-                    Ok(())
-                })
-                .await;
-            continue;
+            let all_dropped = service.change(move |switch| Ok(switch.drop_orphans(&confirmed))).await;
+            if all_dropped == Ok(false) {
+                tokio::time::sleep(UNSEEN_INTERVAL).await;
+            }
+        } else if doubtful.is_empty() {
+            reason_to_look(&mounts, witnesses(&suspects, &holders), &mut epoch).await;
+        } else {
+            next_look = Instant::now() + LOOK_INTERVAL;
         }
-        reason_to_look(&mounts, witnesses, &mut epoch).await;
-        tokio::time::sleep(LOOK_INTERVAL).await;
     }
 }
 

@@ -27,6 +27,8 @@ mod bridge;
 mod check;
 mod fdb;
 mod limits;
+#[cfg(test)]
+mod model_tests;
 mod names;
 mod port;
 #[cfg(test)]

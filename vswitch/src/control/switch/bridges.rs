@@ -97,7 +97,7 @@ impl Switch {
     }
 
     fn forget_bridge(&mut self, bridge: LiveBridge) {
-        self.forget(None, bridge.host.into_iter().chain(bridge.ports.into_values()));
+        self.forget(bridge.host.into_iter().chain(bridge.ports.into_values()).map(|port| (None, port)));
         self.live.bridge_ids.release(bridge.id.0);
     }
 

@@ -2,23 +2,18 @@
 
 use std::sync::Arc;
 
-use super::live::LivePort;
 use super::{Switch, identity};
-use crate::control::netns::{NetnsId, NetnsRef};
-use crate::datapath::fdb::Fdb;
+use crate::control::netns::NetnsId;
 use crate::snapshot::{BridgeId, PortId};
 use crate::wire::MacAddr;
 
-/// A port, whose descriptor keeps its namespace alive (see [`crate::control::watch`]).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+/// A port whose descriptor keeps its namespace alive (see [`crate::control::watch`]).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub struct Suspect {
     id: PortId,
     incarnation: u64,
     /// The namespace.
     pub netns: NetnsId,
-    /// Whether the name by which the namespace was given is itself a holder that can be seen: a
-    /// mount or a process. A path may lead anywhere.
-    pub vouched: bool,
 }
 
 impl Switch {
@@ -40,7 +35,7 @@ impl Switch {
         self.drop_ports(&dropped);
     }
 
-    /// The ports, whose descriptors keep their namespaces alive.
+    /// The ports whose descriptors keep their namespaces alive.
     #[must_use]
     pub fn suspects(&self) -> Vec<Suspect> {
         let mut suspects = Vec::new();
@@ -49,23 +44,24 @@ impl Switch {
                 if port.attachment.is_ok()
                     && let Some((_, record)) = self.record(bridge, name)
                 {
-                    suspects.push(Suspect {
-                        id: port.id,
-                        incarnation: port.incarnation,
-                        netns: record.netns_id,
-                        vouched: !matches!(record.netns, NetnsRef::Path(_)),
-                    });
+                    suspects.push(Suspect { id: port.id, incarnation: port.incarnation, netns: record.netns_id });
                 }
             }
         }
         suspects
     }
 
-    /// Drops ports whose namespace nobody but us holds: letting go of it lets it end.
-    pub fn drop_orphans(&mut self, orphans: &[Suspect]) {
-        let orphans: Vec<_> =
-            orphans.iter().filter_map(|orphan| self.live.find(orphan.id, orphan.incarnation)).collect();
-        self.drop_ports(&orphans);
+    /// Drops ports whose namespace nobody but us seems to hold: letting go of it lets it end. Where
+    /// the name that the port was given still leads there, somebody has it who is not seen otherwise,
+    /// and the port stays. Whether all were dropped.
+    pub fn drop_orphans(&mut self, orphans: &[Suspect]) -> bool {
+        let ports: Vec<_> = orphans.iter().filter_map(|one| self.live.find(one.id, one.incarnation)).collect();
+        let is_gone = |(bridge, name): &(String, String)| {
+            self.record(bridge, name).is_some_and(|(_, record)| identity::open_named(record).is_none())
+        };
+        let gone: Vec<_> = ports.iter().filter(|port| is_gone(port)).cloned().collect();
+        self.drop_ports(&gone);
+        gone.len() == ports.len()
     }
 
     /// Drops ports whose namespace is gone, all at once: their addresses and names become free.
@@ -74,7 +70,7 @@ impl Switch {
             return;
         }
         let mut next = self.desired.clone();
-        let mut gone: Vec<(Arc<Fdb>, LivePort)> = Vec::new();
+        let mut gone = Vec::new();
         for (bridge, name) in ports {
             if next.remove_port(bridge, name).is_err() {
                 continue;
@@ -83,7 +79,7 @@ impl Switch {
                 && let Some(port) = live.ports.remove(name)
             {
                 super::ports::set_persistent(name, &port, false);
-                gone.push((Arc::clone(&live.fdb), port));
+                gone.push((Some(Arc::clone(&live.fdb)), port));
             }
             tracing::info!(%bridge, port = %name, "the namespace is gone, the port is detached");
         }
@@ -94,9 +90,7 @@ impl Switch {
             tracing::error!(error = %error.message, "ports that are gone stay in the state file for now");
             self.desired = next;
         }
-        for (fdb, port) in gone {
-            self.forget(Some(&fdb), [port]);
-        }
+        self.forget(gone);
         self.watch_changed = true;
     }
 

@@ -20,6 +20,7 @@ use crate::control::netns::{Netns, NetnsId};
 use crate::control::refusal::{Result, failed, limit};
 use crate::control::store::Store;
 use crate::datapath::Datapath;
+use crate::datapath::fdb::Fdb;
 use crate::snapshot::{PORTS_MAX, PortId};
 
 mod announce;
@@ -39,7 +40,7 @@ pub use gone::Suspect;
 pub use stats::StatsPlan;
 
 use interface::Interface;
-use live::{Live, LiveBridge, LivePort};
+use live::{Attachment, Live, LiveBridge, LivePort};
 
 /// The switch: desired state, live objects, and the means to change them.
 #[derive(Debug)]
@@ -100,16 +101,18 @@ impl Switch {
     }
 
     /// Forgets ports that no worker uses any more: their interfaces go unless they are persistent,
-    /// their ids become free.
-    fn forget(&mut self, fdb: Option<&crate::datapath::fdb::Fdb>, ports: impl IntoIterator<Item = LivePort>) {
-        for port in ports {
+    /// their ids become free, and the databases that are named lose their entries.
+    fn forget(&mut self, ports: impl IntoIterator<Item = (Option<Arc<Fdb>>, LivePort)>) {
+        let mut devices = Vec::new();
+        for (fdb, port) in ports {
             if let Some(fdb) = fdb {
                 fdb.remove_port(port.id);
             }
             self.datapath.retire_port_counters(port.id);
             self.live.port_ids.release(port.id.0);
-            drop(port);
+            devices.extend(port.attachment);
         }
+        close(devices);
     }
 
     fn live_bridge(&self, name: &str) -> Result<&LiveBridge> {
@@ -134,6 +137,27 @@ impl Switch {
     pub fn take_watch_changed(&mut self) -> bool {
         std::mem::take(&mut self.watch_changed)
     }
+}
+
+/// Closes interfaces, which waits for the kernel to remove those that are not persistent. It removes
+/// several at a time in little more time than one, because what it waits for are grace periods.
+fn close(attachments: Vec<Attachment>) {
+    const AT_A_TIME: usize = 32;
+    let per_thread = attachments.len().div_ceil(AT_A_TIME);
+    if attachments.len() <= 1 {
+        return;
+    }
+    let mut rest = attachments.into_iter();
+    std::thread::scope(|scope| {
+        loop {
+            let part: Vec<_> = rest.by_ref().take(per_thread).collect();
+            if part.is_empty() {
+                break;
+            }
+            // Where there is no thread, the closure and the part in it are dropped here instead.
+            let _ = std::thread::Builder::new().name("close".to_owned()).spawn_scoped(scope, move || drop(part));
+        }
+    });
 }
 
 /// The interface of a container's port.

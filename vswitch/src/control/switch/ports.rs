@@ -36,12 +36,12 @@ impl Switch {
             return Err(error);
         }
         if let Err(error) = device.set_persistent(true) {
-            // Between the store and now the namespace went away.
+            // Between the store and now somebody removed the interface.
             self.withdraw(bridge, &name);
             self.commit(before)?;
             return Err(failed(
                 format!("the interface of port {name:?} went away while it was attached: {error}"),
-                "check whether the namespace still exists, and repeat the command",
+                "see who removes interfaces in that namespace, and repeat the command",
             ));
         }
         self.announce(bridge, &name);
@@ -92,7 +92,7 @@ impl Switch {
         let fdb = Arc::clone(&live.fdb);
         let port = live.ports.remove(name);
         self.publish(&self.desired);
-        self.forget(Some(&fdb), port);
+        self.forget(port.map(|port| (Some(fdb), port)));
         self.watch_changed = true;
     }
 
@@ -116,7 +116,7 @@ impl Switch {
         bridge: &str,
         next: Desired,
         ports: Vec<(String, LivePort)>,
-        fdb: &Fdb,
+        fdb: &Arc<Fdb>,
     ) -> Result<()> {
         for (name, port) in &ports {
             set_persistent(name, port, false);
@@ -132,7 +132,7 @@ impl Switch {
             self.publish(&self.desired);
             return Err(error);
         }
-        self.forget(Some(fdb), ports.into_iter().map(|(_, port)| port));
+        self.forget(ports.into_iter().map(|(_, port)| (Some(Arc::clone(fdb)), port)));
         self.watch_changed = true;
         Ok(())
     }
@@ -144,7 +144,7 @@ pub(super) fn set_persistent(name: &str, port: &LivePort, on: bool) {
     if let Some(device) = port.device()
         && let Err(error) = device.set_persistent(on)
     {
-        tracing::info!(port = name, %error, "the interface is gone already");
+        tracing::debug!(port = name, %error, "the interface is gone already");
     }
 }
 

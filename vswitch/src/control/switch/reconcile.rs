@@ -17,7 +17,7 @@ use crate::io::tap::TapDevice;
 
 /// What became of a port's interface.
 enum Found {
-    /// It is open; whether we keep its namespace alive.
+    /// It is open.
     Open(Arc<TapDevice>),
     /// Its namespace is gone, or another one has its name.
     NamespaceGone,
@@ -125,7 +125,7 @@ impl Switch {
         let Some(live) = self.live.bridges.get_mut(bridge) else { return };
         let fdb = Arc::clone(&live.fdb);
         let old = if bridge == name { live.host.take() } else { live.ports.remove(name) };
-        self.forget(Some(&fdb), old);
+        self.forget(old.map(|port| (Some(fdb), port)));
         let attached = if bridge == name {
             self.attach_host(bridge, record, device)
         } else {
@@ -175,9 +175,8 @@ impl Switch {
         }
         let bridges = std::mem::take(&mut self.live.bridges);
         self.publish(&self.desired);
-        for (_, bridge) in bridges {
-            self.forget(None, bridge.host.into_iter().chain(bridge.ports.into_values()));
-        }
+        let ports = bridges.into_values().flat_map(|bridge| bridge.host.into_iter().chain(bridge.ports.into_values()));
+        self.forget(ports.map(|port| (None, port)));
     }
 }
 
