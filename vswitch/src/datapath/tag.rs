@@ -14,6 +14,7 @@ pub(super) fn apply(frame: &mut Frame, tag: TagOp) {
         TagOp::Keep => {}
         TagOp::Untag => {
             if frame.tagged {
+                frame.priority = frame.data()[ADDRESSES_BYTES + 2] & 0xf0;
                 frame.data_mut().copy_within(..ADDRESSES_BYTES, TAG_BYTES);
                 frame.pull_front(TAG_BYTES);
                 frame.tagged = false;
@@ -26,11 +27,12 @@ pub(super) fn apply(frame: &mut Frame, tag: TagOp) {
                 control[0] = control[0] & 0xf0 | (vid >> 8) as u8 & 0x0f;
                 control[1] = vid as u8;
             } else {
+                let control = u16::from(frame.priority) << 8 | vid & 0xfff;
                 frame.push_front(TAG_BYTES);
                 let data = frame.data_mut();
                 data.copy_within(TAG_BYTES..TAG_BYTES + ADDRESSES_BYTES, 0);
                 data[ADDRESSES_BYTES..][..2].copy_from_slice(&ETHERTYPE_VLAN.to_be_bytes());
-                data[ADDRESSES_BYTES + 2..][..2].copy_from_slice(&(vid & 0xfff).to_be_bytes());
+                data[ADDRESSES_BYTES + 2..][..2].copy_from_slice(&control.to_be_bytes());
                 frame.tagged = true;
             }
         }
@@ -65,6 +67,9 @@ mod tests {
         apply(&mut frame, TagOp::Untag);
         assert_eq!(frame.data(), plain);
         assert_eq!(frame.offload.csum, Csum::Partial { start: 34, offset: 16 });
+        // A flooded frame may get a tag again, with the priority that it came with.
+        apply(&mut frame, TagOp::Tag(5));
+        assert_eq!(&frame.data()[12..18], b"\x81\x00\xe0\x05\x08\x00");
         pool.free(frame);
     }
 }

@@ -45,6 +45,9 @@ pub struct Frame {
     /// Whether the outermost header after the addresses is an 802.1Q tag *that the switch
     /// regards as one*; set by the parser, kept by the tag operations of the egress.
     pub tagged: bool,
+    /// Priority (PCP and DEI, the upper four bits of the tag's control field) of a tag that the
+    /// switch removed: a flooded frame that gets a tag again for its next output keeps it.
+    pub priority: u8,
     /// Which pool the slot belongs to.
     pool: u32,
 }
@@ -200,7 +203,7 @@ impl Pool {
         let slot = self.free.pop()?;
         // SAFETY: `slot < self.slots`, so the slot lies within the mapping; it was free, so no other token exists.
         let slot = unsafe { self.region.add(slot as usize * SLOT_BYTES) };
-        Some(Frame { slot, start: HEADROOM_BYTES as u32, len: 0, offload: Offload::NONE, tagged: false, pool: self.id })
+        Some(Frame { slot, start: HEADROOM_BYTES as u32, len: 0, offload: Offload::NONE, tagged: false, priority: 0, pool: self.id })
     }
 
     /// Takes a frame back.
