@@ -78,6 +78,8 @@ pub enum LearnOutcome {
     Loop {
         /// The port on which it is held.
         home: PortId,
+        /// The other port that it was last seen on.
+        elsewhere: PortId,
         /// Whether this very frame led to the detection.
         detected: bool,
     },
@@ -391,7 +393,7 @@ impl Fdb {
             return LearnOutcome::Pinned;
         }
         if now_s < entry.held_until_s {
-            return LearnOutcome::Loop { home: entry.port, detected: false };
+            return LearnOutcome::Loop { home: entry.port, elsewhere: port, detected: false };
         }
         if now_s.wrapping_sub(entry.window_s) >= FLAP_WINDOW_S {
             entry.window_s = now_s;
@@ -401,6 +403,8 @@ impl Fdb {
         entry.moves += 1;
         let looping = entry.moves >= FLAP_MOVES;
         let target = if looping { entry.home } else { port };
+        // The move that proves the loop may well be the one back home.
+        let elsewhere = if port == target { entry.port } else { port };
         if looping {
             entry.held_until_s = now_s + HOLD_S;
             entry.moves = 0;
@@ -410,7 +414,11 @@ impl Fdb {
         table.link(at, now_s);
         self.stamps[at as usize].store(now_s, Ordering::Relaxed);
         self.invalidate();
-        if looping { LearnOutcome::Loop { home: target, detected: true } } else { LearnOutcome::Moved(at) }
+        if looping {
+            LearnOutcome::Loop { home: target, elsewhere, detected: true }
+        } else {
+            LearnOutcome::Moved(at)
+        }
     }
 
     /// The port behind which `mac` is.

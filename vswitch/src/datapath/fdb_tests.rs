@@ -65,8 +65,8 @@ fn a_flapping_address_is_held_where_it_was() {
     let mut detected = 0;
     for round in 0..20 {
         let port = PortId(2 - round % 2);
-        if let LearnOutcome::Loop { home, detected: now } = fdb.learn(A, 0, port, 100) {
-            assert_eq!(home, PortId(1));
+        if let LearnOutcome::Loop { home, elsewhere, detected: now } = fdb.learn(A, 0, port, 100) {
+            assert_eq!((home, elsewhere), (PortId(1), PortId(2)));
             detected += usize::from(now);
         }
     }

@@ -13,6 +13,7 @@ use super::counters::{Cell, CounterTable, INJECTED_ROW, WorkerCells};
 use super::egress::{Egress, Output};
 use super::pipeline::{Ingress, Pipeline, Source, Tally};
 use super::rate::Bucket;
+use super::resolve::Loop;
 use super::scatter::Scatter;
 use super::{Event, Shared, WorkerShared};
 use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Pool};
@@ -186,8 +187,8 @@ impl Forwarder {
         };
         let source = Source { snapshot: &self.snapshot, port: &lane.entry, bridge: &lane.bridge, epoch, now };
         let tally = self.pipeline.process(&source, &mut lane.ingress, &mut self.burst, &mut self.scatter);
-        if let Some((mac, tag, home)) = tally.looped {
-            let event = Event::Loop { bridge: lane.bridge.id, mac, vlan: tag.unwrap_or(0), ports: [home, port] };
+        if let Some(Loop { mac, vlan, ports }) = tally.looped {
+            let event = Event::Loop { bridge: lane.bridge.id, mac, vlan, ports };
             // A full channel means that nobody reads it: the drop itself is counted in any case.
             let _ = shared.events.try_send(event);
         }

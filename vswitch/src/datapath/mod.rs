@@ -76,9 +76,9 @@ pub enum Event {
         bridge: BridgeId,
         /// The address.
         mac: [u8; 6],
-        /// Its VLAN tag, or 0.
+        /// The VLAN that it flaps in, or 0.
         vlan: u16,
-        /// The port that it is held on, and the one that it last came from.
+        /// The port that it is held on, and the other one that it was last seen on.
         ports: [PortId; 2],
     },
 }

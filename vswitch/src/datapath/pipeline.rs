@@ -8,10 +8,10 @@ use super::clock::Now;
 use super::flow::{Actions, FlowKey, TagOp, Verdict};
 use super::flow_cache::{FlowCache, Hit};
 use super::rate::Bucket;
-use super::resolve::{self, Resolution};
+use super::resolve::{self, Loop, Resolution};
 use super::scatter::Scatter;
 use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason};
-use crate::snapshot::{BridgeEntry, PortEntry, PortId, Snapshot, VlanMode};
+use crate::snapshot::{BridgeEntry, PortEntry, Snapshot, VlanMode};
 
 /// The ingress state of one port at the worker that reads it.
 #[derive(Debug, Default)]
@@ -50,8 +50,8 @@ pub struct Tally {
     pub drops: [u32; DropReason::COUNT],
     /// Whether `drops` has anything.
     pub any_drop: bool,
-    /// The last loop that was detected: address, VLAN tag, and the port that it is held on.
-    pub looped: Option<([u8; 6], Option<u16>, PortId)>,
+    /// The last loop that was detected.
+    pub looped: Option<Loop>,
 }
 
 impl Default for Tally {
@@ -155,9 +155,7 @@ impl Pipeline {
         if let Some(stamp) = cache {
             self.cache.insert(hash, key, source.epoch, Hit { actions: Actions::pack(verdict), stamp });
         }
-        if let Some(home) = looped {
-            tally.looped = Some((key.source(), key.tag(), home));
-        }
+        tally.looped = looped.or(tally.looped);
         verdict
     }
 }

@@ -19,8 +19,19 @@ pub struct Resolution {
     pub verdict: Verdict,
     /// The stamp of the source in the forwarding database, if the decision may be cached.
     pub cache: Option<u32>,
-    /// A loop that this frame revealed: the port on which its source is now held.
-    pub looped: Option<PortId>,
+    /// A loop that this frame revealed.
+    pub looped: Option<Loop>,
+}
+
+/// A loop: a source address that flaps between ports.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Loop {
+    /// The address.
+    pub mac: [u8; 6],
+    /// The VLAN that it flaps in, or 0.
+    pub vlan: u16,
+    /// The port that it is now held on, and the other one that it was last seen on.
+    pub ports: [PortId; 2],
 }
 
 impl Resolution {
@@ -97,9 +108,9 @@ pub fn resolve(snapshot: &Snapshot, bridge: &BridgeEntry, port: &PortEntry, key:
         // The frame may pass all the same; only nothing was learned from it.
         LearnOutcome::Full => None,
         LearnOutcome::Pinned => return drop(DropReason::StaticMove),
-        LearnOutcome::Loop { home, detected } => {
+        LearnOutcome::Loop { home, elsewhere, detected } => {
             return Resolution {
-                looped: detected.then_some(home),
+                looped: detected.then_some(Loop { mac: source, vlan, ports: [home, elsewhere] }),
                 ..Resolution::once(Verdict::Drop(DropReason::Loop))
             };
         }
