@@ -13,6 +13,9 @@ use super::scatter::Scatter;
 use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason};
 use crate::snapshot::{BridgeEntry, PortEntry, Snapshot, VlanMode};
 
+/// No bridge's epoch: nothing is cached under it.
+const NO_EPOCH: u64 = u64::MAX;
+
 /// The ingress state of one port at the worker that reads it.
 #[derive(Debug, Default)]
 pub struct Ingress {
@@ -108,6 +111,7 @@ impl Pipeline {
                 }
             }
         }
+        let mut epoch = source.epoch;
         for (at, frame) in burst.iter().enumerate() {
             if unparsed & 1 << at != 0 {
                 continue;
@@ -119,13 +123,19 @@ impl Pipeline {
                 continue;
             }
             let (key, hash) = self.flows[at];
-            let verdict = if let Some(hit) = self.cache.lookup(hash, key, source.epoch) {
+            let verdict = if let Some(hit) = self.cache.lookup(hash, key, epoch) {
                 tally.hits += 1;
                 source.bridge.fdb.refresh(hit.stamp, source.now.s);
                 hit.actions.unpack()
             } else {
                 tally.misses += 1;
-                self.resolve(source, key, hash, &mut tally)
+                let verdict = self.resolve(source, key, hash, &mut tally);
+                if source.bridge.fdb.epoch() != epoch {
+                    // An address moved, perhaps because of this very frame: what is cached may be
+                    // wrong for the rest of the burst. The next burst has the new epoch.
+                    epoch = NO_EPOCH;
+                }
+                verdict
             };
             match verdict {
                 Verdict::Forward(port, tag) => out.push(port, at as u16, tag, true),

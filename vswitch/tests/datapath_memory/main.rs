@@ -4,5 +4,6 @@
 //! frames, and asserts what every port was sent, byte for byte, and why anything was not. After
 //! every scenario the fixture asserts that each frame is accounted for and that none is leaked.
 
+mod bridging;
 mod fixture;
 mod loops;
