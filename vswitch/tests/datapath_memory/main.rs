@@ -6,4 +6,8 @@
 
 mod bridging;
 mod fixture;
+mod limits;
 mod loops;
+mod vlans;
+#[path = "../wire_packets/mod.rs"]
+mod wire_packets;
