@@ -14,6 +14,7 @@ pub(crate) const P0: PortId = PortId(0);
 pub(crate) const P1: PortId = PortId(1);
 pub(crate) const P2: PortId = PortId(2);
 pub(crate) const P3: PortId = PortId(3);
+pub(crate) const P4: PortId = PortId(4);
 
 pub(crate) const BROADCAST: [u8; 6] = [0xff; 6];
 
@@ -179,7 +180,11 @@ impl Lab {
     }
 
     /// Lets a port receive frames that all go through the datapath as one burst.
-    pub(crate) fn receive_as_one_burst<F: Into<MemFrame>>(&mut self, port: PortId, frames: impl IntoIterator<Item = F>) {
+    pub(crate) fn receive_as_one_burst<F: Into<MemFrame>>(
+        &mut self,
+        port: PortId,
+        frames: impl IntoIterator<Item = F>,
+    ) {
         let device = self.topology.device(port);
         for _ in 0..WARM_UP_FRAMES {
             device.inject(frame([0x01, 0x80, 0xc2, 0, 0, 0x0e], mac(0)));

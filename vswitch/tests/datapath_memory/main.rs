@@ -5,9 +5,12 @@
 //! every scenario the fixture asserts that each frame is accounted for and that none is leaked.
 
 mod bridging;
+mod failures;
 mod fixture;
 mod limits;
 mod loops;
+mod offloads;
+mod snapshots;
 mod vlans;
 #[path = "../wire_packets/mod.rs"]
 mod wire_packets;
