@@ -414,11 +414,7 @@ impl Fdb {
         table.link(at, now_s);
         self.stamps[at as usize].store(now_s, Ordering::Relaxed);
         self.invalidate();
-        if looping {
-            LearnOutcome::Loop { home: target, elsewhere, detected: true }
-        } else {
-            LearnOutcome::Moved(at)
-        }
+        if looping { LearnOutcome::Loop { home: target, elsewhere, detected: true } } else { LearnOutcome::Moved(at) }
     }
 
     /// The port behind which `mac` is.

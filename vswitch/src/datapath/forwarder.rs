@@ -71,6 +71,8 @@ pub(super) struct Forwarder {
     shared: Arc<Shared>,
     snapshot: Arc<Snapshot>,
     generation: u64,
+    /// The generation that was acknowledged last.
+    acknowledged: u64,
     lanes: Vec<Option<Lane>>,
     pipeline: Pipeline,
     scatter: Scatter,
@@ -88,6 +90,7 @@ impl Forwarder {
             shared,
             snapshot: Arc::default(),
             generation: 0,
+            acknowledged: 0,
             lanes: Vec::new(),
             pipeline: Pipeline::new(seed),
             scatter: Scatter::default(),
@@ -149,6 +152,7 @@ impl Forwarder {
             counters.add_drops(row, DropReason::Runt, u64::from(report.runt));
         }
         let bytes = if got > 0 { self.process_burst(port, port.index(), watcher) } else { 0 };
+        self.acknowledge();
         Turn { served, bytes }
     }
 
@@ -159,12 +163,16 @@ impl Forwarder {
         frame.copy_from(bytes);
         self.burst.push(frame);
         self.process_burst(from, INJECTED_ROW, watcher);
+        self.acknowledge();
     }
 
     /// Takes the frames in `self.burst` through the pipeline as though `port` had received them,
-    /// and counts them in `row`. Returns their bytes.
+    /// and counts them in `row`. Returns their bytes. A snapshot that is adopted on the way is left
+    /// to be acknowledged: until the burst is sent, the port's next reader must not start, or it
+    /// could overtake, and the port's counters are not final.
     fn process_burst(&mut self, port: PortId, row: usize, watcher: &mut dyn Watcher) -> usize {
         let now = Now::read();
+        let incarnation = self.lane(port).map(|lane| lane.entry.incarnation);
         // The epoch first, then the check that the snapshot is still the newest: a decision made
         // with an old snapshot is then never cached under a new epoch.
         let epoch = loop {
@@ -172,14 +180,16 @@ impl Forwarder {
             if !self.is_outdated() {
                 break epoch;
             }
-            self.adopt(watcher);
+            self.take_over(watcher);
         };
         let shared = &*self.shared;
         let WorkerShared { counters, cells, .. } = &shared.workers[self.number];
         counters.add(row, Cell::RxFrames, self.burst.len() as u64);
         let bytes = self.burst.iter().map(Frame::len).sum();
         counters.add(row, Cell::RxBytes, bytes as u64);
+        // The same id may be another port by now, whose frames these are not.
         let lane = self.lanes.get_mut(port.index()).and_then(Option::as_mut);
+        let lane = lane.filter(|lane| Some(lane.entry.incarnation) == incarnation || row == INJECTED_ROW);
         let (Some(epoch), Some(lane)) = (epoch, lane) else {
             counters.add_drops(row, DropReason::PortDetached, self.burst.len() as u64);
             self.pool.free_all(self.burst.drain(..));
@@ -223,6 +233,21 @@ impl Forwarder {
 
     /// Takes over the newest snapshot, and acknowledges it when nothing older is in use.
     pub(super) fn adopt(&mut self, watcher: &mut dyn Watcher) {
+        self.take_over(watcher);
+        self.acknowledge();
+    }
+
+    /// Acknowledges the snapshot in use. Only between two bursts.
+    #[inline]
+    fn acknowledge(&mut self) {
+        if self.acknowledged != self.generation {
+            self.acknowledged = self.generation;
+            self.shared.publisher.acknowledge(self.number, self.generation);
+        }
+    }
+
+    /// Takes over the newest snapshot.
+    fn take_over(&mut self, watcher: &mut dyn Watcher) {
         let (snapshot, generation) = self.shared.publisher.load();
         self.lanes.resize_with(snapshot.ports.len().max(self.lanes.len()), || None);
         for (at, slot) in self.lanes.iter_mut().enumerate() {
@@ -247,7 +272,6 @@ impl Forwarder {
         // The old snapshot's devices close here, if it was the last to have them.
         self.snapshot = snapshot;
         self.generation = generation;
-        self.shared.publisher.acknowledge(self.number, generation);
     }
 
     /// Lets go of everything, for good.

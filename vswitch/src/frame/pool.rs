@@ -203,7 +203,15 @@ impl Pool {
         let slot = self.free.pop()?;
         // SAFETY: `slot < self.slots`, so the slot lies within the mapping; it was free, so no other token exists.
         let slot = unsafe { self.region.add(slot as usize * SLOT_BYTES) };
-        Some(Frame { slot, start: HEADROOM_BYTES as u32, len: 0, offload: Offload::NONE, tagged: false, priority: 0, pool: self.id })
+        Some(Frame {
+            slot,
+            start: HEADROOM_BYTES as u32,
+            len: 0,
+            offload: Offload::NONE,
+            tagged: false,
+            priority: 0,
+            pool: self.id,
+        })
     }
 
     /// Takes a frame back.

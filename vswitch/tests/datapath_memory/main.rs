@@ -10,7 +10,9 @@ mod fixture;
 mod limits;
 mod loops;
 mod offloads;
+mod probe;
 mod snapshots;
+mod threads;
 mod vlans;
 #[path = "../wire_packets/mod.rs"]
 mod wire_packets;
