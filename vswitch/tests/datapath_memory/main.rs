@@ -9,6 +9,7 @@ mod failures;
 mod fixture;
 mod limits;
 mod loops;
+mod model;
 mod offloads;
 mod probe;
 mod snapshots;
