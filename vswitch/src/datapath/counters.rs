@@ -165,6 +165,8 @@ pub struct WorkerCounters {
     pub bursts: u64,
     /// Times that the worker slept in the kernel.
     pub sleeps: u64,
+    /// Nanoseconds spent on bursts, waiting and spinning not counted.
+    pub busy_ns: u64,
     /// Frames of its pool in use.
     pub frames_outstanding: u64,
     /// Frames of its pool.
@@ -180,6 +182,7 @@ pub(super) struct WorkerCells {
     pub(super) cache_misses: AtomicU64,
     pub(super) bursts: AtomicU64,
     pub(super) sleeps: AtomicU64,
+    pub(super) busy_ns: AtomicU64,
     pub(super) frames_outstanding: AtomicU64,
     pub(super) frames_total: AtomicU64,
     pub(super) ports: AtomicU64,
@@ -199,6 +202,7 @@ impl WorkerCells {
             cache_misses: load(&self.cache_misses),
             bursts: load(&self.bursts),
             sleeps: load(&self.sleeps),
+            busy_ns: load(&self.busy_ns),
             frames_outstanding: load(&self.frames_outstanding),
             frames_total: load(&self.frames_total),
             ports: load(&self.ports),

@@ -19,6 +19,11 @@
 //! the port that has the most: a port that floods the table with made-up addresses evicts its own.
 //! "Oldest" is second chance (clock): each port's entries form a ring in learning order, and one
 //! whose stamp is fresher than its place in the ring goes round once more, a bounded number of times.
+//! Every eviction changes the epoch and so voids the bridge's cached decisions; a port that causes
+//! more than [`EVICTIONS_PER_SECOND`] of them is not learned from for the rest of that second.
+//!
+//! Passes over the whole table (ageing, flushing, listing) let go of the lock every
+//! [`CHUNK_ENTRIES`] entries: a worker with a miss waits microseconds, not milliseconds.
 //!
 //! Moves: an address that moves [`FLAP_MOVES`] times within [`FLAP_WINDOW_S`] is caught in a loop.
 //! It is then held for [`HOLD_S`] on the port where it was before the flapping began, and frames
@@ -40,6 +45,10 @@ pub const FLAP_WINDOW_S: u32 = 2;
 pub const HOLD_S: u32 = 10;
 /// The most entries of one bridge, static ones included; bounds the limits that can be set.
 pub const ENTRIES_MAX: usize = 1 << 20;
+/// The most evictions that one port may cause in a second.
+pub const EVICTIONS_PER_SECOND: u32 = 1000;
+/// How many entries a pass over the table looks at before it lets others in.
+pub const CHUNK_ENTRIES: usize = 4096;
 /// How many entries the eviction looks at before it takes one that was seen recently.
 const SECOND_CHANCES: usize = 8;
 
@@ -83,7 +92,8 @@ pub enum LearnOutcome {
         /// Whether this very frame led to the detection.
         detected: bool,
     },
-    /// Nothing may be learned: the limit is zero, or static entries fill the table.
+    /// Nothing may be learned: the limit is zero, static entries fill the table, or the port causes
+    /// too many evictions.
     Full,
 }
 
@@ -127,9 +137,15 @@ struct Ring {
     head: u32,
     tail: u32,
     count: u32,
+    /// Evictions that learning on this port caused in second `evictions_s`.
+    evictions: u32,
+    evictions_s: u32,
 }
 
-const EMPTY_RING: Ring = Ring { head: NIL, tail: NIL, count: 0 };
+const EMPTY_RING: Ring = Ring { head: NIL, tail: NIL, count: 0, evictions: 0, evictions_s: 0 };
+
+/// The key of a free entry, which no address has.
+const FREE: u64 = u64::MAX;
 
 #[derive(Debug)]
 struct Table {
@@ -247,16 +263,19 @@ impl Table {
         if let Ok(found) = self.index.find_entry(hash, |&other| other == at) {
             found.remove();
         }
+        self.entries[at as usize].key = FREE;
         self.free.push(at);
     }
 
-    /// Removes every entry for which `which` says so; returns how many.
-    fn remove_where(&mut self, which: impl Fn(u32, &Entry) -> bool) -> usize {
-        let doomed: Vec<u32> = self.index.iter().copied().filter(|&at| which(at, &self.entries[at as usize])).collect();
-        for &at in &doomed {
-            self.remove(at);
+    /// Counts an eviction that learning on `port` wants; whether it may.
+    fn may_evict(&mut self, port: PortId, now_s: u32) -> bool {
+        let ring = self.ring(port);
+        if ring.evictions_s != now_s {
+            ring.evictions_s = now_s;
+            ring.evictions = 0;
         }
-        doomed.len()
+        ring.evictions += 1;
+        ring.evictions <= EVICTIONS_PER_SECOND
     }
 
     /// Removes the oldest entry of `port`, recently seen ones passed over a few times.
@@ -282,7 +301,7 @@ impl Table {
     fn make_room(&mut self, port: PortId, stamps: &[AtomicU32], now_s: u32) -> Option<bool> {
         let limits = self.limits;
         if self.ring(port).count >= limits.port_mac_limit {
-            if limits.port_mac_limit == 0 {
+            if limits.port_mac_limit == 0 || !self.may_evict(port, now_s) {
                 return None;
             }
             self.evict_from(port, stamps, now_s);
@@ -291,7 +310,7 @@ impl Table {
         let full = self.free.is_empty() && self.entries.len() >= ENTRIES_MAX;
         if self.learned >= limits.mac_limit || full {
             let largest = (0..self.rings.len()).max_by_key(|&port| self.rings[port].count)?;
-            if self.rings[largest].count == 0 {
+            if self.rings[largest].count == 0 || !self.may_evict(port, now_s) {
                 return None;
             }
             self.evict_from(PortId(largest as u16), stamps, now_s);
@@ -471,29 +490,56 @@ impl Fdb {
     }
 
     fn remove_where(&self, which: impl Fn(u32, &Entry) -> bool) -> usize {
-        let mut table = self.lock();
-        let removed = table.remove_where(which);
-        if removed > 0 {
-            self.invalidate();
-        }
+        let mut removed = 0;
+        self.visit(|table, at| {
+            let doomed = which(at, &table.entries[at as usize]);
+            if doomed {
+                table.remove(at);
+                removed += 1;
+            }
+            doomed
+        });
         removed
+    }
+
+    /// Shows `each` every entry, in chunks; `each` says whether it outdated an answer.
+    fn visit(&self, mut each: impl FnMut(&mut Table, u32) -> bool) {
+        let mut next = 0;
+        loop {
+            let mut table = self.lock();
+            let end = table.entries.len().min(next + CHUNK_ENTRIES);
+            let mut outdated = false;
+            for at in next..end {
+                if table.entries[at].key != FREE {
+                    outdated |= each(&mut table, at as u32);
+                }
+            }
+            if outdated {
+                self.invalidate();
+            }
+            if end == table.entries.len() {
+                return;
+            }
+            next = end;
+        }
     }
 
     /// All entries, in no particular order.
     #[must_use]
     pub fn entries(&self) -> Vec<FdbRow> {
-        let table = self.lock();
-        let row = |&at: &u32| {
+        let mut rows = Vec::with_capacity(self.len());
+        self.visit(|table, at| {
             let entry = &table.entries[at as usize];
-            FdbRow {
+            rows.push(FdbRow {
                 mac: mac_of(entry.key),
                 vlan: (entry.key >> 48) as u16,
                 port: entry.port,
                 is_static: entry.is_static,
                 last_seen_s: self.stamps[at as usize].load(Ordering::Relaxed),
-            }
-        };
-        table.index.iter().map(row).collect()
+            });
+            false
+        });
+        rows
     }
 
     /// The number of entries.

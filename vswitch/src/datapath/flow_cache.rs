@@ -8,14 +8,16 @@
 //! place moves nothing, so a flow that keeps being hit is lost only to a newer colliding flow and
 //! comes back at the cost of one resolve.
 //!
-//! The table is as large as [`FLOWS_MAX`]; its pages are mapped when flows touch them.
+//! The table is as large as [`FLOWS_MAX`]; its pages are mapped when flows touch them. That holds
+//! only for allocations of ordinary alignment (for others the standard library writes the zeros), so
+//! the buckets are aligned to cache lines by hand.
 
 // Prefetching and the zeroed allocation are the two things safe Rust has no word for.
 #![allow(unsafe_code)]
 
 use super::flow::{Actions, FlowKey};
 
-/// The number of flows that a worker remembers: 8 MB of address space.
+/// The number of flows that a worker remembers at most: 8 MB of address space.
 pub const FLOWS_MAX: usize = 1 << 18;
 
 const WAYS: usize = 2;
@@ -32,11 +34,8 @@ struct Entry {
     stamp: u32,
 }
 
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-struct Bucket([Entry; WAYS]);
-
-const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is a cache line");
+const LINE_BYTES: usize = 64;
+const _: () = assert!(size_of::<Entry>() * WAYS == LINE_BYTES, "a bucket is a cache line");
 
 /// What a living entry says.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -50,7 +49,9 @@ pub struct Hit {
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct FlowCache {
-    buckets: Box<[Bucket]>,
+    entries: Box<[Entry]>,
+    /// The first entry that starts a cache line.
+    first: usize,
     seed: u64,
 }
 
@@ -59,13 +60,15 @@ impl FlowCache {
     #[must_use]
     pub fn new(seed: u64) -> Self {
         // SAFETY: all fields of an entry are integers, for which all zero bytes are valid.
-        let buckets = unsafe { Box::<[Bucket]>::new_zeroed_slice(BUCKETS).assume_init() };
-        Self { buckets, seed }
+        let entries = unsafe { Box::<[Entry]>::new_zeroed_slice(FLOWS_MAX + WAYS).assume_init() };
+        let first = entries.as_ptr().align_offset(LINE_BYTES).min(WAYS);
+        Self { entries, first, seed }
     }
 
+    /// The index of the first entry of the flow's bucket.
     #[inline]
     fn bucket(&self, hash: u64) -> usize {
-        hash as usize & (BUCKETS - 1)
+        self.first + (hash as usize & (BUCKETS - 1)) * WAYS
     }
 
     /// The key's hash, for the other calls.
@@ -78,7 +81,7 @@ impl FlowCache {
     /// Asks the CPU to have the flow's line ready soon.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        let bucket = &raw const self.buckets[self.bucket(hash)];
+        let bucket = &raw const self.entries[self.bucket(hash)];
         #[cfg(target_arch = "x86_64")]
         // SAFETY: a prefetch has no effect but on the cache, whatever the address.
         unsafe {
@@ -92,8 +95,7 @@ impl FlowCache {
     #[inline]
     #[must_use]
     pub fn lookup(&self, hash: u64, key: FlowKey, epoch: u64) -> Option<Hit> {
-        let Bucket(entries) = &self.buckets[self.bucket(hash)];
-        entries
+        self.entries[self.bucket(hash)..][..WAYS]
             .iter()
             .find(|entry| entry.key == key && entry.epoch == epoch)
             .map(|entry| Hit { actions: entry.actions, stamp: entry.stamp })
@@ -102,7 +104,7 @@ impl FlowCache {
     /// Remembers a decision made under `epoch`.
     pub fn insert(&mut self, hash: u64, key: FlowKey, epoch: u64, hit: Hit) {
         let at = self.bucket(hash);
-        let Bucket([first, second]) = &mut self.buckets[at];
+        let [first, second] = &mut self.entries[at..][..WAYS] else { return };
         let new = Entry { key, epoch, actions: hit.actions, stamp: hit.stamp };
         // In place where it is already, so that a flow never has two entries.
         if second.key == key || (first.key != key && first.epoch == epoch) {

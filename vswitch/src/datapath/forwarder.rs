@@ -24,6 +24,9 @@ use crate::snapshot::{BridgeEntry, PortEntry, PortId, Snapshot};
 /// cache before it is sent.
 const BURST_BYTES_MAX: usize = 64 * 1024;
 
+/// Loops that are reported per second and worker.
+const LOOP_REPORTS_PER_SECOND: u32 = 10;
+
 /// Who wants to know which receiving sides a forwarder opens and closes.
 pub(super) trait Watcher {
     /// The port is read from now on. An error means that it cannot be.
@@ -79,6 +82,8 @@ pub(super) struct Forwarder {
     egress: Egress,
     pool: Pool,
     burst: Burst,
+    /// Whoever sends can make loops up: only so many are told of.
+    loop_reports: Bucket,
 }
 
 impl Forwarder {
@@ -97,6 +102,7 @@ impl Forwarder {
             egress: Egress::default(),
             pool,
             burst: Burst::new(),
+            loop_reports: Bucket::frames(LOOP_REPORTS_PER_SECOND),
         })
     }
 
@@ -197,10 +203,12 @@ impl Forwarder {
         };
         let source = Source { snapshot: &self.snapshot, port: &lane.entry, bridge: &lane.bridge, epoch, now };
         let tally = self.pipeline.process(&source, &mut lane.ingress, &mut self.burst, &mut self.scatter);
-        if let Some(Loop { mac, vlan, ports }) = tally.looped {
+        if let Some(Loop { mac, vlan, ports }) = tally.looped
+            && self.loop_reports.admit_frame(now.ns)
+        {
             let event = Event::Loop { bridge: lane.bridge.id, mac, vlan, ports };
-            // A full channel means that nobody reads it: the drop itself is counted in any case.
-            let _ = shared.events.try_send(event);
+            // Nobody reads events while the daemon stops.
+            let _ = shared.events.send(event);
         }
         count_tally(counters, row, &tally);
         for &to in self.scatter.outputs() {
@@ -227,7 +235,7 @@ impl Forwarder {
             watcher.closed(port, &*rx);
             lane.gone = true;
             let event = Event::PortGone { port, incarnation: lane.entry.incarnation };
-            let _ = self.shared.events.try_send(event);
+            let _ = self.shared.events.send(event);
         }
     }
 

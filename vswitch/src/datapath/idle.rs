@@ -41,6 +41,8 @@ pub(super) enum Wait {
 #[derive(Debug, Clone, Copy)]
 pub(super) struct Waited {
     since_ns: u64,
+    /// Nanoseconds between the last wait and this one.
+    pub(super) busy_ns: u64,
     /// Whether to spin at all.
     spin: bool,
     /// Whether the first look was taken; it is free.
@@ -58,11 +60,13 @@ pub(super) struct Idle {
     burst_bytes: u64,
     spins: u32,
     backoff_until_ns: u64,
+    /// When the last wait ended.
+    ended_ns: u64,
 }
 
 impl Default for Idle {
     fn default() -> Self {
-        Self { gap_ns: 4 * SPIN_NS_MAX, burst_bytes: 0, spins: 0, backoff_until_ns: 0 }
+        Self { gap_ns: 4 * SPIN_NS_MAX, burst_bytes: 0, spins: 0, backoff_until_ns: 0, ended_ns: now_ns() }
     }
 }
 
@@ -90,7 +94,13 @@ impl Idle {
             self.gap_ns < SPIN_NS_MAX && self.burst_bytes < BULK_BURST_BYTES && since_ns >= self.backoff_until_ns;
         self.spins = self.spins.wrapping_add(u32::from(spin));
         let checked = spin && self.spins.is_multiple_of(CHECK_INTERVAL);
-        Waited { since_ns, spin, looked: false, cpu_ns: checked.then(thread_ns) }
+        Waited {
+            since_ns,
+            busy_ns: since_ns.saturating_sub(self.ended_ns),
+            spin,
+            looked: false,
+            cpu_ns: checked.then(thread_ns),
+        }
     }
 
     /// What to do now.
@@ -107,6 +117,7 @@ impl Idle {
     /// Something happened.
     pub(super) fn end(&mut self, waited: Waited) {
         let now_ns = now_ns();
+        self.ended_ns = now_ns;
         let gap_ns = now_ns - waited.since_ns;
         if let Some(cpu_ns) = waited.cpu_ns
             && gap_ns.saturating_sub(thread_ns() - cpu_ns) > LOST_NS_MAX

@@ -26,7 +26,7 @@ mod worker;
 mod zeroed;
 
 use std::os::fd::OwnedFd;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::thread::JoinHandle;
 
@@ -39,8 +39,6 @@ use counters::{CounterTable, INJECTED_ROW, WorkerCells};
 pub use counters::{PortCounters, WorkerCounters};
 use worker::{Injection, Worker};
 
-/// Events that wait to be read, at most; more are not worth telling.
-const EVENTS_MAX: usize = 4096;
 /// Frames that wait to be injected, at most.
 const INJECTIONS_MAX: usize = 4096;
 
@@ -96,7 +94,10 @@ struct Shared {
     publisher: Publisher<Snapshot>,
     workers: Vec<WorkerShared>,
     stop: AtomicBool,
+    /// Unbounded, because what it carries is bounded: a port goes once, loops are rate-limited.
     events: Sender<Event>,
+    /// One more than the largest port id that ever was.
+    ports_high: AtomicUsize,
 }
 
 impl Shared {
@@ -110,13 +111,23 @@ impl Shared {
                 })
             })
             .collect::<std::io::Result<Vec<_>>>()?;
-        let (sender, events) = crossbeam_channel::bounded(EVENTS_MAX);
+        let (sender, events) = crossbeam_channel::unbounded();
         let publisher = Publisher::new(Snapshot::default(), workers.len());
-        Ok((Arc::new(Self { publisher, workers, stop: AtomicBool::new(false), events: sender }), events))
+        Ok((
+            Arc::new(Self {
+                publisher,
+                workers,
+                stop: AtomicBool::new(false),
+                events: sender,
+                ports_high: AtomicUsize::new(0),
+            }),
+            events,
+        ))
     }
 
     fn publish(&self, snapshot: Snapshot) -> u64 {
         let bridges: Vec<_> = snapshot.bridges.iter().flatten().map(|bridge| Arc::clone(&bridge.fdb)).collect();
+        self.ports_high.fetch_max(snapshot.ports.len(), Ordering::Relaxed);
         let generation = self.publisher.publish(snapshot);
         // After the publication: a worker that reads a new epoch finds the new generation too.
         for fdb in bridges {
@@ -127,10 +138,10 @@ impl Shared {
 
     fn totals(&self) -> PortCounters {
         let mut sum = PortCounters::default();
-        let (snapshot, _) = self.publisher.load();
+        // Every row, also of a port that is between removal and retirement.
         for worker in &self.workers {
-            for port in snapshot.ports.iter().flatten() {
-                sum.add(&worker.counters.read(port.id.index()));
+            for row in 0..self.ports_high.load(Ordering::Relaxed).min(PORTS_MAX) {
+                sum.add(&worker.counters.read(row));
             }
             sum.add(&worker.counters.read(INJECTED_ROW));
         }
@@ -169,7 +180,10 @@ impl Datapath {
             // One worker processes what is injected: injected frames have no order among ports.
             let injected = (number == 0).then(|| injected.clone());
             let worker = Worker::new(number, Arc::clone(&shared), injected, config.pool_frames, seed()?)?;
-            let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || worker.run())?;
+            let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
+                let _guard = AbortOnPanic;
+                worker.run();
+            })?;
             this.threads().push(thread);
         }
         Ok(this)
@@ -251,7 +265,9 @@ impl Datapath {
     /// The sum over all ports, those that are gone and injected frames included.
     #[must_use]
     pub fn totals(&self) -> PortCounters {
-        let mut sum = *self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        // Locked over the whole sum: a row that is retired meanwhile would count twice or never.
+        let retired = self.retired.lock().unwrap_or_else(PoisonError::into_inner);
+        let mut sum = *retired;
         sum.add(&self.shared.totals());
         sum
     }
@@ -271,6 +287,20 @@ impl Datapath {
 impl Drop for Datapath {
     fn drop(&mut self) {
         self.stop();
+    }
+}
+
+/// Ends the process when a datapath thread panics: a switch that answers commands and carries no
+/// packets is the worst of all. The interfaces are persistent, so whoever restarts the daemon brings
+/// everything back.
+struct AbortOnPanic;
+
+impl Drop for AbortOnPanic {
+    fn drop(&mut self) {
+        if std::thread::panicking() {
+            tracing::error!("a datapath thread panicked; the daemon ends, the interfaces stay");
+            std::process::abort();
+        }
     }
 }
 

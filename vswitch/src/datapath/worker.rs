@@ -152,6 +152,7 @@ impl Worker {
     /// Waits until a port has frames or somebody wakes the worker: spinning first, if that pays.
     fn wait(&mut self, events: &mut Vec<epoll::Event>) {
         let mut waited = self.idle.begin();
+        WorkerCells::add(&self.shared.workers[self.number].cells.busy_ns, waited.busy_ns);
         loop {
             match self.idle.next(&mut waited) {
                 Wait::Spin => {
