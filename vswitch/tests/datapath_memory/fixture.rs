@@ -5,7 +5,7 @@ use std::sync::Arc;
 use vswitch::datapath::fdb::{Fdb, FdbLimits};
 use vswitch::datapath::inline::InlineDatapath;
 use vswitch::datapath::{Event, PortCounters};
-use vswitch::frame::DropReason;
+use vswitch::frame::{Csum, DropReason};
 use vswitch::io::Caps;
 use vswitch::io::mem::{MemDevice, MemFrame};
 use vswitch::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Snapshot, VlanMode};
@@ -199,9 +199,14 @@ impl Lab {
         self.topology.device(port).take_sent()
     }
 
-    /// The same without offloads, which must be finished.
+    /// The same as bytes; all frames must be finished.
     pub(crate) fn sent_bytes(&self, port: PortId) -> Vec<Vec<u8>> {
-        self.sent(port).into_iter().map(|frame| frame.bytes).collect()
+        let finished = |frame: MemFrame| {
+            assert_eq!(frame.offload.gso, None);
+            assert!(!matches!(frame.offload.csum, Csum::Partial { .. }), "{:?}", frame.offload);
+            frame.bytes
+        };
+        self.sent(port).into_iter().map(finished).collect()
     }
 
     /// How many frames each port was sent since the last look.

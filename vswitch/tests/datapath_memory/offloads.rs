@@ -54,7 +54,7 @@ fn specs() -> [Spec; 4] {
     [(false, true), (true, true), (false, false), (true, false)].map(|(v6, tcp)| Spec { v6, tcp, ..Spec::default() })
 }
 
-/// Addresses the frames of `specs` learn nothing from.
+/// Ports with these capabilities; the destination of all packets here is known to be behind port 1.
 fn lab(caps: &[Caps]) -> Lab {
     let lab = Lab::with_caps(caps);
     assert!(lab.fdb().insert_static([0x02, 0x42, 172, 18, 0, 3], 0, P1, 0));
