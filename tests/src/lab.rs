@@ -419,6 +419,25 @@ impl Lab {
         }
     }
 
+    /// The balance, and the ports that dropped anything, for whoever reads why a test failed.
+    fn counters_in_brief(&self) -> String {
+        let Ok(answer) = http::request(self.socket(), "GET", "/v1/stats", None) else {
+            return "the daemon does not answer".to_owned();
+        };
+        let Ok(stats) = serde_json::from_str::<Stats>(&answer.body) else { return answer.body };
+        let mut text = format!("{:?}", stats.balance);
+        for port in &stats.ports {
+            let kernel = (port.kernel_tx_dropped.unwrap_or(0), port.kernel_rx_dropped.unwrap_or(0));
+            if !port.total.drops.is_empty() || kernel != (0, 0) {
+                text.push_str(&format!(
+                    "\n{}: drops {:?}, the kernel's (tx, rx) {kernel:?}",
+                    port.port, port.total.drops
+                ));
+            }
+        }
+        text
+    }
+
     /// The lines of the log at WARN or above, and panics, that were not announced.
     fn complaints(&self) -> Vec<String> {
         self.log()
@@ -433,7 +452,12 @@ impl Lab {
 impl Drop for Lab {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            crate::announce(&format!("the daemon's log of {}:\n{}", self.prefix, tail(&self.log())));
+            crate::announce(&format!(
+                "the daemon's log of {}:\n{}\nits counters: {}",
+                self.prefix,
+                tail(&self.log()),
+                self.counters_in_brief()
+            ));
         } else if !self.finished {
             self.conclude();
         }
