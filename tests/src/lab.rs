@@ -23,6 +23,9 @@ use crate::requirement;
 /// How long the switch may take to come to rest once a test has stopped sending.
 const REST_LIMIT: Duration = Duration::from_secs(10);
 
+/// The switch is at rest when nothing came for this long.
+const QUIET: Duration = Duration::from_millis(50);
+
 /// What a lab is made with.
 #[derive(Debug, Clone, Default)]
 pub struct Options {
@@ -375,14 +378,17 @@ impl Lab {
 
     // ---- the questions at the end -----------------------------------------------------------
 
-    /// Waits until the switch is at rest and every frame is accounted for.
+    /// Waits until the switch is at rest (nothing came for [`QUIET`], so the interfaces' queues are
+    /// empty too) and every frame is accounted for.
     #[track_caller]
     pub fn assert_accounted(&self) {
-        let mut last = Stats::default();
+        let mut last = self.stats();
         let rest = wait_until("rest", REST_LIMIT, || {
-            last = self.stats();
+            std::thread::sleep(QUIET);
+            let before = std::mem::replace(&mut last, self.stats());
             let outstanding: u64 = last.workers.iter().map(|worker| worker.frames_outstanding).sum();
-            (last.balance.unexplained == 0 && outstanding == 0).then_some(())
+            let quiet = before.balance == last.balance;
+            (quiet && last.balance.unexplained == 0 && outstanding == 0).then_some(())
         });
         assert!(
             rest.is_ok(),
