@@ -6,11 +6,6 @@ use vswitch::api::Port;
 
 use crate::namespace::Namespace;
 
-/// Pings `address` from `namespace` with `args`; whether every echo came back.
-pub fn ping(namespace: &Namespace, address: IpAddr, args: &str) -> bool {
-    namespace.run(&format!("ping -n -q -c 2 -i 0.05 -W 1 {args} {address}")).is_ok()
-}
-
 /// Asserts that `from` reaches `address`.
 #[track_caller]
 pub fn assert_reaches(from: &Namespace, address: IpAddr) {

@@ -16,7 +16,7 @@ const REST_LIMIT: Duration = Duration::from_secs(10);
 const QUIET: Duration = Duration::from_millis(50);
 
 impl Lab {
-    /// Waits until the switch is at rest (nothing came for [`QUIET`], so the interfaces' queues are
+    /// Waits until the switch is at rest (nothing came for 50 ms, so the interfaces' queues are
     /// empty too) and every frame is accounted for.
     #[track_caller]
     pub fn assert_accounted(&self) {

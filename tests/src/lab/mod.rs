@@ -16,7 +16,7 @@ use crate::http;
 use crate::inventory::Inventory;
 use crate::namespace::{Namespace, unique_prefix};
 use crate::process::Background;
-pub use crate::reach::{address, any_port, assert_no_reach, assert_reaches, ipv4, ipv6, ping};
+pub use crate::reach::{address, any_port, assert_no_reach, assert_reaches, ipv4, ipv6};
 use crate::requirement;
 
 mod conclude;
