@@ -32,6 +32,7 @@ pub mod lab;
 pub mod namespace;
 pub mod process;
 pub mod raw;
+pub mod reach;
 pub mod requirement;
 pub mod stream;
 

@@ -190,3 +190,21 @@ fn a_wrong_command_line_is_status_2_and_an_absent_daemon_3() {
     assert!(stderr.contains("nowhere.sock"), "the socket is named: {stderr}");
     lab.finish();
 }
+
+#[test]
+fn limits() {
+    let Some(lab) = world() else { return };
+    let many = |option: &str, count: usize, value: &dyn Fn(usize) -> String| -> String {
+        (0..count).map(|number| format!(" {option} {}", value(number))).collect()
+    };
+    let labels = format!("set-br br0{}", many("--label", 65, &|number| format!("k{number}=v")));
+    let aliases = format!("add-port br0 FREE --name x{}", many("--alias", 65, &|number| format!("n{number}")));
+    let addresses =
+        format!("add-port br0 FREE --name x{}", many("--ip", 17, &|number| format!("10.1.0.{}", 100 + number)));
+    let reservations = format!(
+        "add-br x --subnet 10.9.0.0/16{}",
+        many("--reserve", 1025, &|number| format!("10.9.{}.{}", 1 + number / 256, number % 256))
+    );
+    assert_refused(&lab, &[(&labels, &["64"]), (&aliases, &["64"]), (&addresses, &["16"]), (&reservations, &["1024"])]);
+    conclude(lab);
+}

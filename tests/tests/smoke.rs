@@ -82,6 +82,19 @@ fn versions_of_client_and_daemon() {
 }
 
 #[test]
+fn ping_waits_for_a_daemon_that_is_still_to_come() {
+    let Some(mut lab) = Lab::without_daemon(Options::default()) else { return };
+    assert_eq!(lab.try_ctl(&["ping"]).status.code(), Some(3));
+    let mut command = lab.host().command(lab.config().binaries.join("vswitchctl"));
+    command.args(["ping", "--timeout", "20s"]).env("VSWITCH_SOCKET", lab.socket());
+    let waiting = std::thread::spawn(move || run_ok(&mut command, Duration::from_secs(30)));
+    std::thread::sleep(Duration::from_millis(300));
+    lab.start_daemon();
+    must(waiting.join().expect("no panic"));
+    lab.finish();
+}
+
+#[test]
 fn every_listing_has_text_and_json() {
     let Some(mut lab) = Lab::new() else { return };
     lab.simple("--subnet 10.1.0.0/24", &["a", "b"]);

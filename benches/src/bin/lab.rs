@@ -10,7 +10,7 @@ use clap::Parser;
 use vswitch_benches::lab::peer::{Peer, Setup};
 use vswitch_benches::lab::report;
 use vswitch_benches::lab::run::{Plan, measure};
-use vswitch_benches::lab::workload::Workload;
+use vswitch_benches::lab::workload::{Load, Workload};
 use vswitch_tests::daemon::binaries;
 use vswitch_tests::namespace;
 use vswitch_tests::process::INTERRUPTED;
@@ -38,6 +38,9 @@ struct Arguments {
     /// How long one run lasts
     #[arg(long, default_value_t = 4)]
     seconds: u64,
+    /// Threads of the HTTP client, with 16 connections each, and processes of the HTTP server
+    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
+    http_threads: u16,
     /// Containers attached to each switch; all but two are idle
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=4000))]
     ports: u16,
@@ -87,14 +90,14 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
         peers: arguments.peers.clone(),
         workloads: arguments.workloads.clone(),
         rounds: arguments.rounds,
-        seconds: arguments.seconds,
+        load: Load { seconds: arguments.seconds, http_threads: arguments.http_threads },
         setup,
     };
     let runs = measure(&plan, |run| eprintln!("{}", report::line(run)))?;
     if let Some(path) = &arguments.json {
         let document = serde_json::json!({
             "machine": machine(),
-            "seconds": arguments.seconds,
+            "load": plan.load,
             "ports": arguments.ports,
             "vswitch_args": arguments.vswitch_args,
             "runs": runs,

@@ -7,7 +7,7 @@ use serde::Serialize;
 use vswitch_tests::process::INTERRUPTED;
 
 use super::peer::{Peer, Setup, Topology};
-use super::workload::{self, Outcome, Workload};
+use super::workload::{self, Load, Outcome, Workload};
 
 /// What is to be measured.
 #[derive(Debug, Clone)]
@@ -18,8 +18,8 @@ pub struct Plan {
     pub workloads: Vec<Workload>,
     /// How often each is run over each.
     pub rounds: usize,
-    /// How long one run lasts.
-    pub seconds: u64,
+    /// How long and how hard each run is.
+    pub load: Load,
     /// How the topologies are made.
     pub setup: Setup,
 }
@@ -58,7 +58,7 @@ pub fn measure(plan: &Plan, mut progress: impl FnMut(&Run)) -> io::Result<Vec<Ru
         for &workload in &plan.workloads {
             for turn in 0..topologies.len() {
                 let topology = &topologies[(round + turn) % topologies.len()];
-                let result = workload::run(workload, topology, plan.seconds, &plan.setup.directory);
+                let result = workload::run(workload, topology, plan.load, &plan.setup.directory);
                 if INTERRUPTED.load(Ordering::Relaxed) {
                     return Err(io::Error::new(io::ErrorKind::Interrupted, "interrupted"));
                 }

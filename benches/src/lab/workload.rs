@@ -104,12 +104,21 @@ pub struct Outcome {
     pub note: Option<String>,
 }
 
+/// How long and how hard.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
+pub struct Load {
+    /// How long one run lasts.
+    pub seconds: u64,
+    /// Threads of the HTTP client (16 connections each), and as many processes of the server.
+    pub http_threads: u16,
+}
+
 /// The two ends of a workload.
 struct Ends<'a> {
     client: &'a Container,
     server: &'a Container,
     pids: Vec<u32>,
-    seconds: u64,
+    load: Load,
     port: u16,
     directory: &'a Path,
 }
@@ -118,13 +127,13 @@ struct Ends<'a> {
 ///
 /// # Errors
 /// A program is missing or fails.
-pub fn run(workload: Workload, topology: &Topology, seconds: u64, directory: &Path) -> io::Result<Outcome> {
+pub fn run(workload: Workload, topology: &Topology, load: Load, directory: &Path) -> io::Result<Outcome> {
     let [client, server, ..] = &topology.containers[..] else {
         return Err(io::Error::other("a topology has at least two containers"));
     };
     // Both addresses are learned and resolved before the clock starts.
     client.namespace.run(&format!("ping -n -q -c 2 -i 0.05 -W 2 {}", server.address))?;
-    let ends = Ends { client, server, pids: topology.pids(), seconds, port: next_port(), directory };
+    let ends = Ends { client, server, pids: topology.pids(), load, port: next_port(), directory };
     match workload {
         Workload::Tcp1 => ends.tcp(&[]),
         Workload::Tcp4 => ends.tcp(&["-P", "4"]),
@@ -145,7 +154,7 @@ fn next_port() -> u16 {
 
 impl Ends<'_> {
     fn limit(&self) -> Duration {
-        Duration::from_secs(self.seconds + 20)
+        Duration::from_secs(self.load.seconds + 20)
     }
 
     /// Starts a server program in the server's namespace and waits until it listens.
@@ -166,7 +175,7 @@ impl Ends<'_> {
         let _server = self.serve("iperf3", &["-s", "-1", "-p", &self.port.to_string()])?;
         let mut command = self.client.namespace.command("iperf3");
         command
-            .args(["-J", "-O", "1", "-p", &self.port.to_string(), "-t", &self.seconds.to_string(), "-c"])
+            .args(["-J", "-O", "1", "-p", &self.port.to_string(), "-t", &self.load.seconds.to_string(), "-c"])
             .arg(self.server.address.to_string())
             .args(args);
         let meter = Meter::start(&self.pids)?;
@@ -217,7 +226,7 @@ impl Ends<'_> {
         let mut command = self.client.namespace.command("sockperf");
         command
             .args(["ping-pong", "--tcp", "--full-rtt", "-m", "64", "-i", &address, "-p", &port, "-t"])
-            .arg(self.seconds.to_string());
+            .arg(self.load.seconds.to_string());
         let meter = Meter::start(&self.pids)?;
         let text = run_ok(&mut command, self.limit())?;
         let cost = meter.stop()?;
@@ -247,11 +256,13 @@ impl Ends<'_> {
         let prefix = self.directory.join("nginx");
         fs::create_dir_all(&prefix)?;
         let configuration = prefix.join("nginx.conf");
-        fs::write(&configuration, nginx_configuration(&prefix, self.port))?;
+        fs::write(&configuration, nginx_configuration(&prefix, self.port, self.load.http_threads))?;
         let (prefix, configuration) = (prefix.display().to_string(), configuration.display().to_string());
         let _server = self.serve("nginx", &["-p", &prefix, "-c", &configuration, "-e", "stderr"])?;
         let mut command = self.client.namespace.command("wrk");
-        command.args(["-t", "2", "-c", "32", "-d", &format!("{}s", self.seconds)]);
+        let threads = self.load.http_threads;
+        command.args(["-t", &threads.to_string(), "-c", &(threads * 16).to_string()]);
+        command.args(["-d", &format!("{}s", self.load.seconds)]);
         if close {
             command.args(["-H", "Connection: close"]);
         }
@@ -269,7 +280,7 @@ impl Ends<'_> {
             metrics: vec![Metric { name, value: rate / 1e3, unit }],
             cost,
             gigabytes: None,
-            operations: Some(rate * self.seconds as f64),
+            operations: Some(rate * self.load.seconds as f64),
             retransmits: None,
             note,
         })
@@ -281,7 +292,7 @@ impl Ends<'_> {
         blast(&self.client.namespace, src, dst, Duration::from_millis(300))?;
         let before = self.server.namespace.link_counter("eth0", "rx_packets")?;
         let meter = Meter::start(&self.pids)?;
-        let offered = blast(&self.client.namespace, src, dst, Duration::from_secs(self.seconds))?;
+        let offered = blast(&self.client.namespace, src, dst, Duration::from_secs(self.load.seconds))?;
         let cost = meter.stop()?;
         let delivered = (self.server.namespace.link_counter("eth0", "rx_packets")? - before) as f64;
         Ok(Outcome {
@@ -296,10 +307,10 @@ impl Ends<'_> {
 }
 
 /// A server that answers from memory, in the foreground, all of its files below `prefix`.
-fn nginx_configuration(prefix: &Path, port: u16) -> String {
+fn nginx_configuration(prefix: &Path, port: u16, workers: u16) -> String {
     let prefix = prefix.display();
     format!(
-        "daemon off; user root; worker_processes 2; pid {prefix}/nginx.pid; error_log stderr warn;\n\
+        "daemon off; user root; worker_processes {workers}; pid {prefix}/nginx.pid; error_log stderr warn;\n\
          events {{ worker_connections 4096; }}\n\
          http {{ access_log off; keepalive_requests 1000000000;\n\
          client_body_temp_path {prefix}/body; proxy_temp_path {prefix}/proxy; fastcgi_temp_path {prefix}/fastcgi;\n\

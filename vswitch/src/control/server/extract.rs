@@ -6,7 +6,7 @@ use std::error::Error as _;
 use std::time::Duration;
 
 use axum::Json;
-use axum::body::to_bytes;
+use axum::body::{HttpBody as _, to_bytes};
 use axum::extract::{FromRequest, FromRequestParts, Path, Query, Request};
 use axum::http::request::Parts;
 use axum::http::{StatusCode, header};
@@ -76,17 +76,18 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
                 ));
             }
         }
-        let body = tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), REQUEST_BYTES_MAX));
+        let body = request.into_body();
+        // A length that was announced is judged before a byte of it has come.
+        if body.size_hint().lower() > REQUEST_BYTES_MAX as u64 {
+            return Err(body_too_large());
+        }
+        let body = tokio::time::timeout(BODY_TIMEOUT, to_bytes(body, REQUEST_BYTES_MAX));
         let bytes = match body.await {
             Ok(Ok(bytes)) => bytes,
             Ok(Err(error))
                 if error.source().is_some_and(<dyn std::error::Error>::is::<http_body_util::LengthLimitError>) =>
             {
-                return Err(too_large(
-                    format!("the request's body is larger than {REQUEST_BYTES_MAX} bytes"),
-                    "send less; no request needs that much",
-                )
-                .into());
+                return Err(body_too_large());
             }
             Ok(Err(error)) => return Err(invalid(format!("the body cannot be read: {error}"), "send it again").into()),
             Err(_) => {
@@ -104,6 +105,14 @@ impl<S: Send + Sync, T: DeserializeOwned> FromRequest<S> for Body<T> {
         })?;
         Ok(Self(value))
     }
+}
+
+fn body_too_large() -> Refused {
+    too_large(
+        format!("the request's body is larger than {REQUEST_BYTES_MAX} bytes"),
+        "send less; no request needs that much",
+    )
+    .into()
 }
 
 /// The query of a request, unknown parameters refused by `T`.

@@ -1,11 +1,9 @@
 //! One world for one test: a host, a daemon, containers; and the questions at the end.
 
 use std::collections::BTreeMap;
-use std::net::{IpAddr, SocketAddr};
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
-use std::time::Duration;
 
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
@@ -16,12 +14,12 @@ use vswitch::api::{Bridge, FdbEntry, Port, PortStats, Stats};
 use crate::daemon::{Daemon, DaemonConfig, binaries};
 use crate::http;
 use crate::inventory::Inventory;
-use crate::namespace::{self, Namespace, unique_prefix};
-use crate::process::{Background, wait_until};
+use crate::namespace::{Namespace, unique_prefix};
+use crate::process::Background;
+pub use crate::reach::{address, any_port, assert_no_reach, assert_reaches, ipv4, ipv6};
 use crate::requirement;
 
-/// How long the switch may take to come to rest once a test has stopped sending.
-const REST_LIMIT: Duration = Duration::from_secs(10);
+mod conclude;
 
 /// What a lab is made with.
 #[derive(Debug, Clone, Default)]
@@ -372,76 +370,6 @@ impl Lab {
     pub fn log(&self) -> String {
         std::fs::read(&self.config.log).map(|bytes| String::from_utf8_lossy(&bytes).into_owned()).unwrap_or_default()
     }
-
-    // ---- the questions at the end -----------------------------------------------------------
-
-    /// Waits until the switch is at rest and every frame is accounted for.
-    #[track_caller]
-    pub fn assert_accounted(&self) {
-        let mut last = Stats::default();
-        let rest = wait_until("rest", REST_LIMIT, || {
-            last = self.stats();
-            let outstanding: u64 = last.workers.iter().map(|worker| worker.frames_outstanding).sum();
-            (last.balance.unexplained == 0 && outstanding == 0).then_some(())
-        });
-        assert!(
-            rest.is_ok(),
-            "frames are not accounted for: {:?}; outstanding: {:?}",
-            last.balance,
-            last.workers.iter().map(|worker| worker.frames_outstanding).collect::<Vec<_>>(),
-        );
-    }
-
-    /// Ends the lab and asks the questions; see the crate's documentation.
-    #[track_caller]
-    pub fn finish(mut self) {
-        self.conclude();
-    }
-
-    #[track_caller]
-    fn conclude(&mut self) {
-        self.finished = true;
-        self.background.clear();
-        if self.daemon.is_some() {
-            self.assert_accounted();
-            self.ctl(&["shutdown", "--cleanup"]);
-        }
-        if let Some(mut daemon) = self.daemon.take() {
-            let status = must(daemon.wait());
-            assert!(status.success(), "the daemon ended with {status}; its log:\n{}", tail(&daemon.log()));
-        }
-        let complaints = self.complaints();
-        assert!(complaints.is_empty(), "the daemon's log has lines that no test announced:\n{}", complaints.join("\n"));
-        for (role, before) in &self.before {
-            let namespace = if role == "host" { &self.host } else { &self.containers[role] };
-            let differences = before.differences(&must(Inventory::take(namespace)));
-            assert!(differences.is_empty(), "the namespace {role} is not as it was found:\n{}", differences.join("\n"));
-        }
-    }
-
-    /// The lines of the log at WARN or above, and panics, that were not announced.
-    fn complaints(&self) -> Vec<String> {
-        self.log()
-            .lines()
-            .filter(|line| line.contains(" WARN ") || line.contains(" ERROR ") || line.contains("panicked at"))
-            .filter(|line| !self.allowed.iter().any(|allowed| line.contains(allowed.as_str())))
-            .map(str::to_owned)
-            .collect()
-    }
-}
-
-impl Drop for Lab {
-    fn drop(&mut self) {
-        if std::thread::panicking() {
-            crate::announce(&format!("the daemon's log of {}:\n{}", self.prefix, tail(&self.log())));
-        } else if !self.finished {
-            self.conclude();
-        }
-        self.background.clear();
-        self.daemon = None;
-        // The next process sweeps what cannot be deleted now.
-        let _ = namespace::destroy_all(std::mem::take(&mut self.containers).into_values().collect());
-    }
 }
 
 /// The last lines of a log.
@@ -457,54 +385,4 @@ pub fn must<T>(result: std::io::Result<T>) -> T {
         Ok(value) => value,
         Err(error) => panic!("{error}"),
     }
-}
-
-/// Pings `address` from `namespace` with `args`; whether every echo came back.
-pub fn ping(namespace: &Namespace, address: IpAddr, args: &str) -> bool {
-    namespace.run(&format!("ping -n -q -c 2 -i 0.05 -W 1 {args} {address}")).is_ok()
-}
-
-/// Asserts that `from` reaches `address`.
-#[track_caller]
-pub fn assert_reaches(from: &Namespace, address: IpAddr) {
-    if let Err(error) = from.run(&format!("ping -n -q -c 2 -i 0.05 -W 2 {address}")) {
-        panic!("{} does not reach {address}: {error}", from.name());
-    }
-}
-
-/// Asserts that nothing comes back from `address` to `from`.
-#[track_caller]
-pub fn assert_no_reach(from: &Namespace, address: IpAddr) {
-    assert!(from.run(&format!("ping -n -q -c 2 -i 0.05 -W 1 {address}")).is_err(), "{} reaches {address}", from.name());
-}
-
-/// The address of `port` in the family of IPv4 (or IPv6), without its prefix length.
-#[must_use]
-#[track_caller]
-pub fn address(port: &Port, ipv6: bool) -> IpAddr {
-    port.ips
-        .iter()
-        .map(ipnet::IpNet::addr)
-        .find(|address| address.is_ipv6() == ipv6)
-        .unwrap_or_else(|| panic!("{} has no such address: {:?}", port.name, port.ips))
-}
-
-/// The IPv4 address of `port`.
-#[must_use]
-#[track_caller]
-pub fn ipv4(port: &Port) -> IpAddr {
-    address(port, false)
-}
-
-/// The IPv6 address of `port`.
-#[must_use]
-#[track_caller]
-pub fn ipv6(port: &Port) -> IpAddr {
-    address(port, true)
-}
-
-/// `address` with any free port.
-#[must_use]
-pub fn any_port(address: IpAddr) -> SocketAddr {
-    SocketAddr::new(address, 0)
 }
