@@ -10,8 +10,10 @@ use std::sync::atomic::{AtomicU64, Ordering};
 /// The shortest burst that a bit rate tolerates, in bytes: two super-frames, or TCP would never
 /// get a window through.
 const BURST_BYTES_MIN: u64 = 128 * 1024;
-/// The burst that a bit rate tolerates, in milliseconds of that rate.
-const BURST_MS: u64 = 20;
+/// The burst that a bit rate tolerates, in milliseconds of that rate. TCP answers a lost super-frame
+/// with a time-out of at least 200 ms (RFC 6298 and Linux's minimum); the credit of that silence must
+/// not be lost, or a stream gets a tenth of the rate. Open vSwitch advises 800 ms.
+const BURST_MS: u64 = 300;
 const NS_PER_S: u64 = 1_000_000_000;
 
 /// What a limit costs and tolerates.
