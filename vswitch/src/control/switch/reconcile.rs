@@ -220,12 +220,20 @@ fn persist(device: &TapDevice) -> Result<()> {
 }
 
 fn log_changes(name: &str, taken: Taken) -> TapDevice {
-    if !taken.changes.is_empty() {
+    let Taken { device, changes } = taken;
+    if !changes.done.is_empty() {
         tracing::info!(
             port = name,
-            changes = taken.changes.join(", "),
+            changes = changes.done.join(", "),
             "the interface was changed meanwhile and is put right"
         );
     }
-    taken.device
+    if !changes.refused.is_empty() {
+        tracing::info!(
+            port = name,
+            refused = changes.refused.join("; "),
+            "the interface was changed meanwhile and stays so in part"
+        );
+    }
+    device
 }
