@@ -109,6 +109,7 @@ impl Switch {
     pub fn remove_bridge(&mut self, name: &str, force: bool) -> Result<()> {
         let mut next = self.desired.clone();
         next.remove_bridge(name, force)?;
+        let record = self.desired.bridge(name)?.clone();
         self.live_bridge(name)?;
         let Some(bridge) = self.live.bridges.remove(name) else { return Ok(()) };
         let persist = |bridge: &LiveBridge, on| {
@@ -122,6 +123,7 @@ impl Switch {
             self.publish(&self.desired);
             return Err(error);
         }
+        super::ports::discard_failed(name, &record, bridge.named_ports(name));
         self.forget_bridge(bridge);
         self.watch_changed = true;
         Ok(())

@@ -100,6 +100,16 @@ impl Interface<'_> {
         Ok(Some(Taken { device, changes }))
     }
 
+    /// Removes the interface that an earlier daemon left in the calling thread's namespace, if it
+    /// is there and nobody has it open.
+    pub(super) fn discard_here(&self) -> io::Result<()> {
+        match TapDevice::attach(self.name) {
+            Ok(device) => device.set_persistent(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
     /// Brings the interface of the calling thread's namespace into its shape.
     fn configure(&self, changes: &mut Changes) -> Result<()> {
         let mut netlink = Netlink::open().map_err(|error| self.refused(&error))?;

@@ -3,9 +3,9 @@
 use std::sync::Arc;
 
 use super::live::{Attachment, LivePort, port_entry, untagged_vlan};
-use super::{Switch, identity, port_interface, random_tail};
+use super::{Switch, host_interface, identity, port_interface, random_tail};
 use crate::api::{ErrorCode, Port, PortSpec};
-use crate::control::desired::{Desired, PortTarget};
+use crate::control::desired::{BridgeRecord, Desired, PortTarget};
 use crate::control::netns::{Netns, NetnsError, NetnsRef};
 use crate::control::refusal::{Result, conflict, failed, from_sentence};
 use crate::datapath::clock::now_s;
@@ -118,6 +118,7 @@ impl Switch {
         ports: Vec<(String, LivePort)>,
         fdb: &Arc<Fdb>,
     ) -> Result<()> {
+        let before = self.desired.bridge(bridge)?.clone();
         for (name, port) in &ports {
             set_persistent(name, port, false);
         }
@@ -132,9 +133,32 @@ impl Switch {
             self.publish(&self.desired);
             return Err(error);
         }
+        discard_failed(bridge, &before, ports.iter().map(|(name, port)| (name.as_str(), port)));
         self.forget(ports.into_iter().map(|(_, port)| (Some(Arc::clone(fdb)), port)));
         self.watch_changed = true;
         Ok(())
+    }
+}
+
+/// Removes the interfaces of the failed ones among `ports`: nobody has them open, so that they
+/// stay where nobody sees to it. The host's port has the bridge's name.
+pub(super) fn discard_failed<'a>(
+    bridge: &str,
+    record: &BridgeRecord,
+    ports: impl IntoIterator<Item = (&'a str, &'a LivePort)>,
+) {
+    for (name, _) in ports.into_iter().filter(|(_, port)| port.attachment.is_err()) {
+        let discarded = if name == bridge {
+            host_interface(bridge, record).map(|interface| interface.discard_here())
+        } else {
+            record.ports.get(name).and_then(|port| {
+                let netns = identity::open_netns(port)?;
+                Some(netns.run(|| port_interface(record, port).discard_here()).and_then(|discarded| discarded))
+            })
+        };
+        if let Some(Err(error)) = discarded {
+            tracing::warn!(bridge, port = name, %error, "the interface of a failed port may be left behind");
+        }
     }
 }
 

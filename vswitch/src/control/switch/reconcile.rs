@@ -153,25 +153,11 @@ impl Switch {
 
     /// Removes every interface that the switch made, here and in namespaces; the state stays.
     pub fn cleanup(&mut self) {
-        for (bridge, name) in self.failed() {
-            // Nobody has it open, so it may be there still.
-            let Ok(record) = self.desired.bridge(&bridge) else { continue };
-            let taken = if bridge == name {
-                host_interface(&bridge, record).and_then(|interface| interface.take_here().ok()?)
-            } else {
-                record.ports.get(&name).and_then(|port| {
-                    let netns = identity::open_netns(port)?;
-                    netns.run(|| port_interface(record, port).take_here()).ok()?.ok()?
-                })
-            };
-            if let Some(Taken { device, .. }) = taken
-                && let Err(error) = device.set_persistent(false)
-            {
-                tracing::info!(%bridge, port = %name, %error, "the interface is gone already");
-            }
-        }
         for (bridge, live) in &self.live.bridges {
             live.all_ports().for_each(|port| super::ports::set_persistent(bridge, port, false));
+            if let Some(record) = self.desired.bridges.get(bridge) {
+                super::ports::discard_failed(bridge, record, live.named_ports(bridge));
+            }
         }
         let bridges = std::mem::take(&mut self.live.bridges);
         self.publish(&self.desired);
