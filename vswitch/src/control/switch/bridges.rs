@@ -162,7 +162,7 @@ impl Switch {
     /// Gives the host's interface and the ports without an MTU of their own the bridge's MTU.
     fn apply_mtu(&mut self, name: &str, record: &BridgeRecord) -> Result<()> {
         if !record.l2 {
-            interface::set_mtu_here(name, record.mtu)
+            interface::set_host_mtu(name, record.mtu)
                 .map_err(|error| netlink_failed(&format!("the MTU of {name:?} cannot be changed"), &error))?;
         }
         for (port_name, port) in record.ports.iter().filter(|(_, port)| port.mtu.is_none()) {

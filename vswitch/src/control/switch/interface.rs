@@ -16,8 +16,9 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use rustix::io::Errno;
 
+use super::advertisements::ignore_routers;
 use crate::api::Error;
-use crate::control::netlink::{Link, LinkChange, Netlink, NetlinkError, RouteKind, TABLE_MAIN};
+use crate::control::netlink::{IPV6_MTU_MIN, Link, LinkChange, Netlink, NetlinkError, RouteKind, TABLE_MAIN};
 use crate::control::netns::Netns;
 use crate::control::refusal::{Result, conflict, failed};
 use crate::io::tap::{TX_QUEUE_LEN, TapDevice};
@@ -122,9 +123,31 @@ impl Interface<'_> {
         }
         let link = netlink.link_by_name(self.name).map_err(|error| self.refused(&error))?;
         let link = link.ok_or_else(|| self.vanished())?;
+        if self.is_host {
+            // Before it is up, so that not one advertisement is heard.
+            self.ignore_routers(changes);
+        }
         self.configure_link(&mut netlink, &link, changes)?;
+        if self.is_host && link.mtu < IPV6_MTU_MIN {
+            // It had no IPv6, and may have got it with its defaults just now.
+            self.ignore_routers(changes);
+        }
         self.configure_addresses(&mut netlink, link.index, changes)?;
         self.configure_routes(&mut netlink, link.index, changes)
+    }
+
+    /// A refusal is no reason to be without a bridge: where `/proc/sys` is read-only, whoever made
+    /// it so has the namespace's defaults in hand.
+    fn ignore_routers(&self, changes: &mut Changes) {
+        match ignore_routers(self.name) {
+            Ok(changed) => changes.done.extend(changed.into_iter().map(|setting| format!("{setting} 0"))),
+            Err(error) => tracing::warn!(
+                interface = self.name,
+                %error,
+                "the host listens to router advertisements from containers; make /proc/sys writable to the daemon, \
+                 or set accept_ra, autoconf and accept_redirects of net.ipv6.conf.default to 0"
+            ),
+        }
     }
 
     fn configure_link(&self, netlink: &mut Netlink, link: &Link, changes: &mut Changes) -> Result<()> {
@@ -179,16 +202,17 @@ impl Interface<'_> {
             if defaults.clone().any(|route| route.gateway == Some(*gateway) && route.oif == Some(index)) {
                 continue;
             }
-            let added = netlink.add_default_route(*gateway, index).map_err(|error| match (error.errno(), defaults.next()) {
-                (Some(Errno::EXIST), Some(other)) => conflict(
-                    format!(
-                        "the namespace has a default route already{}",
-                        other.gateway.map(|via| format!(", via {via}")).unwrap_or_default()
+            let added =
+                netlink.add_default_route(*gateway, index).map_err(|error| match (error.errno(), defaults.next()) {
+                    (Some(Errno::EXIST), Some(other)) => conflict(
+                        format!(
+                            "the namespace has a default route already{}",
+                            other.gateway.map(|via| format!(", via {via}")).unwrap_or_default()
+                        ),
+                        "leave it as it is with --default-route off, or remove it first",
                     ),
-                    "leave it as it is with --default-route off, or remove it first",
-                ),
-                _ => self.refused(&error),
-            });
+                    _ => self.refused(&error),
+                });
             changes.note(format!("default via {gateway}"), added)?;
         }
         Ok(())
@@ -223,6 +247,16 @@ impl Interface<'_> {
 /// The refusal when a namespace cannot be entered.
 pub(super) fn enter_error(error: &io::Error) -> Error {
     failed(format!("the namespace cannot be entered: {error}"), "the daemon needs CAP_SYS_ADMIN")
+}
+
+/// Changes the MTU of the host's interface `name`. One that becomes large enough for IPv6 gets it
+/// with the kernel's defaults, which are not ours.
+pub(super) fn set_host_mtu(name: &str, mtu: u32) -> std::result::Result<(), NetlinkError> {
+    set_mtu_here(name, mtu)?;
+    if let Err(error) = ignore_routers(name) {
+        tracing::warn!(interface = name, %error, "the interface listens to routers");
+    }
+    Ok(())
 }
 
 /// Changes the MTU of an interface of the calling thread's namespace.

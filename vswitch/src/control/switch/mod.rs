@@ -23,6 +23,7 @@ use crate::datapath::Datapath;
 use crate::datapath::fdb::Fdb;
 use crate::snapshot::{PORTS_MAX, PortId};
 
+mod advertisements;
 mod announce;
 mod bridges;
 mod describe;
