@@ -31,6 +31,7 @@ mod limits;
 mod model_tests;
 mod names;
 mod port;
+mod reboot;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,10 @@ pub use names::{INTERFACE_NAME_BYTES_MAX, NAME_BYTES_MAX};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Desired {
+    /// The boot of the kernel (`/proc/sys/kernel/random/boot_id`) in which the ports' namespaces had
+    /// their numbers; see [`Desired::reboot`]. Not known in a state file of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
     /// The bridges by name.
     pub bridges: BTreeMap<String, BridgeRecord>,
 }

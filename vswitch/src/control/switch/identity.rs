@@ -3,7 +3,8 @@
 //! The numbers of an nsfs file identify a namespace while it exists, and the kernel gives them
 //! again as soon as it does not: a name deleted and made anew usually has the same inode. The
 //! *cookie* of a namespace (`SO_NETNS_COOKIE`, Linux 5.14) is never given twice between two boots,
-//! so that what was asked of one container is never done to its successor.
+//! so that what was asked of one container is never done to its successor. After a boot all of
+//! these numbers begin again, see [`Desired::reboot`](crate::control::desired::Desired::reboot).
 
 // `SO_NETNS_COOKIE` has no safe wrapper among our dependencies.
 #![allow(unsafe_code)]
@@ -16,6 +17,14 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::control::desired::PortRecord;
 use crate::control::netns::{Netns, NetnsRef, holders};
+
+/// The kernel's name for this boot (`Documentation/admin-guide/sysctl/kernel.rst`, `random`).
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub(super) fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
 
 /// The cookie of `netns`; nothing on a kernel that has none.
 ///

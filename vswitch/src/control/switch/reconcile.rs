@@ -12,6 +12,7 @@ use super::live::LivePort;
 use super::{Switch, host_interface, identity, port_interface};
 use crate::api::Error;
 use crate::control::desired::{BridgeRecord, PortRecord};
+use crate::control::netns::Netns;
 use crate::control::refusal::Result;
 use crate::io::tap::TapDevice;
 
@@ -31,6 +32,8 @@ impl Switch {
     /// # Errors
     /// What is left of the state cannot be stored.
     pub fn reconcile(&mut self) -> Result<()> {
+        let stored = self.desired.clone();
+        self.notice_reboot();
         let desired = self.desired.clone();
         let mut next = desired.clone();
         for (name, record) in &desired.bridges {
@@ -61,10 +64,30 @@ impl Switch {
             }
         }
         self.publish(&next);
-        if next != desired {
+        // A state without bridges is not worth a file.
+        if next.bridges != stored.bridges || (next != stored && !next.bridges.is_empty()) {
             self.commit(next)?;
         }
         Ok(())
+    }
+
+    /// Finds the ports' namespaces by their names alone where the numbers are of another boot.
+    fn notice_reboot(&mut self) {
+        let boot_id = match identity::boot_id() {
+            Ok(boot_id) => boot_id,
+            Err(error) => {
+                tracing::warn!(%error, "whether the machine was started anew cannot be found out");
+                return;
+            }
+        };
+        let host = self.host;
+        let dropped = self.desired.reboot(&boot_id, |reference| {
+            let netns = Netns::open(reference).ok().filter(|netns| netns.id() != host)?;
+            Some((netns.id(), identity::cookie(&netns).ok()?))
+        });
+        for (bridge, name) in dropped {
+            tracing::info!(%bridge, port = %name, "the machine was started anew, and the port has no namespace of its name");
+        }
     }
 
     /// Tries again what failed; ports whose namespace is gone by now are dropped.
