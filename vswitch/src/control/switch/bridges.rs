@@ -44,8 +44,8 @@ impl Switch {
         if let Some(device) = device
             && let Err(error) = device.set_persistent(true)
         {
+            self.revert(before);
             self.withdraw_bridge(name);
-            self.commit(before)?;
             return Err(failed(
                 format!("the interface {name:?} went away while it was made: {error}"),
                 "repeat the command",

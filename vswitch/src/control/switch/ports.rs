@@ -37,8 +37,8 @@ impl Switch {
         }
         if let Err(error) = device.set_persistent(true) {
             // Between the store and now somebody removed the interface.
+            self.revert(before);
             self.withdraw(bridge, &name);
-            self.commit(before)?;
             return Err(failed(
                 format!("the interface of port {name:?} went away while it was attached: {error}"),
                 "see who removes interfaces in that namespace, and repeat the command",
