@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::identity::Lookup;
 use super::live::{Attachment, LiveBridge, LivePort, fdb_limits, host_entry};
-use super::{Switch, host_interface, host_view, identity, interface, netlink_failed};
+use super::{Switch, host_interface, host_view, interface, netlink_failed};
 use crate::api::{Bridge, BridgeChange, BridgeSpec};
 use crate::control::desired::BridgeRecord;
 use crate::control::refusal::{Result, failed, limit};
@@ -165,8 +166,9 @@ impl Switch {
             interface::set_host_mtu(name, record.mtu)
                 .map_err(|error| netlink_failed(&format!("the MTU of {name:?} cannot be changed"), &error))?;
         }
+        let lookup = Lookup::default();
         for (port_name, port) in record.ports.iter().filter(|(_, port)| port.mtu.is_none()) {
-            let Some(netns) = identity::open_netns(port) else {
+            let Some(netns) = lookup.open(port) else {
                 // It is being deleted; its port goes with it in a moment.
                 tracing::info!(port = %port_name, "the namespace of the port is gone, its MTU stays");
                 continue;

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::identity::Lookup;
 use super::live::{Attachment, LivePort, port_entry, untagged_vlan};
 use super::{Switch, host_interface, identity, port_interface, random_tail};
 use crate::api::{ErrorCode, Port, PortSpec};
@@ -147,12 +148,13 @@ pub(super) fn discard_failed<'a>(
     record: &BridgeRecord,
     ports: impl IntoIterator<Item = (&'a str, &'a LivePort)>,
 ) {
+    let lookup = Lookup::default();
     for (name, _) in ports.into_iter().filter(|(_, port)| port.attachment.is_err()) {
         let discarded = if name == bridge {
             host_interface(bridge, record).map(|interface| interface.discard_here())
         } else {
             record.ports.get(name).and_then(|port| {
-                let netns = identity::open_netns(port)?;
+                let netns = lookup.open(port)?;
                 Some(netns.run(|| port_interface(record, port).discard_here()).and_then(|discarded| discarded))
             })
         };

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::identity::Lookup;
 use super::interface::{Interface, Taken, enter_error};
 use super::live::LivePort;
 use super::{Switch, host_interface, identity, port_interface};
@@ -36,6 +37,7 @@ impl Switch {
         self.notice_reboot();
         let desired = self.desired.clone();
         let mut next = desired.clone();
+        let lookup = Lookup::default();
         for (name, record) in &desired.bridges {
             self.insert_bridge(name, record)?;
             if let Some(interface) = host_interface(name, record) {
@@ -49,7 +51,7 @@ impl Switch {
                 }
             }
             for (port_name, port) in &record.ports {
-                match open_port(record, port_name, port) {
+                match open_port(&lookup, record, port_name, port) {
                     Found::Open(device) => self.attach(&desired, name, port_name, device)?,
                     Found::NamespaceGone => {
                         tracing::info!(bridge = %name, port = %port_name, netns = %port.netns, "the namespace is gone, the port is dropped");
@@ -94,6 +96,7 @@ impl Switch {
     pub fn retry_failed(&mut self) {
         let mut dropped = Vec::new();
         let mut came = false;
+        let lookup = Lookup::default();
         for (bridge, name) in self.failed() {
             let Ok(record) = self.desired.bridge(&bridge).cloned() else { continue };
             let outcome = if bridge == name {
@@ -104,7 +107,7 @@ impl Switch {
                 }
             } else {
                 let Some(port) = record.ports.get(&name) else { continue };
-                open_port(&record, &name, port)
+                open_port(&lookup, &record, &name, port)
             };
             match outcome {
                 Found::NamespaceGone => dropped.push((bridge, name)),
@@ -204,8 +207,8 @@ fn open_host(interface: &Interface<'_>) -> Result<Arc<TapDevice>> {
 }
 
 /// Takes back a container's interface, or makes it.
-fn open_port(bridge: &BridgeRecord, name: &str, port: &PortRecord) -> Found {
-    let Some(netns) = identity::open_netns(port) else { return Found::NamespaceGone };
+fn open_port(lookup: &Lookup, bridge: &BridgeRecord, name: &str, port: &PortRecord) -> Found {
+    let Some(netns) = lookup.open(port) else { return Found::NamespaceGone };
     let interface = port_interface(bridge, port);
     let open = || match netns.run(|| interface.take_here()).map_err(|error| enter_error(&error))?? {
         Some(taken) => Ok(log_changes(name, taken)),
