@@ -110,6 +110,9 @@ pub struct PortRecord {
     pub netns_cookie: Option<u64>,
     /// The interface's name in the namespace.
     pub ifname: String,
+    /// Whether the namespace's loopback interface was down before the port came.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lo_raised: bool,
     /// The kind of interface.
     #[serde(rename = "type")]
     pub port_type: PortType,
@@ -163,6 +166,13 @@ pub struct HostView {
     pub interfaces: BTreeSet<String>,
     /// Four random bytes, for a MAC address that no IPv4 address determines.
     pub random: [u8; 4],
+}
+
+/// What a port's interface turned out to be when it was made or taken back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FoundInterface {
+    /// See [`PortRecord::lo_raised`].
+    pub lo_raised: bool,
 }
 
 /// The namespace that a port is to be attached to.

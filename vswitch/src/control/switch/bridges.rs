@@ -26,7 +26,7 @@ impl Switch {
         let name = spec.name.as_str();
         let record = next.bridge(name)?;
         let device = match host_interface(name, record) {
-            Some(interface) => Some(Arc::new(interface.create_here()?)),
+            Some(interface) => Some(Arc::new(interface.create_here()?.device)),
             None => None,
         };
         self.insert_bridge(name, record)?;

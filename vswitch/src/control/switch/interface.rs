@@ -18,6 +18,7 @@ use rustix::io::Errno;
 
 use super::advertisements::ignore_routers;
 use crate::api::Error;
+use crate::control::desired::FoundInterface;
 use crate::control::netlink::{IPV6_MTU_MIN, Link, LinkChange, Netlink, NetlinkError, RouteKind, TABLE_MAIN};
 use crate::control::netns::Netns;
 use crate::control::refusal::{Result, conflict, failed};
@@ -39,9 +40,9 @@ pub(super) struct Interface<'a> {
     pub(super) ipv6: bool,
 }
 
-/// An interface that was there.
+/// An interface that was made or taken back.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct Opened {
     pub(super) device: TapDevice,
     pub(super) changes: Changes,
 }
@@ -53,11 +54,18 @@ pub(super) struct Changes {
     pub(super) done: Vec<String>,
     /// What the kernel refused, where that is no reason to give up.
     pub(super) refused: Vec<String>,
+    /// Whether the loopback interface of the namespace was down and is up.
+    pub(super) lo_raised: bool,
     /// Whether to go on after a refusal.
     lenient: bool,
 }
 
 impl Changes {
+    /// What of this is to be remembered.
+    pub(super) fn found(&self) -> FoundInterface {
+        FoundInterface { lo_raised: self.lo_raised }
+    }
+
     fn lenient() -> Self {
         Self { lenient: true, ..Self::default() }
     }
@@ -75,20 +83,26 @@ impl Changes {
 
 impl Interface<'_> {
     /// Makes the interface in another namespace, and configures it.
-    pub(super) fn create_in(&self, netns: &Netns) -> Result<TapDevice> {
+    pub(super) fn create_in(&self, netns: &Netns) -> Result<Opened> {
         netns.run(|| self.create_here()).map_err(|error| enter_error(&error))?
     }
 
     /// Makes the interface in the calling thread's namespace, and configures it.
-    pub(super) fn create_here(&self) -> Result<TapDevice> {
+    pub(super) fn create_here(&self) -> Result<Opened> {
         let device = TapDevice::create(self.name).map_err(|error| self.tap_error(&error))?;
-        self.configure(&mut Changes::default())?;
-        Ok(device)
+        let mut changes = Changes::default();
+        if let Err(error) = self.configure(&mut changes) {
+            if changes.lo_raised {
+                lower_lo_here();
+            }
+            return Err(error);
+        }
+        Ok(Opened { device, changes })
     }
 
     /// Takes back the interface that an earlier daemon left in the calling thread's namespace;
     /// nothing if it is not there. Only the loss of the interface itself is an error.
-    pub(super) fn take_here(&self) -> Result<Option<Taken>> {
+    pub(super) fn take_here(&self) -> Result<Option<Opened>> {
         let device = match TapDevice::attach(self.name) {
             Ok(device) => device,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
@@ -98,7 +112,7 @@ impl Interface<'_> {
         if let Err(error) = self.configure(&mut changes) {
             changes.refused.push(error.message);
         }
-        Ok(Some(Taken { device, changes }))
+        Ok(Some(Opened { device, changes }))
     }
 
     /// Removes the interface that an earlier daemon left in the calling thread's namespace, if it
@@ -119,6 +133,7 @@ impl Interface<'_> {
             && !lo.up
         {
             let raised = netlink.set_up(lo.index).map_err(|error| self.refused(&error));
+            changes.lo_raised = raised.is_ok();
             changes.note("lo up".to_owned(), raised)?;
         }
         let link = netlink.link_by_name(self.name).map_err(|error| self.refused(&error))?;
@@ -241,6 +256,26 @@ impl Interface<'_> {
             ),
             _ => failed(message, "see the daemon's log"),
         }
+    }
+}
+
+/// Takes the loopback interface of `netns` down again.
+pub(super) fn lower_lo(netns: &Netns) {
+    if let Err(error) = netns.run(lower_lo_here) {
+        tracing::info!(%error, "a namespace cannot be entered, its loopback interface stays up");
+    }
+}
+
+fn lower_lo_here() {
+    let lower = || {
+        let mut netlink = Netlink::open()?;
+        match netlink.link_by_name("lo")? {
+            Some(lo) => netlink.set_down(lo.index),
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = lower() {
+        tracing::info!(%error, "a loopback interface stays up");
     }
 }
 

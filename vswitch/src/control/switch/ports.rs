@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::identity::Lookup;
+use super::interface::{self, Opened};
 use super::live::{Attachment, LivePort, port_entry, untagged_vlan};
 use super::{Switch, host_interface, identity, port_interface, random_tail};
 use crate::api::{ErrorCode, Port, PortSpec};
@@ -25,28 +26,41 @@ impl Switch {
         let mut next = self.desired.clone();
         let name = next.add_port(bridge, spec, &target)?;
         let record = next.bridge(bridge)?;
-        let port = &record.ports[&name];
-        let device = Arc::new(port_interface(record, port).create_in(&netns)?);
+        let Opened { device, changes } = port_interface(record, &record.ports[&name]).create_in(&netns)?;
+        next.note_interface(bridge, &name, changes.found());
+        let device = Arc::new(device);
+        let outcome = self.carry(bridge, &name, &device, next);
+        if outcome.is_err() && changes.lo_raised {
+            interface::lower_lo(&netns);
+        }
         drop(netns);
+        outcome?;
+        self.announce(bridge, &name);
+        self.describe_port(bridge, &name)
+    }
 
-        self.attach(&next, bridge, &name, Arc::clone(&device))?;
+    /// Makes a port of `next` carry packets, `next` the state and `device` durable; or nothing of it.
+    fn carry(&mut self, bridge: &str, name: &str, device: &Arc<TapDevice>, next: Desired) -> Result<()> {
+        self.attach(&next, bridge, name, Arc::clone(device))?;
         self.publish(&next);
         let before = self.desired.clone();
         if let Err(error) = self.commit(next) {
-            self.withdraw(bridge, &name);
+            self.withdraw(bridge, name);
             return Err(error);
         }
         if let Err(error) = device.set_persistent(true) {
             // Between the store and now somebody removed the interface.
             self.revert(before);
-            self.withdraw(bridge, &name);
+            self.withdraw(bridge, name);
             return Err(failed(
                 format!("the interface of port {name:?} went away while it was attached: {error}"),
                 "see who removes interfaces in that namespace, and repeat the command",
             ));
         }
-        self.announce(bridge, &name);
-        self.describe_port(bridge, &name)
+        if let Ok(record) = self.desired.bridge(bridge) {
+            self.introduce(record, bridge, name);
+        }
+        Ok(())
     }
 
     /// The namespace that `spec` names, open, and what decisions need to know of it.
@@ -72,19 +86,26 @@ impl Switch {
         let workers = self.datapath.workers();
         let live = self.live_bridge_mut(bridge)?;
         let entry = port_entry(ids, name, live.id, port, record.port_mtu(port), Arc::clone(&device), workers);
-        if let Some(vlan) = untagged_vlan(port) {
-            // Known before its first frame: what is sent to it is not flooded, and what an earlier
-            // owner of the address left behind is corrected.
-            live.fdb.remove(port.mac.0, Some(vlan));
-            live.fdb.learn(port.mac.0, vlan, ids.0, now_s());
-        }
-        for entry in record.statics.iter().filter(|entry| entry.port == name) {
-            live.fdb.insert_static(entry.mac.0, entry.vlan, ids.0, now_s());
-        }
         let attachment = Attachment { device, entry: Arc::new(entry) };
         live.ports.insert(name.to_owned(), LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
         self.watch_changed = true;
         Ok(())
+    }
+
+    /// Tells the forwarding database of a live port what is known of it. Apart from attaching it,
+    /// because what this replaces could not be put back if the command failed later.
+    pub(super) fn introduce(&self, record: &BridgeRecord, bridge: &str, name: &str) {
+        let Some(live) = self.live.bridges.get(bridge) else { return };
+        let Some((port, id)) = record.ports.get(name).zip(live.ports.get(name).map(|port| port.id)) else { return };
+        if let Some(vlan) = untagged_vlan(port) {
+            // What is sent to it is not flooded even if it is silent, and what an earlier owner of
+            // the address left behind is corrected.
+            live.fdb.remove(port.mac.0, Some(vlan));
+            live.fdb.learn(port.mac.0, vlan, id, now_s());
+        }
+        for entry in record.statics.iter().filter(|entry| entry.port == name) {
+            live.fdb.insert_static(entry.mac.0, entry.vlan, id, now_s());
+        }
     }
 
     /// Takes a port that is not in the state out of the datapath again, and its interface with it.
