@@ -31,6 +31,7 @@ mod limits;
 mod model_tests;
 mod names;
 mod port;
+mod reboot;
 #[cfg(test)]
 mod tests;
 
@@ -41,6 +42,10 @@ pub use names::{INTERFACE_NAME_BYTES_MAX, NAME_BYTES_MAX};
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Desired {
+    /// The boot of the kernel (`/proc/sys/kernel/random/boot_id`) in which the ports' namespaces had
+    /// their numbers; see [`Desired::reboot`]. Not known in a state file of an older version.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub boot_id: Option<String>,
     /// The bridges by name.
     pub bridges: BTreeMap<String, BridgeRecord>,
 }
@@ -105,6 +110,9 @@ pub struct PortRecord {
     pub netns_cookie: Option<u64>,
     /// The interface's name in the namespace.
     pub ifname: String,
+    /// Whether the namespace's loopback interface was down before the port came.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lo_raised: bool,
     /// The kind of interface.
     #[serde(rename = "type")]
     pub port_type: PortType,
@@ -158,6 +166,13 @@ pub struct HostView {
     pub interfaces: BTreeSet<String>,
     /// Four random bytes, for a MAC address that no IPv4 address determines.
     pub random: [u8; 4],
+}
+
+/// What a port's interface turned out to be when it was made or taken back.
+#[derive(Debug, Clone, Default, PartialEq, Eq)]
+pub struct FoundInterface {
+    /// See [`PortRecord::lo_raised`].
+    pub lo_raised: bool,
 }
 
 /// The namespace that a port is to be attached to.

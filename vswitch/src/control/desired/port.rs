@@ -6,7 +6,7 @@ use super::addresses::mac_of_tail;
 use super::bridge::check_mtu;
 use super::limits::{LABELS_MAX, RATE_BPS_MAX, RATE_BPS_MIN, VLAN_ID_MAX};
 use super::names::{check_interface_name, check_port_name};
-use super::{BridgeRecord, Desired, PortRecord, PortTarget};
+use super::{BridgeRecord, Desired, FoundInterface, PortRecord, PortTarget};
 use crate::api::PortSpec;
 use crate::control::refusal::{Result, conflict, invalid, limit, not_found};
 use crate::wire::MacAddr;
@@ -55,6 +55,7 @@ impl Desired {
             netns_id: target.id,
             netns_cookie: target.cookie,
             ifname,
+            lo_raised: false,
             port_type: spec.port_type,
             mac,
             mtu: spec.mtu,
@@ -88,6 +89,13 @@ impl Desired {
         record.ports.remove(&name);
         record.statics.retain(|entry| entry.port != name);
         Ok(name)
+    }
+
+    /// Remembers how the interface of a port was made or found.
+    pub fn note_interface(&mut self, bridge: &str, name: &str, found: FoundInterface) {
+        let Some(port) = self.bridges.get_mut(bridge).and_then(|record| record.ports.get_mut(name)) else { return };
+        // One that is taken back has it up already, from the time when it was made.
+        port.lo_raised |= found.lo_raised;
     }
 
     fn check_interface_free(&self, ifname: &str, target: &PortTarget) -> Result<()> {

@@ -12,7 +12,7 @@ use rustix::io::Errno;
 use super::{Netlink, Result, value};
 
 /// The smallest MTU with which an interface can have IPv6 at all (RFC 8200 section 5).
-const IPV6_MTU_MIN: u32 = 1280;
+pub const IPV6_MTU_MIN: u32 = 1280;
 
 /// An interface.
 #[derive(Debug, Clone, PartialEq, Eq, Default)]

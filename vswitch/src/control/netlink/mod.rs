@@ -26,7 +26,7 @@ use netlink_sys::{Socket, SocketAddr, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
 
 pub use self::address::Address;
-pub use self::link::{Link, LinkChange};
+pub use self::link::{IPV6_MTU_MIN, Link, LinkChange};
 pub use self::route::{NewRoute, Route, RouteKind, TABLE_LOCAL, TABLE_MAIN};
 
 /// As large as the kernel ever makes one part of a dump (`NLMSG_GOODSIZE` up to 32 KB), and more

@@ -18,7 +18,7 @@ mod reference;
 use std::ffi::c_void;
 use std::fmt;
 use std::io;
-use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::path::{Path, PathBuf};
 
 use rustix::fs::{Mode, OFlags, fstat, fstatfs};
@@ -126,27 +126,32 @@ impl Netns {
     }
 
     fn open_path(path: &Path) -> Result<Self, NetnsError> {
-        // Non-blocking, because the path is anybody's and opening a FIFO would wait for its writer.
-        let flags = OFlags::RDONLY | OFlags::CLOEXEC | OFlags::NONBLOCK;
-        let fd = rustix::fs::open(path, flags, Mode::empty()).map_err(|error| match error {
+        let failed = |error: Errno| match error {
             // ESRCH: the process's directory exists, but it is a zombie without namespaces.
             Errno::NOENT | Errno::NOTDIR | Errno::SRCH => NetnsError::PathNotFound(path.to_owned()),
             _ => NetnsError::Io { path: path.to_owned(), source: error.into() },
-        })?;
+        };
+        let other = || NetnsError::NotNetns {
+            path: path.to_owned(),
+            why: "give a file such as /proc/PID/ns/net or /run/netns/NAME".to_owned(),
+        };
+        // The path is anybody's, and to open a device or a FIFO has effects of its own: so it is
+        // only located first, and opened once it is known to be a namespace.
+        let located = rustix::fs::open(path, OFlags::PATH | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
+        if !is_nsfs(&located).map_err(failed)? {
+            return Err(other());
+        }
+        let again = format!("/proc/self/fd/{}", located.as_raw_fd());
+        let fd = rustix::fs::open(again, OFlags::RDONLY | OFlags::CLOEXEC, Mode::empty()).map_err(failed)?;
         Self::from_fd(fd).map_err(|error| match error {
             Some(source) => NetnsError::Io { path: path.to_owned(), source },
-            None => NetnsError::NotNetns {
-                path: path.to_owned(),
-                why: "give a file such as /proc/PID/ns/net or /run/netns/NAME".to_owned(),
-            },
+            None => other(),
         })
     }
 
     /// `None` as the error says that `fd` is something else.
     fn from_fd(fd: OwnedFd) -> Result<Self, Option<io::Error>> {
-        let kind = fstatfs(&fd).map_err(|error| Some(error.into()))?.f_type;
-        #[allow(clippy::unnecessary_cast, reason = "the type differs between C libraries")]
-        if kind as i64 != libc::NSFS_MAGIC as i64 {
+        if !is_nsfs(&fd).map_err(|error| Some(error.into()))? {
             return Err(None);
         }
         // SAFETY: NS_GET_NSTYPE takes no argument and touches no memory of ours.
@@ -200,6 +205,13 @@ impl AsFd for Netns {
     }
 }
 
+/// Whether a file, which need not be open for anything, is a namespace of whatever kind.
+fn is_nsfs(fd: &OwnedFd) -> rustix::io::Result<bool> {
+    let kind = fstatfs(fd)?.f_type;
+    #[allow(clippy::unnecessary_cast, reason = "the type differs between C libraries")]
+    Ok(kind as i64 == libc::NSFS_MAGIC as i64)
+}
+
 /// `NS_GET_NSTYPE` (`include/uapi/linux/nsfs.h`): the `CLONE_NEW*` flag of the namespace's kind.
 struct GetNsType;
 
@@ -233,6 +245,20 @@ mod tests {
             let netns = Netns::open(&form.parse().unwrap()).unwrap();
             assert_eq!(netns.id(), current, "{form}");
         }
+    }
+
+    #[test]
+    fn a_file_that_is_no_namespace_is_not_opened() {
+        let dir = tempfile::tempdir().unwrap();
+        let fifo = dir.path().join("fifo");
+        rustix::fs::mknodat(rustix::fs::CWD, &fifo, rustix::fs::FileType::Fifo, Mode::RUSR | Mode::WUSR, 0).unwrap();
+        let error = Netns::open(&NetnsRef::Path(fifo)).unwrap_err();
+        assert!(matches!(error, NetnsError::NotNetns { .. }), "{error}");
+        // To open a socket is an error of its own (ENXIO); it can be located all the same.
+        let socket = dir.path().join("socket");
+        let _listener = std::os::unix::net::UnixListener::bind(&socket).unwrap();
+        let error = Netns::open(&NetnsRef::Path(socket)).unwrap_err();
+        assert!(matches!(error, NetnsError::NotNetns { .. }), "{error}");
     }
 
     #[test]

@@ -35,6 +35,20 @@ impl NetnsRef {
         }
     }
 
+    /// Whether it may mean the same to people after the machine was started anew: names do, the
+    /// numbers of processes and what is made of them do not.
+    #[must_use]
+    pub fn outlives_boot(&self) -> bool {
+        match self {
+            Self::Name(_) => true,
+            Self::Pid(_) => false,
+            // `/var/run` leads to `/run`, see file-hierarchy(7).
+            Self::Path(path) => {
+                path.parent().is_some_and(|dir| [NAMES_DIR, "/var/run/netns"].map(Path::new).contains(&dir))
+            }
+        }
+    }
+
     /// The name that a port gets that was given none: the namespace's name, `pid-N`, or the last
     /// component of the path.
     #[must_use]
@@ -142,6 +156,20 @@ mod tests {
             let json = serde_json::to_string(&parse(form)).unwrap();
             assert_eq!(json, format!("{form:?}"));
             assert_eq!(serde_json::from_str::<NetnsRef>(&json).unwrap(), parse(form));
+        }
+    }
+
+    #[test]
+    fn names_outlive_a_boot_and_processes_do_not() {
+        for (form, outlives) in [
+            ("web", true),
+            ("/run/netns/web", true),
+            ("/var/run/netns/web", true),
+            ("77", false),
+            ("/proc/77/ns/net", false),
+            ("/run/docker/netns/1-abc", false),
+        ] {
+            assert_eq!(parse(form).outlives_boot(), outlives, "{form}");
         }
     }
 

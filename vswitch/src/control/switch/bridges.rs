@@ -3,8 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::identity::Lookup;
 use super::live::{Attachment, LiveBridge, LivePort, fdb_limits, host_entry};
-use super::{Switch, host_interface, host_view, identity, interface, netlink_failed};
+use super::{Switch, host_interface, host_view, interface, netlink_failed};
 use crate::api::{Bridge, BridgeChange, BridgeSpec};
 use crate::control::desired::BridgeRecord;
 use crate::control::refusal::{Result, failed, limit};
@@ -25,7 +26,7 @@ impl Switch {
         let name = spec.name.as_str();
         let record = next.bridge(name)?;
         let device = match host_interface(name, record) {
-            Some(interface) => Some(Arc::new(interface.create_here()?)),
+            Some(interface) => Some(Arc::new(interface.create_here()?.device)),
             None => None,
         };
         self.insert_bridge(name, record)?;
@@ -44,8 +45,8 @@ impl Switch {
         if let Some(device) = device
             && let Err(error) = device.set_persistent(true)
         {
+            self.revert(before);
             self.withdraw_bridge(name);
-            self.commit(before)?;
             return Err(failed(
                 format!("the interface {name:?} went away while it was made: {error}"),
                 "repeat the command",
@@ -109,6 +110,7 @@ impl Switch {
     pub fn remove_bridge(&mut self, name: &str, force: bool) -> Result<()> {
         let mut next = self.desired.clone();
         next.remove_bridge(name, force)?;
+        let record = self.desired.bridge(name)?.clone();
         self.live_bridge(name)?;
         let Some(bridge) = self.live.bridges.remove(name) else { return Ok(()) };
         let persist = |bridge: &LiveBridge, on| {
@@ -122,6 +124,7 @@ impl Switch {
             self.publish(&self.desired);
             return Err(error);
         }
+        super::ports::discard_failed(name, &record, bridge.named_ports(name));
         self.forget_bridge(bridge);
         self.watch_changed = true;
         Ok(())
@@ -160,11 +163,12 @@ impl Switch {
     /// Gives the host's interface and the ports without an MTU of their own the bridge's MTU.
     fn apply_mtu(&mut self, name: &str, record: &BridgeRecord) -> Result<()> {
         if !record.l2 {
-            interface::set_mtu_here(name, record.mtu)
+            interface::set_host_mtu(name, record.mtu)
                 .map_err(|error| netlink_failed(&format!("the MTU of {name:?} cannot be changed"), &error))?;
         }
+        let lookup = Lookup::default();
         for (port_name, port) in record.ports.iter().filter(|(_, port)| port.mtu.is_none()) {
-            let Some(netns) = identity::open_netns(port) else {
+            let Some(netns) = lookup.open(port) else {
                 // It is being deleted; its port goes with it in a moment.
                 tracing::info!(port = %port_name, "the namespace of the port is gone, its MTU stays");
                 continue;

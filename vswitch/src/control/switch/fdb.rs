@@ -49,17 +49,16 @@ impl Switch {
         let mut next = self.desired.clone();
         let entry = next.add_static(bridge, entry)?;
         let port = self.port_id(bridge, &entry.port)?;
-        let live = self.live_bridge(bridge)?;
-        let fdb = Arc::clone(&live.fdb);
+        let fdb = Arc::clone(&self.live_bridge(bridge)?.fdb);
+        // Last, because it replaces what was learned, which could not be put back.
+        let before = self.desired.clone();
+        self.commit(next)?;
         if !fdb.insert_static(entry.mac.0, entry.vlan, port, now_s()) {
+            self.revert(before);
             return Err(limit(
                 format!("the forwarding database of bridge {bridge:?} is full"),
                 "raise the limit with `vswitchctl set-br`, or remove entries",
             ));
-        }
-        if let Err(error) = self.commit(next) {
-            fdb.remove(entry.mac.0, Some(entry.vlan));
-            return Err(error);
         }
         Ok(FdbEntry { mac: entry.mac.to_string(), vlan: entry.vlan, port: entry.port, kind: FdbKind::Static, age_s: 0 })
     }

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::identity::Lookup;
 use super::{Switch, identity};
 use crate::control::netns::NetnsId;
 use crate::snapshot::{BridgeId, PortId};
@@ -21,10 +22,11 @@ impl Switch {
     /// whose interface somebody removed is made again in a moment.
     pub fn interfaces_gone(&mut self, ports: &[(PortId, u64)]) {
         let mut dropped = Vec::new();
+        let lookup = Lookup::default();
         let names: Vec<_> = ports.iter().filter_map(|&(id, incarnation)| self.live.find(id, incarnation)).collect();
         for (bridge, name) in names {
             match self.record(&bridge, &name) {
-                Some((_, record)) if identity::open_named(record).is_none() => dropped.push((bridge, name)),
+                Some((_, record)) if lookup.open(record).is_none() => dropped.push((bridge, name)),
                 _ => {
                     tracing::info!(%bridge, port = %name, "the interface was removed by somebody; it is made again");
                     self.fail(&bridge, &name, "its interface was removed".to_owned());

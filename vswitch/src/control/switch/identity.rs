@@ -3,11 +3,14 @@
 //! The numbers of an nsfs file identify a namespace while it exists, and the kernel gives them
 //! again as soon as it does not: a name deleted and made anew usually has the same inode. The
 //! *cookie* of a namespace (`SO_NETNS_COOKIE`, Linux 5.14) is never given twice between two boots,
-//! so that what was asked of one container is never done to its successor.
+//! so that what was asked of one container is never done to its successor. After a boot all of
+//! these numbers begin again, see [`Desired::reboot`](crate::control::desired::Desired::reboot).
 
 // `SO_NETNS_COOKIE` has no safe wrapper among our dependencies.
 #![allow(unsafe_code)]
 
+use std::cell::OnceCell;
+use std::collections::HashMap;
 use std::io;
 use std::mem::size_of;
 use std::os::fd::AsRawFd;
@@ -15,7 +18,15 @@ use std::os::fd::AsRawFd;
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
 use crate::control::desired::PortRecord;
-use crate::control::netns::{Netns, NetnsRef, holders};
+use crate::control::netns::{Holders, Netns, NetnsId, NetnsRef, census};
+
+/// The kernel's name for this boot (`Documentation/admin-guide/sysctl/kernel.rst`, `random`).
+///
+/// # Errors
+/// `/proc` is not mounted.
+pub(super) fn boot_id() -> io::Result<String> {
+    Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
+}
 
 /// The cookie of `netns`; nothing on a kernel that has none.
 ///
@@ -60,18 +71,35 @@ pub(super) fn open_named(port: &PortRecord) -> Option<Netns> {
     Netns::open(&port.netns).ok().filter(|netns| is_same(port, netns))
 }
 
-/// Opens the namespace of a port, if it still exists: by its name, or, where that is gone, through
-/// somebody who still holds it.
-pub(super) fn open_netns(port: &PortRecord) -> Option<Netns> {
-    if let Some(netns) = open_named(port) {
-        return Some(netns);
+/// Looks up namespaces of ports in one pass over them, which takes one look at who holds what at
+/// most: a census costs the same for one port as for a thousand. It is of the moment when it is
+/// first needed, so that a lookup serves one pass and no longer.
+#[derive(Debug, Default)]
+pub(super) struct Lookup {
+    /// Who holds what; nothing where that cannot be found out.
+    census: OnceCell<HashMap<NetnsId, Holders>>,
+}
+
+impl Lookup {
+    /// Opens the namespace of a port, if it still exists: by its name, or, where that is gone,
+    /// through somebody who still holds it.
+    pub(super) fn open(&self, port: &PortRecord) -> Option<Netns> {
+        if let Some(netns) = open_named(port) {
+            return Some(netns);
+        }
+        let census = self.census.get_or_init(|| {
+            census().unwrap_or_else(|error| {
+                tracing::warn!(%error, "the holders of namespaces cannot be found");
+                HashMap::new()
+            })
+        });
+        let holders = census.get(&port.netns_id)?;
+        let processes = holders.processes.iter().copied().map(NetnsRef::Pid);
+        processes
+            .chain(holders.mounts.iter().cloned().map(NetnsRef::Path))
+            .filter_map(|reference| Netns::open(&reference).ok())
+            .find(|netns| is_same(port, netns))
     }
-    let holders = holders(port.netns_id).ok()?;
-    let processes = holders.processes.into_iter().map(NetnsRef::Pid);
-    processes
-        .chain(holders.mounts.into_iter().map(NetnsRef::Path))
-        .filter_map(|reference| Netns::open(&reference).ok())
-        .find(|netns| is_same(port, netns))
 }
 
 #[cfg(test)]

@@ -6,7 +6,9 @@
 //! 6.18). The price is that our descriptor keeps the namespace alive, see [`crate::control::watch`].
 //!
 //! Configuring is idempotent, so that the same function serves a new interface and one that was
-//! changed while the daemon was away; it says what it had to change.
+//! changed while the daemon was away; it says what it had to change. A new interface is as it was
+//! asked for or is not made. One that is taken back is kept whatever the kernel refuses: closing it
+//! would cut off a container over a route that the container itself replaced.
 
 use std::io;
 use std::net::IpAddr;
@@ -14,8 +16,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use rustix::io::Errno;
 
+use super::advertisements::ignore_routers;
 use crate::api::Error;
-use crate::control::netlink::{Link, LinkChange, Netlink, NetlinkError, RouteKind, TABLE_MAIN};
+use crate::control::desired::FoundInterface;
+use crate::control::netlink::{IPV6_MTU_MIN, Link, LinkChange, Netlink, NetlinkError, RouteKind, TABLE_MAIN};
 use crate::control::netns::Netns;
 use crate::control::refusal::{Result, conflict, failed};
 use crate::io::tap::{TX_QUEUE_LEN, TapDevice};
@@ -36,58 +40,132 @@ pub(super) struct Interface<'a> {
     pub(super) ipv6: bool,
 }
 
-/// An interface that was there, and what had to be changed.
+/// An interface that was made or taken back.
 #[derive(Debug)]
-pub(super) struct Taken {
+pub(super) struct Opened {
     pub(super) device: TapDevice,
-    pub(super) changes: Vec<String>,
+    pub(super) changes: Changes,
+}
+
+/// What was done to an interface, and what could not be.
+#[derive(Debug, Default)]
+pub(super) struct Changes {
+    /// What was changed, in words.
+    pub(super) done: Vec<String>,
+    /// What the kernel refused, where that is no reason to give up.
+    pub(super) refused: Vec<String>,
+    /// Whether the loopback interface of the namespace was down and is up.
+    pub(super) lo_raised: bool,
+    /// Whether to go on after a refusal.
+    lenient: bool,
+}
+
+impl Changes {
+    /// What of this is to be remembered.
+    pub(super) fn found(&self) -> FoundInterface {
+        FoundInterface { lo_raised: self.lo_raised }
+    }
+
+    fn lenient() -> Self {
+        Self { lenient: true, ..Self::default() }
+    }
+
+    /// Notes a change that was tried, `what` in words.
+    fn note(&mut self, what: String, result: Result<()>) -> Result<()> {
+        match result {
+            Ok(()) => self.done.push(what),
+            Err(error) if self.lenient => self.refused.push(error.message),
+            Err(error) => return Err(error),
+        }
+        Ok(())
+    }
 }
 
 impl Interface<'_> {
     /// Makes the interface in another namespace, and configures it.
-    pub(super) fn create_in(&self, netns: &Netns) -> Result<TapDevice> {
+    pub(super) fn create_in(&self, netns: &Netns) -> Result<Opened> {
         netns.run(|| self.create_here()).map_err(|error| enter_error(&error))?
     }
 
     /// Makes the interface in the calling thread's namespace, and configures it.
-    pub(super) fn create_here(&self) -> Result<TapDevice> {
+    pub(super) fn create_here(&self) -> Result<Opened> {
         let device = TapDevice::create(self.name).map_err(|error| self.tap_error(&error))?;
-        self.configure()?;
-        Ok(device)
+        let mut changes = Changes::default();
+        if let Err(error) = self.configure(&mut changes) {
+            if changes.lo_raised {
+                lower_lo_here();
+            }
+            return Err(error);
+        }
+        Ok(Opened { device, changes })
     }
 
     /// Takes back the interface that an earlier daemon left in the calling thread's namespace;
-    /// nothing if it is not there.
-    pub(super) fn take_here(&self) -> Result<Option<Taken>> {
+    /// nothing if it is not there. Only the loss of the interface itself is an error.
+    pub(super) fn take_here(&self) -> Result<Option<Opened>> {
         let device = match TapDevice::attach(self.name) {
             Ok(device) => device,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
             Err(error) => return Err(self.tap_error(&error)),
         };
-        let changes = self.configure()?;
-        Ok(Some(Taken { device, changes }))
+        let mut changes = Changes::lenient();
+        if let Err(error) = self.configure(&mut changes) {
+            changes.refused.push(error.message);
+        }
+        Ok(Some(Opened { device, changes }))
     }
 
-    /// Brings the interface of the calling thread's namespace into its shape; says what it changed.
-    fn configure(&self) -> Result<Vec<String>> {
-        let mut changes = Vec::new();
+    /// Removes the interface that an earlier daemon left in the calling thread's namespace, if it
+    /// is there and nobody has it open.
+    pub(super) fn discard_here(&self) -> io::Result<()> {
+        match TapDevice::attach(self.name) {
+            Ok(device) => device.set_persistent(false),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+            Err(error) => Err(error),
+        }
+    }
+
+    /// Brings the interface of the calling thread's namespace into its shape.
+    fn configure(&self, changes: &mut Changes) -> Result<()> {
         let mut netlink = Netlink::open().map_err(|error| self.refused(&error))?;
         if !self.is_host
             && let Some(lo) = netlink.link_by_name("lo").map_err(|error| self.refused(&error))?
             && !lo.up
         {
-            netlink.set_up(lo.index).map_err(|error| self.refused(&error))?;
-            changes.push("lo up".to_owned());
+            let raised = netlink.set_up(lo.index).map_err(|error| self.refused(&error));
+            changes.lo_raised = raised.is_ok();
+            changes.note("lo up".to_owned(), raised)?;
         }
         let link = netlink.link_by_name(self.name).map_err(|error| self.refused(&error))?;
         let link = link.ok_or_else(|| self.vanished())?;
-        self.configure_link(&mut netlink, &link, &mut changes)?;
-        self.configure_addresses(&mut netlink, link.index, &mut changes)?;
-        self.configure_routes(&mut netlink, link.index, &mut changes)?;
-        Ok(changes)
+        if self.is_host {
+            // Before it is up, so that not one advertisement is heard.
+            self.ignore_routers(changes);
+        }
+        self.configure_link(&mut netlink, &link, changes)?;
+        if self.is_host && link.mtu < IPV6_MTU_MIN {
+            // It had no IPv6, and may have got it with its defaults just now.
+            self.ignore_routers(changes);
+        }
+        self.configure_addresses(&mut netlink, link.index, changes)?;
+        self.configure_routes(&mut netlink, link.index, changes)
     }
 
-    fn configure_link(&self, netlink: &mut Netlink, link: &Link, changes: &mut Vec<String>) -> Result<()> {
+    /// A refusal is no reason to be without a bridge: where `/proc/sys` is read-only, whoever made
+    /// it so has the namespace's defaults in hand.
+    fn ignore_routers(&self, changes: &mut Changes) {
+        match ignore_routers(self.name) {
+            Ok(changed) => changes.done.extend(changed.into_iter().map(|setting| format!("{setting} 0"))),
+            Err(error) => tracing::warn!(
+                interface = self.name,
+                %error,
+                "the host listens to router advertisements from containers; make /proc/sys writable to the daemon, \
+                 or set accept_ra, autoconf and accept_redirects of net.ipv6.conf.default to 0"
+            ),
+        }
+    }
+
+    fn configure_link(&self, netlink: &mut Netlink, link: &Link, changes: &mut Changes) -> Result<()> {
         let change = LinkChange {
             mac: (link.mac != Some(self.mac.0)).then_some(self.mac.0),
             mtu: (link.mtu != self.mtu).then_some(self.mtu),
@@ -103,28 +181,28 @@ impl Interface<'_> {
             change.up.map(|_| "up".to_owned()),
         ];
         if words.iter().any(Option::is_some) {
-            netlink.change_link(link.index, &change).map_err(|error| self.refused(&error))?;
-            changes.extend(words.into_iter().flatten());
+            let changed = netlink.change_link(link.index, &change).map_err(|error| self.refused(&error));
+            changes.note(words.into_iter().flatten().collect::<Vec<_>>().join(", "), changed)?;
         }
         Ok(())
     }
 
-    fn configure_addresses(&self, netlink: &mut Netlink, index: u32, changes: &mut Vec<String>) -> Result<()> {
+    fn configure_addresses(&self, netlink: &mut Netlink, index: u32, changes: &mut Changes) -> Result<()> {
         let present = netlink.addrs(Some(index)).map_err(|error| self.refused(&error))?;
         for ip in self.ips.iter().filter(|ip| !present.iter().any(|address| address.net == **ip)) {
-            netlink.add_addr(index, *ip).map_err(|error| match error.errno() {
+            let added = netlink.add_addr(index, *ip).map_err(|error| match error.errno() {
                 Some(Errno::ACCESS) => failed(
                     format!("the interface {:?} cannot have {ip}: IPv6 is switched off in the namespace", self.name),
                     "switch it on there with sysctl net.ipv6.conf.all.disable_ipv6=0, or use a bridge without IPv6",
                 ),
                 _ => self.refused(&error),
-            })?;
-            changes.push(format!("address {ip}"));
+            });
+            changes.note(format!("address {ip}"), added)?;
         }
         Ok(())
     }
 
-    fn configure_routes(&self, netlink: &mut Netlink, index: u32, changes: &mut Vec<String>) -> Result<()> {
+    fn configure_routes(&self, netlink: &mut Netlink, index: u32, changes: &mut Changes) -> Result<()> {
         if self.gateways.is_empty() {
             return Ok(());
         }
@@ -139,17 +217,18 @@ impl Interface<'_> {
             if defaults.clone().any(|route| route.gateway == Some(*gateway) && route.oif == Some(index)) {
                 continue;
             }
-            netlink.add_default_route(*gateway, index).map_err(|error| match (error.errno(), defaults.next()) {
-                (Some(Errno::EXIST), Some(other)) => conflict(
-                    format!(
-                        "the namespace has a default route already{}",
-                        other.gateway.map(|via| format!(", via {via}")).unwrap_or_default()
+            let added =
+                netlink.add_default_route(*gateway, index).map_err(|error| match (error.errno(), defaults.next()) {
+                    (Some(Errno::EXIST), Some(other)) => conflict(
+                        format!(
+                            "the namespace has a default route already{}",
+                            other.gateway.map(|via| format!(", via {via}")).unwrap_or_default()
+                        ),
+                        "leave it as it is with --default-route off, or remove it first",
                     ),
-                    "leave it as it is with --default-route off, or remove it first",
-                ),
-                _ => self.refused(&error),
-            })?;
-            changes.push(format!("default via {gateway}"));
+                    _ => self.refused(&error),
+                });
+            changes.note(format!("default via {gateway}"), added)?;
         }
         Ok(())
     }
@@ -180,9 +259,39 @@ impl Interface<'_> {
     }
 }
 
+/// Takes the loopback interface of `netns` down again.
+pub(super) fn lower_lo(netns: &Netns) {
+    if let Err(error) = netns.run(lower_lo_here) {
+        tracing::info!(%error, "a namespace cannot be entered, its loopback interface stays up");
+    }
+}
+
+fn lower_lo_here() {
+    let lower = || {
+        let mut netlink = Netlink::open()?;
+        match netlink.link_by_name("lo")? {
+            Some(lo) => netlink.set_down(lo.index),
+            None => Ok(()),
+        }
+    };
+    if let Err(error) = lower() {
+        tracing::info!(%error, "a loopback interface stays up");
+    }
+}
+
 /// The refusal when a namespace cannot be entered.
 pub(super) fn enter_error(error: &io::Error) -> Error {
     failed(format!("the namespace cannot be entered: {error}"), "the daemon needs CAP_SYS_ADMIN")
+}
+
+/// Changes the MTU of the host's interface `name`. One that becomes large enough for IPv6 gets it
+/// with the kernel's defaults, which are not ours.
+pub(super) fn set_host_mtu(name: &str, mtu: u32) -> std::result::Result<(), NetlinkError> {
+    set_mtu_here(name, mtu)?;
+    if let Err(error) = ignore_routers(name) {
+        tracing::warn!(interface = name, %error, "the interface listens to routers");
+    }
+    Ok(())
 }
 
 /// Changes the MTU of an interface of the calling thread's namespace.
@@ -191,5 +300,20 @@ pub(super) fn set_mtu_here(name: &str, mtu: u32) -> std::result::Result<(), Netl
     match netlink.link_by_name(name)? {
         Some(link) if link.mtu != mtu => netlink.set_mtu(link.index, mtu),
         _ => Ok(()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_refusal_ends_the_making_of_an_interface_and_not_the_taking_back() {
+        let refusal = || Err(failed("no route", ""));
+        assert!(Changes::default().note("default route".into(), refusal()).is_err());
+        let mut changes = Changes::lenient();
+        changes.note("default route".into(), refusal()).expect("goes on");
+        changes.note("up".into(), Ok(())).expect("works");
+        assert_eq!((changes.done, changes.refused), (vec!["up".to_owned()], vec!["no route".to_owned()]));
     }
 }

@@ -82,6 +82,12 @@ pub(super) struct LiveBridge {
 }
 
 impl LiveBridge {
+    /// All ports by name, the host's first, which has the name of its bridge, `bridge`.
+    pub(super) fn named_ports<'a>(&'a self, bridge: &'a str) -> impl Iterator<Item = (&'a str, &'a LivePort)> {
+        let host = self.host.iter().map(move |port| (bridge, port));
+        host.chain(self.ports.iter().map(|(name, port)| (name.as_str(), port)))
+    }
+
     /// All ports, the host's first.
     pub(super) fn all_ports(&self) -> impl Iterator<Item = &LivePort> {
         self.host.iter().chain(self.ports.values())

@@ -23,6 +23,7 @@ use crate::datapath::Datapath;
 use crate::datapath::fdb::Fdb;
 use crate::snapshot::{PORTS_MAX, PortId};
 
+mod advertisements;
 mod announce;
 mod bridges;
 mod describe;
@@ -91,6 +92,16 @@ impl Switch {
         })?;
         self.desired = next;
         Ok(())
+    }
+
+    /// Makes `before` the state again after what followed a commit failed. What exists is put back
+    /// in any case, so that the state follows it even where it cannot be stored: the file is corrected
+    /// by the next command that can.
+    fn revert(&mut self, before: Desired) {
+        if let Err(error) = self.commit(before.clone()) {
+            tracing::error!(error = %error.message, "a command that failed stays in the state file for now");
+            self.desired = before;
+        }
     }
 
     /// An id and an incarnation for a new port.

@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use super::identity::Lookup;
+use super::interface::{self, Opened};
 use super::live::{Attachment, LivePort, port_entry, untagged_vlan};
-use super::{Switch, identity, port_interface, random_tail};
+use super::{Switch, host_interface, identity, port_interface, random_tail};
 use crate::api::{ErrorCode, Port, PortSpec};
-use crate::control::desired::{Desired, PortTarget};
+use crate::control::desired::{BridgeRecord, Desired, PortTarget};
 use crate::control::netns::{Netns, NetnsError, NetnsRef};
 use crate::control::refusal::{Result, conflict, failed, from_sentence};
 use crate::datapath::clock::now_s;
@@ -24,28 +26,41 @@ impl Switch {
         let mut next = self.desired.clone();
         let name = next.add_port(bridge, spec, &target)?;
         let record = next.bridge(bridge)?;
-        let port = &record.ports[&name];
-        let device = Arc::new(port_interface(record, port).create_in(&netns)?);
+        let Opened { device, changes } = port_interface(record, &record.ports[&name]).create_in(&netns)?;
+        next.note_interface(bridge, &name, changes.found());
+        let device = Arc::new(device);
+        let outcome = self.carry(bridge, &name, &device, next);
+        if outcome.is_err() && changes.lo_raised {
+            interface::lower_lo(&netns);
+        }
         drop(netns);
+        outcome?;
+        self.announce(bridge, &name);
+        self.describe_port(bridge, &name)
+    }
 
-        self.attach(&next, bridge, &name, Arc::clone(&device))?;
+    /// Makes a port of `next` carry packets, `next` the state and `device` durable; or nothing of it.
+    fn carry(&mut self, bridge: &str, name: &str, device: &Arc<TapDevice>, next: Desired) -> Result<()> {
+        self.attach(&next, bridge, name, Arc::clone(device))?;
         self.publish(&next);
         let before = self.desired.clone();
         if let Err(error) = self.commit(next) {
-            self.withdraw(bridge, &name);
+            self.withdraw(bridge, name);
             return Err(error);
         }
         if let Err(error) = device.set_persistent(true) {
             // Between the store and now somebody removed the interface.
-            self.withdraw(bridge, &name);
-            self.commit(before)?;
+            self.revert(before);
+            self.withdraw(bridge, name);
             return Err(failed(
                 format!("the interface of port {name:?} went away while it was attached: {error}"),
                 "see who removes interfaces in that namespace, and repeat the command",
             ));
         }
-        self.announce(bridge, &name);
-        self.describe_port(bridge, &name)
+        if let Ok(record) = self.desired.bridge(bridge) {
+            self.introduce(record, bridge, name);
+        }
+        Ok(())
     }
 
     /// The namespace that `spec` names, open, and what decisions need to know of it.
@@ -71,19 +86,26 @@ impl Switch {
         let workers = self.datapath.workers();
         let live = self.live_bridge_mut(bridge)?;
         let entry = port_entry(ids, name, live.id, port, record.port_mtu(port), Arc::clone(&device), workers);
-        if let Some(vlan) = untagged_vlan(port) {
-            // Known before its first frame: what is sent to it is not flooded, and what an earlier
-            // owner of the address left behind is corrected.
-            live.fdb.remove(port.mac.0, Some(vlan));
-            live.fdb.learn(port.mac.0, vlan, ids.0, now_s());
-        }
-        for entry in record.statics.iter().filter(|entry| entry.port == name) {
-            live.fdb.insert_static(entry.mac.0, entry.vlan, ids.0, now_s());
-        }
         let attachment = Attachment { device, entry: Arc::new(entry) };
         live.ports.insert(name.to_owned(), LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
         self.watch_changed = true;
         Ok(())
+    }
+
+    /// Tells the forwarding database of a live port what is known of it. Apart from attaching it,
+    /// because what this replaces could not be put back if the command failed later.
+    pub(super) fn introduce(&self, record: &BridgeRecord, bridge: &str, name: &str) {
+        let Some(live) = self.live.bridges.get(bridge) else { return };
+        let Some((port, id)) = record.ports.get(name).zip(live.ports.get(name).map(|port| port.id)) else { return };
+        if let Some(vlan) = untagged_vlan(port) {
+            // What is sent to it is not flooded even if it is silent, and what an earlier owner of
+            // the address left behind is corrected.
+            live.fdb.remove(port.mac.0, Some(vlan));
+            live.fdb.learn(port.mac.0, vlan, id, now_s());
+        }
+        for entry in record.statics.iter().filter(|entry| entry.port == name) {
+            live.fdb.insert_static(entry.mac.0, entry.vlan, id, now_s());
+        }
     }
 
     /// Takes a port that is not in the state out of the datapath again, and its interface with it.
@@ -118,6 +140,7 @@ impl Switch {
         ports: Vec<(String, LivePort)>,
         fdb: &Arc<Fdb>,
     ) -> Result<()> {
+        let before = self.desired.bridge(bridge)?.clone();
         for (name, port) in &ports {
             set_persistent(name, port, false);
         }
@@ -132,9 +155,33 @@ impl Switch {
             self.publish(&self.desired);
             return Err(error);
         }
+        discard_failed(bridge, &before, ports.iter().map(|(name, port)| (name.as_str(), port)));
         self.forget(ports.into_iter().map(|(_, port)| (Some(Arc::clone(fdb)), port)));
         self.watch_changed = true;
         Ok(())
+    }
+}
+
+/// Removes the interfaces of the failed ones among `ports`: nobody has them open, so that they
+/// stay where nobody sees to it. The host's port has the bridge's name.
+pub(super) fn discard_failed<'a>(
+    bridge: &str,
+    record: &BridgeRecord,
+    ports: impl IntoIterator<Item = (&'a str, &'a LivePort)>,
+) {
+    let lookup = Lookup::default();
+    for (name, _) in ports.into_iter().filter(|(_, port)| port.attachment.is_err()) {
+        let discarded = if name == bridge {
+            host_interface(bridge, record).map(|interface| interface.discard_here())
+        } else {
+            record.ports.get(name).and_then(|port| {
+                let netns = lookup.open(port)?;
+                Some(netns.run(|| port_interface(record, port).discard_here()).and_then(|discarded| discarded))
+            })
+        };
+        if let Some(Err(error)) = discarded {
+            tracing::warn!(bridge, port = name, %error, "the interface of a failed port may be left behind");
+        }
     }
 }
 

@@ -7,18 +7,20 @@
 
 use std::sync::Arc;
 
-use super::interface::{Interface, Taken, enter_error};
+use super::identity::Lookup;
+use super::interface::{Changes, Interface, Opened, enter_error, lower_lo};
 use super::live::LivePort;
 use super::{Switch, host_interface, identity, port_interface};
 use crate::api::Error;
-use crate::control::desired::{BridgeRecord, PortRecord};
+use crate::control::desired::{BridgeRecord, FoundInterface, PortRecord};
+use crate::control::netns::Netns;
 use crate::control::refusal::Result;
 use crate::io::tap::TapDevice;
 
 /// What became of a port's interface.
 enum Found {
     /// It is open.
-    Open(Arc<TapDevice>),
+    Open(Arc<TapDevice>, FoundInterface),
     /// Its namespace is gone, or another one has its name.
     NamespaceGone,
     /// It cannot be had now.
@@ -31,8 +33,11 @@ impl Switch {
     /// # Errors
     /// What is left of the state cannot be stored.
     pub fn reconcile(&mut self) -> Result<()> {
+        let stored = self.desired.clone();
+        self.notice_reboot();
         let desired = self.desired.clone();
         let mut next = desired.clone();
+        let lookup = Lookup::default();
         for (name, record) in &desired.bridges {
             self.insert_bridge(name, record)?;
             if let Some(interface) = host_interface(name, record) {
@@ -46,8 +51,12 @@ impl Switch {
                 }
             }
             for (port_name, port) in &record.ports {
-                match open_port(record, port_name, port) {
-                    Found::Open(device) => self.attach(&desired, name, port_name, device)?,
+                match open_port(&lookup, record, port_name, port) {
+                    Found::Open(device, found) => {
+                        self.attach(&desired, name, port_name, device)?;
+                        self.introduce(record, name, port_name);
+                        next.note_interface(name, port_name, found);
+                    }
                     Found::NamespaceGone => {
                         tracing::info!(bridge = %name, port = %port_name, netns = %port.netns, "the namespace is gone, the port is dropped");
                         next.remove_port(name, port_name)?;
@@ -61,33 +70,56 @@ impl Switch {
             }
         }
         self.publish(&next);
-        if next != desired {
+        // A state without bridges is not worth a file.
+        if next.bridges != stored.bridges || (next != stored && !next.bridges.is_empty()) {
             self.commit(next)?;
         }
         Ok(())
     }
 
+    /// Finds the ports' namespaces by their names alone where the numbers are of another boot.
+    fn notice_reboot(&mut self) {
+        let boot_id = match identity::boot_id() {
+            Ok(boot_id) => boot_id,
+            Err(error) => {
+                tracing::warn!(%error, "whether the machine was started anew cannot be found out");
+                return;
+            }
+        };
+        let host = self.host;
+        let dropped = self.desired.reboot(&boot_id, |reference| {
+            let netns = Netns::open(reference).ok().filter(|netns| netns.id() != host)?;
+            Some((netns.id(), identity::cookie(&netns).ok()?))
+        });
+        for (bridge, name) in dropped {
+            tracing::info!(%bridge, port = %name, "the machine was started anew, and the port has no namespace of its name");
+        }
+    }
+
     /// Tries again what failed; ports whose namespace is gone by now are dropped.
     pub fn retry_failed(&mut self) {
         let mut dropped = Vec::new();
+        let mut next = self.desired.clone();
         let mut came = false;
+        let lookup = Lookup::default();
         for (bridge, name) in self.failed() {
             let Ok(record) = self.desired.bridge(&bridge).cloned() else { continue };
             let outcome = if bridge == name {
                 let Some(interface) = host_interface(&bridge, &record) else { continue };
                 match open_host(&interface) {
-                    Ok(device) => Found::Open(device),
+                    Ok(device) => Found::Open(device, FoundInterface::default()),
                     Err(error) => Found::Failed(error),
                 }
             } else {
                 let Some(port) = record.ports.get(&name) else { continue };
-                open_port(&record, &name, port)
+                open_port(&lookup, &record, &name, port)
             };
             match outcome {
                 Found::NamespaceGone => dropped.push((bridge, name)),
                 Found::Failed(error) => self.note_failure(&bridge, &name, error),
-                Found::Open(device) => {
+                Found::Open(device, found) => {
                     tracing::info!(%bridge, port = %name, "the port is back");
+                    next.note_interface(&bridge, &name, found);
                     self.reattach(&record, &bridge, &name, device);
                     came = true;
                 }
@@ -95,6 +127,12 @@ impl Switch {
         }
         if came {
             self.publish(&self.desired);
+        }
+        if next != self.desired
+            && let Err(error) = self.commit(next.clone())
+        {
+            tracing::error!(error = %error.message, "what was found of interfaces is not in the state file for now");
+            self.desired = next;
         }
         self.drop_ports(&dropped);
     }
@@ -130,7 +168,7 @@ impl Switch {
             self.attach_host(bridge, record, device)
         } else {
             let desired = self.desired.clone();
-            self.attach(&desired, bridge, name, device)
+            self.attach(&desired, bridge, name, device).map(|()| self.introduce(record, bridge, name))
         };
         if let Err(error) = attached {
             tracing::error!(%bridge, port = %name, error = %error.message, "the port could not be attached again");
@@ -151,27 +189,19 @@ impl Switch {
         Ok(LivePort { id, incarnation, attachment: Err(error.message) })
     }
 
-    /// Removes every interface that the switch made, here and in namespaces; the state stays.
+    /// Removes every interface that the switch made, here and in namespaces, and takes down the
+    /// loopback interfaces that were down; the state stays.
     pub fn cleanup(&mut self) {
-        for (bridge, name) in self.failed() {
-            // Nobody has it open, so it may be there still.
-            let Ok(record) = self.desired.bridge(&bridge) else { continue };
-            let taken = if bridge == name {
-                host_interface(&bridge, record).and_then(|interface| interface.take_here().ok()?)
-            } else {
-                record.ports.get(&name).and_then(|port| {
-                    let netns = identity::open_netns(port)?;
-                    netns.run(|| port_interface(record, port).take_here()).ok()?.ok()?
-                })
-            };
-            if let Some(Taken { device, .. }) = taken
-                && let Err(error) = device.set_persistent(false)
-            {
-                tracing::info!(%bridge, port = %name, %error, "the interface is gone already");
-            }
+        let lookup = Lookup::default();
+        let ports = self.desired.bridges.values().flat_map(|record| record.ports.values());
+        for netns in ports.filter(|port| port.lo_raised).filter_map(|port| lookup.open(port)) {
+            lower_lo(&netns);
         }
         for (bridge, live) in &self.live.bridges {
             live.all_ports().for_each(|port| super::ports::set_persistent(bridge, port, false));
+            if let Some(record) = self.desired.bridges.get(bridge) {
+                super::ports::discard_failed(bridge, record, live.named_ports(bridge));
+            }
         }
         let bridges = std::mem::take(&mut self.live.bridges);
         self.publish(&self.desired);
@@ -183,9 +213,12 @@ impl Switch {
 /// Takes back the host's interface, or makes it.
 fn open_host(interface: &Interface<'_>) -> Result<Arc<TapDevice>> {
     let device = match interface.take_here()? {
-        Some(taken) => log_changes(interface.name, taken),
+        Some(taken) => {
+            log_changes(interface.name, &taken.changes);
+            taken.device
+        }
         None => {
-            let device = interface.create_here()?;
+            let Opened { device, .. } = interface.create_here()?;
             persist(&device)?;
             tracing::info!(interface = interface.name, "the bridge's interface was missing and is made");
             device
@@ -195,20 +228,23 @@ fn open_host(interface: &Interface<'_>) -> Result<Arc<TapDevice>> {
 }
 
 /// Takes back a container's interface, or makes it.
-fn open_port(bridge: &BridgeRecord, name: &str, port: &PortRecord) -> Found {
-    let Some(netns) = identity::open_netns(port) else { return Found::NamespaceGone };
+fn open_port(lookup: &Lookup, bridge: &BridgeRecord, name: &str, port: &PortRecord) -> Found {
+    let Some(netns) = lookup.open(port) else { return Found::NamespaceGone };
     let interface = port_interface(bridge, port);
     let open = || match netns.run(|| interface.take_here()).map_err(|error| enter_error(&error))?? {
-        Some(taken) => Ok(log_changes(name, taken)),
+        Some(taken) => {
+            log_changes(name, &taken.changes);
+            Ok(taken)
+        }
         None => {
-            let device = interface.create_in(&netns)?;
-            persist(&device)?;
+            let made = interface.create_in(&netns)?;
+            persist(&made.device)?;
             tracing::info!(port = name, interface = interface.name, "the interface was missing and is made");
-            Ok(device)
+            Ok(made)
         }
     };
     match open() {
-        Ok(device) => Found::Open(Arc::new(device)),
+        Ok(Opened { device, changes }) => Found::Open(Arc::new(device), changes.found()),
         Err(error) => Found::Failed(error),
     }
 }
@@ -219,13 +255,19 @@ fn persist(device: &TapDevice) -> Result<()> {
     })
 }
 
-fn log_changes(name: &str, taken: Taken) -> TapDevice {
-    if !taken.changes.is_empty() {
+fn log_changes(name: &str, changes: &Changes) {
+    if !changes.done.is_empty() {
         tracing::info!(
             port = name,
-            changes = taken.changes.join(", "),
+            changes = changes.done.join(", "),
             "the interface was changed meanwhile and is put right"
         );
     }
-    taken.device
+    if !changes.refused.is_empty() {
+        tracing::info!(
+            port = name,
+            refused = changes.refused.join("; "),
+            "the interface was changed meanwhile and stays so in part"
+        );
+    }
 }

@@ -6,7 +6,8 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::{Switch, identity};
+use super::Switch;
+use super::identity::Lookup;
 use crate::api::{Balance, Counters, PortStats, Stats, WorkerStats};
 use crate::control::desired::PortRecord;
 use crate::control::netlink::{Netlink, NetlinkError};
@@ -82,8 +83,9 @@ impl StatsPlan {
     pub fn gather(self) -> Stats {
         let workers = self.datapath.worker_counters();
         let totals = self.datapath.totals();
+        let lookup = Lookup::default();
         Stats {
-            ports: self.ports.iter().map(|port| port.gather(&self.datapath)).collect(),
+            ports: self.ports.iter().map(|port| port.gather(&self.datapath, &lookup)).collect(),
             workers: workers
                 .iter()
                 .enumerate()
@@ -105,7 +107,7 @@ impl StatsPlan {
 }
 
 impl PlannedPort {
-    fn gather(&self, datapath: &Datapath) -> PortStats {
+    fn gather(&self, datapath: &Datapath, lookup: &Lookup) -> PortStats {
         let mut total = PortCounters::default();
         let mut workers = BTreeMap::new();
         for (worker, counters) in datapath.port_counters(self.id).iter().enumerate() {
@@ -114,7 +116,7 @@ impl PlannedPort {
                 workers.insert(worker, describe(counters));
             }
         }
-        let kernel = self.kernel();
+        let kernel = self.kernel(lookup);
         PortStats {
             port: self.name.clone(),
             bridge: self.bridge.clone(),
@@ -126,14 +128,14 @@ impl PlannedPort {
     }
 
     /// What the kernel dropped on either side of the interface.
-    fn kernel(&self) -> Option<(u64, u64)> {
+    fn kernel(&self, lookup: &Lookup) -> Option<(u64, u64)> {
         let dropped = |name: &str| -> std::result::Result<_, NetlinkError> {
             let link = Netlink::open()?.link_by_name(name)?;
             Ok(link.map(|link| (link.tx_dropped, link.rx_dropped)))
         };
         match &self.record {
             None => dropped(&self.name).ok()?,
-            Some(record) => identity::open_netns(record)?.run(|| dropped(&record.ifname)).ok()?.ok()?,
+            Some(record) => lookup.open(record)?.run(|| dropped(&record.ifname)).ok()?.ok()?,
         }
     }
 }
