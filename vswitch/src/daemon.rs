@@ -118,6 +118,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             tokio::spawn(upkeep::tick(service.clone())),
             tokio::spawn(netns_watch::watch(service.clone())),
         ];
+        let balance = (workers > 1).then(|| tokio::spawn(upkeep::balance(service.clone(), Arc::clone(&datapath))));
         let (file, listener) = Socket::bind(&options.socket, &allowed)?;
         let stop = watch::Sender::new(false);
         let server = tokio::spawn(serve(listener, allowed, service.clone(), stop.subscribe()));
@@ -144,7 +145,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         if let Err(error) = cleaned {
             tracing::error!(error = %error.message, "not everything could be cleaned up");
         }
-        upkeep.iter().for_each(tokio::task::JoinHandle::abort);
+        upkeep.iter().chain(&balance).for_each(tokio::task::JoinHandle::abort);
         drop(file);
         stop.send_replace(true);
         match server.await {

@@ -6,12 +6,12 @@
 use std::sync::Arc;
 use std::time::Instant;
 
+use serde::Serialize;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::spawn_blocking;
 
 use super::refusal::{Result, failed, stopping};
 use super::switch::Switch;
-use crate::api::Stats;
 use crate::datapath::clock::now_s;
 
 /// How the daemon is asked to stop.
@@ -35,6 +35,26 @@ struct Shared {
     stop: watch::Sender<Option<StopRequest>>,
     /// Counts up when the watch of namespaces has to look again.
     watch_epoch: watch::Sender<u64>,
+}
+
+/// An answer in JSON, as it goes over the wire.
+#[derive(Debug)]
+pub struct Encoded(pub Vec<u8>);
+
+impl Encoded {
+    fn new(value: &impl Serialize) -> Result<Self> {
+        serde_json::to_vec(value)
+            .map(Self)
+            .map_err(|error| failed(format!("the answer cannot be written: {error}"), "report it"))
+    }
+}
+
+/// Runs `f` on a thread that may block.
+async fn blocking<T: Send + 'static>(f: impl FnOnce() -> Result<T> + Send + 'static) -> Result<T> {
+    spawn_blocking(f).await.unwrap_or_else(|error| {
+        tracing::error!(%error, "a command failed in a way that it must not");
+        Err(failed("the command failed in a way that it must not", "see the daemon's log, and report it"))
+    })
 }
 
 impl Service {
@@ -78,50 +98,66 @@ impl Service {
         self.run(switch, f).await
     }
 
+    /// As [`Service::with`], for what may be large: `f` runs with the switch, and what it returns is
+    /// written as JSON after the switch is free for others, still on the thread that may block.
+    ///
+    /// # Errors
+    /// As [`Service::with`].
+    pub async fn show<T: Serialize>(
+        &self,
+        f: impl FnOnce(&mut Switch) -> Result<T> + Send + 'static,
+    ) -> Result<Encoded> {
+        let mut switch = Arc::clone(&self.shared.switch).lock_owned().await;
+        blocking(move || {
+            let shown = f(&mut switch)?;
+            drop(switch);
+            Encoded::new(&shown)
+        })
+        .await
+    }
+
     async fn run<T: Send + 'static>(
         &self,
         mut switch: OwnedMutexGuard<Switch>,
         f: impl FnOnce(&mut Switch) -> Result<T> + Send + 'static,
     ) -> Result<T> {
         let shared = Arc::clone(&self.shared);
-        let ran = spawn_blocking(move || {
+        blocking(move || {
             let result = f(&mut switch);
             if switch.take_watch_changed() {
                 shared.watch_epoch.send_modify(|epoch| *epoch += 1);
             }
             result
-        });
-        ran.await.unwrap_or_else(|error| {
-            tracing::error!(%error, "a command failed in a way that it must not");
-            Err(failed("the command failed in a way that it must not", "see the daemon's log, and report it"))
         })
+        .await
     }
 
     /// Gathers counters; the switch is free for others meanwhile.
     ///
     /// # Errors
     /// There is no such bridge or port.
-    pub async fn stats(&self, bridge: Option<String>, port: Option<String>) -> Result<Stats> {
+    pub async fn stats(&self, bridge: Option<String>, port: Option<String>) -> Result<Encoded> {
         let plan = self.with(move |switch| switch.stats_plan(bridge.as_deref(), port.as_deref())).await?;
-        spawn_blocking(move || plan.gather())
-            .await
-            .map_err(|error| failed(format!("the counters cannot be gathered: {error}"), "see the daemon's log"))
+        blocking(move || Encoded::new(&plan.gather())).await
     }
 
     /// Ages the forwarding databases and repeats announcements: what happens every second.
     pub async fn tick(&self) {
         // Who is busy with a command does not wait for this; the next second does as well.
         let Ok(mut switch) = Arc::clone(&self.shared.switch).try_lock_owned() else { return };
-        let now = now_s();
-        switch.repeat_announcements(now);
-        let databases = switch.databases();
-        drop(switch);
-        if !databases.is_empty() {
-            // A database of 100,000 addresses takes a millisecond or two.
-            let aged = spawn_blocking(move || databases.iter().map(|fdb| fdb.sweep(now)).sum::<usize>());
-            if let Ok(aged @ 1..) = aged.await {
-                tracing::debug!(aged, "addresses were forgotten");
-            }
+        // A database has a lock that the workers take, and one of 100,000 addresses takes a
+        // millisecond or two: nothing for the thread that everybody's answers come from.
+        let aged = spawn_blocking(move || {
+            let now = now_s();
+            switch.repeat_announcements(now);
+            let databases = switch.databases();
+            drop(switch);
+            databases.iter().map(|fdb| fdb.sweep(now)).sum::<usize>()
+        });
+        match aged.await {
+            Ok(0) => {}
+            Ok(aged) => tracing::debug!(aged, "addresses were forgotten"),
+            Err(error) => tracing::error!(%error, "the forwarding databases could not be aged"),
         }
     }
 

@@ -3,11 +3,13 @@
 //! Theory of operation: the file is replaced as a whole. The new contents go to a temporary file
 //! in the same directory, which is synced and then renamed over the old one, and the directory is
 //! synced: after a crash at any moment there is either the old state or the new one, never a part.
+//! Where the last sync fails, the caller is refused, and so the old contents are put back: what was
+//! refused must not come true at the next start.
 //! A file that cannot be understood is a reason to refuse to start, never to begin afresh: the
 //! daemon does not overwrite what it did not read.
 
 use std::fs::{self, File, OpenOptions};
-use std::io::{self, Write};
+use std::io::{self, Read, Write};
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
@@ -20,7 +22,7 @@ pub const STATE_FILE: &str = "state.json";
 const TEMPORARY_FILE: &str = "state.json.tmp";
 /// The version of the state file that this daemon writes, and the only one that it reads.
 const FORMAT_VERSION: u32 = 1;
-/// The largest state file that is read, in bytes: 8192 ports need about 4 MB.
+/// The largest state file that is written or read, in bytes: 8192 ports need about 4 MB.
 const STATE_BYTES_MAX: u64 = 64 * 1024 * 1024;
 
 /// Why the state could not be loaded.
@@ -105,25 +107,64 @@ impl Store {
     /// Stores the state durably.
     ///
     /// # Errors
-    /// What the kernel says; the old state is then still in place, unless it was the very last
-    /// step that failed (the sync of the directory), when either may be found after a power loss.
+    /// The state is larger than what [`Store::load`] reads, or what the kernel says. The old state
+    /// is then still in place; if it was the very last step that failed (the sync of the
+    /// directory), it is in place again, and either may be found after a power loss.
     pub fn save(&self, desired: &Desired) -> io::Result<()> {
-        let mut bytes = serde_json::to_vec(&Written { version: FORMAT_VERSION, desired })?;
-        bytes.push(b'\n');
+        let bytes = encode(desired, STATE_BYTES_MAX)?;
+        // Open, the old contents outlive the rename.
+        let old = match File::open(self.dir.join(STATE_FILE)) {
+            Ok(file) => Some(file),
+            Err(error) if error.kind() == io::ErrorKind::NotFound => None,
+            Err(error) => return Err(error),
+        };
+        self.replace(&bytes)?;
+        self.dir_file.sync_all().inspect_err(|error| {
+            tracing::error!(%error, "the state directory cannot be synced; the state file is put back as it was");
+            if let Err(error) = self.put_back(old) {
+                tracing::error!(%error, "the state file could not be put back; a restart may find what was refused");
+            }
+        })
+    }
+
+    /// Puts `bytes` in the place of the state file, all of them or none.
+    fn replace(&self, bytes: &[u8]) -> io::Result<()> {
         let temporary = self.dir.join(TEMPORARY_FILE);
         let write = || {
             let mut file = OpenOptions::new().write(true).create(true).truncate(true).mode(0o640).open(&temporary)?;
-            file.write_all(&bytes)?;
+            file.write_all(bytes)?;
             file.sync_data()?;
             fs::rename(&temporary, self.dir.join(STATE_FILE))
         };
-        if let Err(error) = write() {
+        write().inspect_err(|_| {
             // Best effort: a left-over is truncated by the next save anyway.
             let _ = fs::remove_file(&temporary);
-            return Err(error);
-        }
-        self.dir_file.sync_all()
+        })
     }
+
+    fn put_back(&self, old: Option<File>) -> io::Result<()> {
+        match old {
+            None => fs::remove_file(self.dir.join(STATE_FILE)),
+            Some(mut old) => {
+                let mut bytes = Vec::new();
+                old.read_to_end(&mut bytes)?;
+                self.replace(&bytes)
+            }
+        }
+    }
+}
+
+/// The contents of a state file, refused where they would not be read again.
+fn encode(desired: &Desired, bytes_max: u64) -> io::Result<Vec<u8>> {
+    let mut bytes = serde_json::to_vec(&Written { version: FORMAT_VERSION, desired })?;
+    bytes.push(b'\n');
+    if bytes.len() as u64 > bytes_max {
+        return Err(io::Error::other(format!(
+            "it would take {} bytes, more than the {bytes_max} that are read at a start",
+            bytes.len()
+        )));
+    }
+    Ok(bytes)
 }
 
 fn parse(path: &Path, bytes: &[u8]) -> Result<Desired, LoadError> {
@@ -203,6 +244,28 @@ mod tests {
         let (_dir, store) = store();
         fs::write(store.dir.join(STATE_FILE), r#"{"version":2,"clusters":[]}"#).expect("writes");
         assert!(matches!(store.load(), Err(LoadError::Version { found: 2, .. })));
+    }
+
+    #[test]
+    fn what_would_not_be_read_is_not_written() {
+        let bytes = encode(&one_bridge(), STATE_BYTES_MAX).expect("fits");
+        assert!(encode(&one_bridge(), bytes.len() as u64).is_ok());
+        let error = encode(&one_bridge(), bytes.len() as u64 - 1).expect_err("refused");
+        assert!(error.to_string().contains(&format!("{} bytes", bytes.len())), "{error}");
+    }
+
+    #[test]
+    fn a_state_that_was_refused_for_want_of_a_sync_is_not_found_later() {
+        let (_dir, mut store) = store();
+        let good = std::mem::replace(&mut store.dir_file, File::open("/dev/null").expect("opens"));
+        // fsync of a device without storage fails.
+        assert!(store.save(&one_bridge()).is_err());
+        assert_eq!(fs::read_dir(&store.dir).expect("lists").count(), 0);
+        let null = std::mem::replace(&mut store.dir_file, good);
+        store.save(&one_bridge()).expect("saves");
+        store.dir_file = null;
+        assert!(store.save(&Desired::default()).is_err());
+        assert_eq!(store.load().expect("loads"), one_bridge());
     }
 
     #[test]

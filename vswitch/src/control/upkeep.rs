@@ -1,17 +1,19 @@
 //! What the switch does on its own: ageing, repeated announcements, another try for what failed,
-//! and reacting to what the datapath noticed.
+//! reacting to what the datapath noticed, and moving ports between workers ([`placement`]).
 //!
 //! All of it goes through [`Service`], one at a time with the commands. The tick costs an idle
 //! switch one look per second.
 
-use std::time::Duration;
+use std::sync::Arc;
+use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
 use tokio::sync::mpsc;
 use tokio::time::{MissedTickBehavior, interval};
 
+use super::placement::{self, Move, PortKey, PortLoad, Samples, WorkerLoad};
 use super::service::Service;
-use crate::datapath::Event;
+use crate::datapath::{Datapath, Event};
 
 /// How often databases are aged and announcements repeated.
 const TICK: Duration = Duration::from_secs(1);
@@ -80,5 +82,56 @@ pub async fn handle_events(service: Service, mut events: mpsc::Receiver<Event>) 
                 Ok(())
             })
             .await;
+    }
+}
+
+/// Moves ports between workers as their load asks for it, until the task is dropped. A sample reads
+/// the workers' own counters; ports are looked at only while a worker is hot.
+pub async fn balance(service: Service, datapath: Arc<Datapath>) {
+    let mut ticks = interval(placement::SAMPLE_INTERVAL);
+    ticks.set_missed_tick_behavior(MissedTickBehavior::Delay);
+    let mut samples = Samples::default();
+    let (mut at, mut counters) = (Instant::now(), datapath.worker_counters());
+    let mut ports_before: Option<Vec<PortLoad>> = None;
+    loop {
+        ticks.tick().await;
+        let (now, after) = (Instant::now(), datapath.worker_counters());
+        let elapsed = now - at;
+        samples.push(counters.iter().zip(&after).map(|(one, two)| WorkerLoad::between(one, two, elapsed)).collect());
+        (at, counters) = (now, after);
+
+        let mut moves: Option<(Move, Vec<PortKey>)> = None;
+        let before = ports_before.take();
+        // A failure was logged by the service; the next sample tries again.
+        if samples.may_spread()
+            && let Ok(loads) = service.with(|switch| Ok(switch.port_loads())).await
+        {
+            if let (Some(spread), Some(before)) = (samples.spread(), before) {
+                let received = placement::received_between(&before, &loads);
+                moves = Some((spread, placement::ports_to_spread(&received, spread)));
+            }
+            ports_before = Some(loads);
+        }
+        let spreads = moves.as_ref().is_some_and(|(_, ports)| !ports.is_empty());
+        if !spreads
+            && let Some(gather) = samples.gather()
+            && let Ok(loads) = service.with(|switch| Ok(switch.port_loads())).await
+        {
+            moves = Some((gather, placement::ports_to_gather(&loads, gather)));
+        }
+        if let Some((Move { from, to }, ports)) = moves.filter(|(_, ports)| !ports.is_empty()) {
+            tracing::debug!(ports = ports.len(), from, to, "ports move to another worker");
+            // A refusal means that the daemon is stopping.
+            let _ = service
+                .change(move |switch| {
+                    switch.move_ports(&ports, to);
+                    Ok(())
+                })
+                .await;
+            samples.clear();
+            ports_before = None;
+            // The move itself is not a sample.
+            (at, counters) = (Instant::now(), datapath.worker_counters());
+        }
     }
 }

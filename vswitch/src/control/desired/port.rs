@@ -8,6 +8,7 @@ use super::limits::{LABELS_MAX, RATE_BPS_MAX, RATE_BPS_MIN, VLAN_ID_MAX};
 use super::names::{check_interface_name, check_port_name};
 use super::{BridgeRecord, Desired, FoundInterface, PortRecord, PortTarget};
 use crate::api::PortSpec;
+use crate::control::netns::NetnsId;
 use crate::control::refusal::{Result, conflict, invalid, limit, not_found};
 use crate::wire::MacAddr;
 use crate::wire::mac::ParseMacError;
@@ -130,7 +131,24 @@ impl BridgeRecord {
             return Ok(name);
         }
         let netns = key.parse().ok();
-        let mut matches = self.ports.iter().filter(|(_, port)| Some(&port.netns) == netns.as_ref());
+        self.only_port(bridge, key, |port| Some(&port.netns) == netns.as_ref())
+    }
+
+    /// The name of the port in the namespace with these identities, however that was spelled when
+    /// the port was attached; `key` is how it is spelled now. A cookie that is not known decides
+    /// nothing.
+    ///
+    /// # Errors
+    /// There is none, or there are several.
+    pub fn find_port_in(&self, bridge: &str, key: &str, id: NetnsId, cookie: Option<u64>) -> Result<&str> {
+        self.only_port(bridge, key, |port| {
+            port.netns_id == id && port.netns_cookie.zip(cookie).is_none_or(|(then, now)| then == now)
+        })
+    }
+
+    /// The one port for which `is_in` holds: it is in the namespace that `key` names.
+    fn only_port(&self, bridge: &str, key: &str, is_in: impl Fn(&PortRecord) -> bool) -> Result<&str> {
+        let mut matches = self.ports.iter().filter(|(_, port)| is_in(port));
         match (matches.next(), matches.next()) {
             (Some((name, _)), None) => Ok(name),
             (Some((one, _)), Some((two, _))) => Err(conflict(

@@ -382,6 +382,11 @@ fn ports_are_found_by_name_alias_and_namespace() {
     for key in ["one", "uno", "ns1"] {
         assert_eq!(br0.find_port("br0", key).expect("found"), "one");
     }
+    let PortTarget { id, cookie, .. } = target(1);
+    let found = |cookie| br0.find_port_in("br0", "/run/netns/ns1", id, cookie).map_err(|error| error.code);
+    assert_eq!(found(cookie), Ok("one"));
+    assert_eq!(found(None), Ok("one"), "a kernel without cookies");
+    assert_eq!(found(Some(2)), Err(ErrorCode::NotFound), "another namespace was given the same numbers");
     refused(&desired, ErrorCode::NotFound, "\"two\"", |desired| desired.remove_port("br0", "two"));
     refused(&desired, ErrorCode::NotFound, "\"br9\"", |desired| desired.remove_port("br9", "one"));
     let second = PortSpec { name: Some("two".into()), ifname: Some("eth1".into()), ..port() };

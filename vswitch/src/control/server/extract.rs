@@ -15,6 +15,7 @@ use serde::de::DeserializeOwned;
 
 use crate::api::{self, ErrorCode, REQUEST_BYTES_MAX};
 use crate::control::refusal::{invalid, too_large};
+use crate::control::service::Encoded;
 
 /// How long a client may take to send a body.
 const BODY_TIMEOUT: Duration = Duration::from_secs(10);
@@ -52,6 +53,12 @@ impl Refused {
 impl IntoResponse for Refused {
     fn into_response(self) -> Response {
         (self.status, Json(self.error)).into_response()
+    }
+}
+
+impl IntoResponse for Encoded {
+    fn into_response(self) -> Response {
+        ([(header::CONTENT_TYPE, "application/json")], self.0).into_response()
     }
 }
 

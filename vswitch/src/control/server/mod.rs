@@ -3,8 +3,8 @@
 //! Theory of operation: one task per connection on the control plane's single thread; handlers
 //! hand what blocks to other threads, so that a ping is answered while a command waits for the
 //! disk. Everything that a client can make large or slow is bounded: connections, the time to send
-//! a header and a body, the size of both. Who connects is judged by the kernel's word alone
-//! ([`peer`]).
+//! a header and a body, the size of both, the time to read an answer ([`patience`]). Who connects
+//! is judged by the kernel's word alone ([`peer`]).
 
 use std::io;
 use std::sync::Arc;
@@ -18,12 +18,14 @@ use tokio::net::{UnixListener, UnixStream};
 use tokio::sync::{Semaphore, watch};
 
 use self::extract::Refused;
+use self::patience::Patience;
 use self::peer::Allowed;
 use super::refusal::forbidden;
 use super::service::Service;
 
 mod extract;
 mod openapi;
+mod patience;
 pub mod peer;
 mod routes;
 pub mod socket;
@@ -104,7 +106,7 @@ async fn connection(stream: UnixStream, router: Router, admitted: bool, mut stop
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX)
         .keep_alive(admitted)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(Patience::new(stream)), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {
         ended = connection.as_mut() => ended,

@@ -15,7 +15,7 @@ use crate::api::{
     Stats, Version,
 };
 use crate::control::refusal::{invalid, not_found};
-use crate::control::service::Service;
+use crate::control::service::{Encoded, Service};
 
 type Answer<T> = Result<T, Refused>;
 
@@ -76,8 +76,8 @@ pub(super) async fn document() -> impl IntoResponse {
 
 /// All bridges.
 #[utoipa::path(get, path = "/v1/bridges", responses((status = 200, body = Vec<Bridge>)))]
-pub(super) async fn list_bridges(State(service): State<Service>) -> Answer<Json<Vec<Bridge>>> {
-    Ok(Json(service.with(|switch| Ok(switch.bridges())).await?))
+pub(super) async fn list_bridges(State(service): State<Service>) -> Answer<Encoded> {
+    Ok(service.show(|switch| Ok(switch.bridges())).await?)
 }
 
 /// Makes a bridge.
@@ -133,19 +133,16 @@ pub(super) async fn remove_bridge(
 
 /// The ports of all bridges.
 #[utoipa::path(get, path = "/v1/ports", responses((status = 200, body = Vec<Port>)))]
-pub(super) async fn list_ports(State(service): State<Service>) -> Answer<Json<Vec<Port>>> {
-    Ok(Json(service.with(|switch| switch.ports(None)).await?))
+pub(super) async fn list_ports(State(service): State<Service>) -> Answer<Encoded> {
+    Ok(service.show(|switch| switch.ports(None)).await?)
 }
 
 /// The ports of one bridge.
 #[utoipa::path(get, path = "/v1/bridges/{bridge}/ports",
     params(("bridge" = String, Path, description = "The bridge's name")),
     responses((status = 200, body = Vec<Port>), (status = "4XX", body = Error)))]
-pub(super) async fn list_bridge_ports(
-    State(service): State<Service>,
-    Named(bridge): Named<String>,
-) -> Answer<Json<Vec<Port>>> {
-    Ok(Json(service.with(move |switch| switch.ports(Some(&bridge))).await?))
+pub(super) async fn list_bridge_ports(State(service): State<Service>, Named(bridge): Named<String>) -> Answer<Encoded> {
+    Ok(service.show(move |switch| switch.ports(Some(&bridge))).await?)
 }
 
 /// Attaches a port.
@@ -177,11 +174,8 @@ pub(super) async fn remove_port(
 #[utoipa::path(get, path = "/v1/bridges/{bridge}/fdb",
     params(("bridge" = String, Path, description = "The bridge's name")),
     responses((status = 200, body = Vec<FdbEntry>), (status = "4XX", body = Error)))]
-pub(super) async fn list_fdb(
-    State(service): State<Service>,
-    Named(bridge): Named<String>,
-) -> Answer<Json<Vec<FdbEntry>>> {
-    Ok(Json(service.with(move |switch| switch.fdb(&bridge)).await?))
+pub(super) async fn list_fdb(State(service): State<Service>, Named(bridge): Named<String>) -> Answer<Encoded> {
+    Ok(service.show(move |switch| switch.fdb(&bridge)).await?)
 }
 
 /// Adds a static entry to the forwarding database.
@@ -253,8 +247,8 @@ pub(super) struct StatsOf {
 pub(super) async fn stats(
     State(service): State<Service>,
     Params(StatsOf { bridge, port }): Params<StatsOf>,
-) -> Answer<Json<Stats>> {
-    Ok(Json(service.stats(bridge, port).await?))
+) -> Answer<Encoded> {
+    Ok(service.stats(bridge, port).await?)
 }
 
 /// Stops the daemon.

@@ -7,8 +7,11 @@
 use std::fs::{self, Permissions};
 use std::io;
 use std::os::unix::fs::{DirBuilderExt, FileTypeExt, MetadataExt, PermissionsExt};
-use std::os::unix::net::{UnixListener, UnixStream};
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
+
+use rustix::io::Errno;
+use rustix::net::{AddressFamily, SocketAddrUnix, SocketFlags, SocketType, connect, socket_with};
 
 use super::peer::Allowed;
 
@@ -49,15 +52,20 @@ pub fn check_free(path: &Path) -> Result<(), SocketError> {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(io(error)),
         Ok(meta) if !meta.file_type().is_socket() => Err(SocketError::NotASocket(path.to_owned())),
-        Ok(_) => match UnixStream::connect(path) {
-            Err(error) if error.kind() == io::ErrorKind::ConnectionRefused => Ok(()),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
+        Ok(_) => match probe(path) {
+            Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(()),
             // A full backlog (EAGAIN) is a daemon, too.
-            Ok(_) => Err(SocketError::Live(path.to_owned())),
-            Err(error) if error.kind() == io::ErrorKind::WouldBlock => Err(SocketError::Live(path.to_owned())),
-            Err(error) => Err(io(error)),
+            Ok(()) | Err(Errno::AGAIN) => Err(SocketError::Live(path.to_owned())),
+            Err(error) => Err(io(error.into())),
         },
     }
+}
+
+/// Connects without waiting: the queue of a daemon that is busy or stopped may stay full for ever.
+fn probe(path: &Path) -> Result<(), Errno> {
+    let flags = SocketFlags::CLOEXEC | SocketFlags::NONBLOCK;
+    let socket = socket_with(AddressFamily::UNIX, SocketType::STREAM, flags, None)?;
+    connect(&socket, &SocketAddrUnix::new(path)?)
 }
 
 impl Socket {
@@ -122,6 +130,24 @@ mod tests {
         drop(socket);
         assert!(path.exists(), "the first daemon removed the second one's socket");
         assert_eq!(fs::read_dir(dir.path()).expect("lists").count(), 1);
+    }
+
+    #[test]
+    fn a_daemon_that_accepts_nobody_is_refused_at_once() {
+        let dir = tempfile::tempdir().expect("a directory");
+        let path = dir.path().join("s");
+        let (_socket, _listener) = Socket::bind(&path, &allowed()).expect("binds");
+        let socket = || socket_with(AddressFamily::UNIX, SocketType::STREAM, SocketFlags::NONBLOCK, None);
+        let mut waiting = Vec::new();
+        let full = loop {
+            let client = socket().expect("a socket");
+            match connect(&client, &SocketAddrUnix::new(&path).expect("an address")) {
+                Ok(()) => waiting.push(client),
+                Err(error) => break error,
+            }
+        };
+        assert_eq!(full, Errno::AGAIN, "after {} connections", waiting.len());
+        assert!(matches!(check_free(&path), Err(SocketError::Live(_))));
     }
 
     #[test]

@@ -33,6 +33,7 @@ mod identity;
 mod interface;
 mod live;
 mod ports;
+mod readers;
 mod reconcile;
 mod stats;
 

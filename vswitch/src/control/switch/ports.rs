@@ -123,12 +123,28 @@ impl Switch {
     /// # Errors
     /// There is no such port, or the state cannot be stored. The port is then as it was.
     pub fn remove_port(&mut self, bridge: &str, key: &str) -> Result<()> {
+        let key = self.resolve_port(bridge, key)?;
         let mut next = self.desired.clone();
-        let name = next.remove_port(bridge, key)?;
+        let name = next.remove_port(bridge, &key)?;
         let live = self.live_bridge_mut(bridge)?;
         let fdb = Arc::clone(&live.fdb);
         let ports: Vec<_> = live.ports.remove_entry(&name).into_iter().collect();
         self.take_down(bridge, next, ports, &fdb)
+    }
+
+    /// The name of the port that `key` names. One namespace has many names (`web`, `/run/netns/web`,
+    /// `pid:N`): where no port was attached by this one, what it leads to decides.
+    fn resolve_port(&self, bridge: &str, key: &str) -> Result<String> {
+        let record = self.desired.bridge(bridge)?;
+        record.find_port(bridge, key).map(str::to_owned).or_else(|error| {
+            if error.code != ErrorCode::NotFound {
+                return Err(error);
+            }
+            let netns = key.parse().ok().and_then(|reference: NetnsRef| Netns::open(&reference).ok());
+            let Some(netns) = netns else { return Err(error) };
+            let cookie = identity::cookie(&netns).ok().flatten();
+            record.find_port_in(bridge, key, netns.id(), cookie).map(str::to_owned)
+        })
     }
 
     /// Removes `ports`, which are out of the live bridge already, makes `next` the state and lets

@@ -1,0 +1,45 @@
+//! Moving ports from one worker to another.
+//!
+//! The order of a flow is the order in which its port's reader serves it, so there must never be
+//! two: a snapshot in which nobody reads the port is published and seen by every worker, which have
+//! then sent all that they had received, and only then the one with the new reader. What arrives
+//! meanwhile waits in the interface's queue.
+
+use std::collections::HashSet;
+use std::sync::Arc;
+
+use super::Switch;
+use super::live::LiveBridge;
+use crate::control::placement::{PortKey, PortLoad};
+use crate::snapshot::PortEntry;
+
+impl Switch {
+    /// Every port that has a reader, and what it received since it was made.
+    #[must_use]
+    pub fn port_loads(&self) -> Vec<PortLoad> {
+        let ports = self.live.bridges.values().flat_map(LiveBridge::all_ports);
+        let load = |entry: &Arc<PortEntry>| {
+            let counters = self.datapath.port_counters(entry.id);
+            Some(PortLoad::new((entry.id, entry.incarnation), entry.reader?, &counters))
+        };
+        ports.filter_map(|port| port.entry().and_then(load)).collect()
+    }
+
+    /// Gives ports another reader; those that are gone by now are left out.
+    pub fn move_ports(&mut self, ports: &[PortKey], to: u16) {
+        let ports: HashSet<_> = ports.iter().copied().collect();
+        for reader in [None, Some(to)] {
+            for bridge in self.live.bridges.values_mut() {
+                for port in bridge.host.iter_mut().chain(bridge.ports.values_mut()) {
+                    if ports.contains(&(port.id, port.incarnation))
+                        && let Ok(attachment) = &mut port.attachment
+                    {
+                        attachment.entry = Arc::new(PortEntry { reader, ..(*attachment.entry).clone() });
+                    }
+                }
+            }
+            // Waits until every worker has seen it.
+            self.publish(&self.desired);
+        }
+    }
+}
