@@ -110,6 +110,9 @@ pub struct PortRecord {
     pub netns_cookie: Option<u64>,
     /// The interface's name in the namespace.
     pub ifname: String,
+    /// The interface's index in the namespace, by which it is found when somebody renames it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub ifindex: Option<u32>,
     /// Whether the namespace's loopback interface was down before the port came.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lo_raised: bool,
@@ -169,8 +172,12 @@ pub struct HostView {
 }
 
 /// What a port's interface turned out to be when it was made or taken back.
-#[derive(Debug, Clone, Default, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq, Eq)]
 pub struct FoundInterface {
+    /// Its name.
+    pub ifname: String,
+    /// Its index, where that is known.
+    pub ifindex: Option<u32>,
     /// See [`PortRecord::lo_raised`].
     pub lo_raised: bool,
 }

@@ -56,6 +56,7 @@ impl Desired {
             netns_id: target.id,
             netns_cookie: target.cookie,
             ifname,
+            ifindex: None,
             lo_raised: false,
             port_type: spec.port_type,
             mac,
@@ -94,9 +95,26 @@ impl Desired {
 
     /// Remembers how the interface of a port was made or found.
     pub fn note_interface(&mut self, bridge: &str, name: &str, found: FoundInterface) {
+        let FoundInterface { ifname, ifindex, lo_raised } = found;
+        let Some(netns) = self.bridges.get(bridge).and_then(|record| Some(record.ports.get(name)?.netns_id)) else {
+            return;
+        };
+        // Another port's record may be behind the times, too. While it has the name, this one keeps
+        // its own: the index leads to the interface all the same.
+        let taken = self.bridges.iter().any(|(other_bridge, record)| {
+            record.ports.iter().any(|(other, port)| {
+                (other_bridge.as_str(), other.as_str()) != (bridge, name)
+                    && port.netns_id == netns
+                    && port.ifname == ifname
+            })
+        });
         let Some(port) = self.bridges.get_mut(bridge).and_then(|record| record.ports.get_mut(name)) else { return };
+        if !taken && check_interface_name("interface name", &ifname).is_ok() {
+            port.ifname = ifname;
+        }
+        port.ifindex = ifindex.or(port.ifindex);
         // One that is taken back has it up already, from the time when it was made.
-        port.lo_raised |= found.lo_raised;
+        port.lo_raised |= lo_raised;
     }
 
     fn check_interface_free(&self, ifname: &str, target: &PortTarget) -> Result<()> {

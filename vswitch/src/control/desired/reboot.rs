@@ -32,7 +32,7 @@ impl Desired {
                     && interfaces.insert((id, port.ifname.clone()))
                 {
                     (port.netns_id, port.netns_cookie) = (id, cookie);
-                    port.lo_raised = false;
+                    (port.ifindex, port.lo_raised) = (None, false);
                     return true;
                 }
                 dropped.push((bridge.clone(), name.clone()));

@@ -499,3 +499,31 @@ fn limits_are_kept() {
     // A bridge with a host interface needs a port, too.
     refused(&desired, ErrorCode::Limit, "ports", |desired| desired.add_bridge(&bridge("br0", &[]), &host()));
 }
+
+#[test]
+fn a_renamed_interface_keeps_its_port_unless_the_name_is_another_ports() {
+    let mut desired = dual();
+    let spec = |ifname: &str| PortSpec { name: Some(ifname.into()), ifname: Some(ifname.into()), ..port() };
+    let bridge = desired.bridges.keys().next().expect("a bridge").clone();
+    desired.add_port(&bridge, &spec("eth0"), &target(1)).expect("a port");
+    desired.add_port(&bridge, &spec("eth1"), &target(1)).expect("a port");
+    let found = |ifname: &str| FoundInterface { ifname: ifname.into(), ifindex: Some(7), lo_raised: false };
+    desired.note_interface(&bridge, "eth0", found("net0"));
+    desired.note_interface(&bridge, "eth1", found("net0"));
+    let ports = &desired.bridges[&bridge].ports;
+    assert_eq!((ports["eth0"].ifname.as_str(), ports["eth0"].ifindex), ("net0", Some(7)));
+    assert_eq!((ports["eth1"].ifname.as_str(), ports["eth1"].ifindex), ("eth1", Some(7)));
+    desired.check().expect("holds to the rules");
+}
+
+#[test]
+fn a_state_of_an_older_version_is_understood() {
+    let mut desired = dual();
+    let bridge = desired.bridges.keys().next().expect("a bridge").clone();
+    desired.add_port(&bridge, &port(), &target(1)).expect("a port");
+    let text = serde_json::to_string(&desired).expect("text");
+    for field in ["boot_id", "ifindex", "lo_raised"] {
+        assert!(!text.contains(field), "{field} is written although there is nothing to say");
+    }
+    assert_eq!(serde_json::from_str::<Desired>(&text).expect("understood"), desired);
+}

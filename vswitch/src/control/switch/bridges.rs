@@ -174,7 +174,7 @@ impl Switch {
                 continue;
             };
             netns
-                .run(|| interface::set_mtu_here(&port.ifname, record.mtu))
+                .run(|| interface::set_port_mtu_here(port, record.mtu))
                 .map_err(|error| interface::enter_error(&error))?
                 .map_err(|error| netlink_failed(&format!("the MTU of port {port_name:?} cannot be changed"), &error))?;
         }

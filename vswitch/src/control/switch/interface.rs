@@ -18,7 +18,7 @@ use rustix::io::Errno;
 
 use super::advertisements::ignore_routers;
 use crate::api::Error;
-use crate::control::desired::FoundInterface;
+use crate::control::desired::{FoundInterface, PortRecord};
 use crate::control::netlink::{IPV6_MTU_MIN, Link, LinkChange, Netlink, NetlinkError, RouteKind, TABLE_MAIN};
 use crate::control::netns::Netns;
 use crate::control::refusal::{Result, conflict, failed};
@@ -29,6 +29,8 @@ use crate::wire::MacAddr;
 #[derive(Debug, Clone)]
 pub(super) struct Interface<'a> {
     pub(super) name: &'a str,
+    /// Its index when it was last seen: it may have another name meanwhile.
+    pub(super) index: Option<u32>,
     pub(super) mac: MacAddr,
     pub(super) mtu: u32,
     pub(super) ips: Vec<IpNet>,
@@ -47,6 +49,17 @@ pub(super) struct Opened {
     pub(super) changes: Changes,
 }
 
+impl Opened {
+    /// What of this is to be remembered.
+    pub(super) fn found(&self) -> FoundInterface {
+        FoundInterface {
+            ifname: self.device.name().to_owned(),
+            ifindex: self.changes.index,
+            lo_raised: self.changes.lo_raised,
+        }
+    }
+}
+
 /// What was done to an interface, and what could not be.
 #[derive(Debug, Default)]
 pub(super) struct Changes {
@@ -54,6 +67,8 @@ pub(super) struct Changes {
     pub(super) done: Vec<String>,
     /// What the kernel refused, where that is no reason to give up.
     pub(super) refused: Vec<String>,
+    /// The interface's index, once it was seen.
+    pub(super) index: Option<u32>,
     /// Whether the loopback interface of the namespace was down and is up.
     pub(super) lo_raised: bool,
     /// Whether to go on after a refusal.
@@ -61,11 +76,6 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    /// What of this is to be remembered.
-    pub(super) fn found(&self) -> FoundInterface {
-        FoundInterface { lo_raised: self.lo_raised }
-    }
-
     fn lenient() -> Self {
         Self { lenient: true, ..Self::default() }
     }
@@ -103,13 +113,15 @@ impl Interface<'_> {
     /// Takes back the interface that an earlier daemon left in the calling thread's namespace;
     /// nothing if it is not there. Only the loss of the interface itself is an error.
     pub(super) fn take_here(&self) -> Result<Option<Opened>> {
-        let device = match TapDevice::attach(self.name) {
+        let renamed = self.renamed_here();
+        let this = Interface { name: renamed.as_deref().unwrap_or(self.name), ..self.clone() };
+        let device = match TapDevice::attach(this.name) {
             Ok(device) => device,
             Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(self.tap_error(&error)),
+            Err(error) => return Err(this.tap_error(&error)),
         };
         let mut changes = Changes::lenient();
-        if let Err(error) = self.configure(&mut changes) {
+        if let Err(error) = this.configure(&mut changes) {
             changes.refused.push(error.message);
         }
         Ok(Some(Opened { device, changes }))
@@ -118,11 +130,20 @@ impl Interface<'_> {
     /// Removes the interface that an earlier daemon left in the calling thread's namespace, if it
     /// is there and nobody has it open.
     pub(super) fn discard_here(&self) -> io::Result<()> {
-        match TapDevice::attach(self.name) {
+        let renamed = self.renamed_here();
+        match TapDevice::attach(renamed.as_deref().unwrap_or(self.name)) {
             Ok(device) => device.set_persistent(false),
             Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
             Err(error) => Err(error),
         }
+    }
+
+    /// The name that the interface has now, where that is another one. An index alone proves nothing
+    /// (the namespace may be another one), so the MAC address has to be ours, too.
+    fn renamed_here(&self) -> Option<String> {
+        let index = self.index?;
+        let link = Netlink::open().ok()?.link_by_index(index).ok()??;
+        (link.mac == Some(self.mac.0) && link.name != self.name).then_some(link.name)
     }
 
     /// Brings the interface of the calling thread's namespace into its shape.
@@ -138,6 +159,7 @@ impl Interface<'_> {
         }
         let link = netlink.link_by_name(self.name).map_err(|error| self.refused(&error))?;
         let link = link.ok_or_else(|| self.vanished())?;
+        changes.index = Some(link.index);
         if self.is_host {
             // Before it is up, so that not one advertisement is heard.
             self.ignore_routers(changes);
@@ -294,8 +316,27 @@ pub(super) fn set_host_mtu(name: &str, mtu: u32) -> std::result::Result<(), Netl
     Ok(())
 }
 
-/// Changes the MTU of an interface of the calling thread's namespace.
-pub(super) fn set_mtu_here(name: &str, mtu: u32) -> std::result::Result<(), NetlinkError> {
+/// The interface of a port in the calling thread's namespace, under whatever name.
+pub(super) fn link_here(port: &PortRecord) -> std::result::Result<Option<Link>, NetlinkError> {
+    let mut netlink = Netlink::open()?;
+    if let Some(index) = port.ifindex
+        && let Some(link) = netlink.link_by_index(index)?
+        && (link.mac == Some(port.mac.0) || link.name == port.ifname)
+    {
+        return Ok(Some(link));
+    }
+    netlink.link_by_name(&port.ifname)
+}
+
+/// Changes the MTU of a port's interface in the calling thread's namespace.
+pub(super) fn set_port_mtu_here(port: &PortRecord, mtu: u32) -> std::result::Result<(), NetlinkError> {
+    match link_here(port)? {
+        Some(link) if link.mtu != mtu => Netlink::open()?.set_mtu(link.index, mtu),
+        _ => Ok(()),
+    }
+}
+
+fn set_mtu_here(name: &str, mtu: u32) -> std::result::Result<(), NetlinkError> {
     let mut netlink = Netlink::open()?;
     match netlink.link_by_name(name)? {
         Some(link) if link.mtu != mtu => netlink.set_mtu(link.index, mtu),

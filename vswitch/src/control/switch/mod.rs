@@ -177,6 +177,7 @@ fn port_interface<'a>(bridge: &BridgeRecord, port: &'a PortRecord) -> Interface<
     let has = |gateway: &std::net::IpAddr| port.ips.iter().any(|ip| ip.addr().is_ipv4() == gateway.is_ipv4());
     Interface {
         name: &port.ifname,
+        index: port.ifindex,
         mac: port.mac,
         mtu: bridge.port_mtu(port),
         ips: port.ips.clone(),
@@ -195,6 +196,7 @@ fn port_interface<'a>(bridge: &BridgeRecord, port: &'a PortRecord) -> Interface<
 fn host_interface<'a>(name: &'a str, bridge: &BridgeRecord) -> Option<Interface<'a>> {
     Some(Interface {
         name,
+        index: None,
         mac: bridge.mac?,
         mtu: bridge.mtu,
         ips: bridge.host_addresses().collect(),

@@ -26,8 +26,9 @@ impl Switch {
         let mut next = self.desired.clone();
         let name = next.add_port(bridge, spec, &target)?;
         let record = next.bridge(bridge)?;
-        let Opened { device, changes } = port_interface(record, &record.ports[&name]).create_in(&netns)?;
-        next.note_interface(bridge, &name, changes.found());
+        let opened = port_interface(record, &record.ports[&name]).create_in(&netns)?;
+        next.note_interface(bridge, &name, opened.found());
+        let Opened { device, changes } = opened;
         let device = Arc::new(device);
         let outcome = self.carry(bridge, &name, &device, next);
         if outcome.is_err() && changes.lo_raised {

@@ -19,8 +19,8 @@ use crate::io::tap::TapDevice;
 
 /// What became of a port's interface.
 enum Found {
-    /// It is open.
-    Open(Arc<TapDevice>, FoundInterface),
+    /// It is open; and what is to be remembered of it.
+    Open(Arc<TapDevice>, Option<FoundInterface>),
     /// Its namespace is gone, or another one has its name.
     NamespaceGone,
     /// It cannot be had now.
@@ -55,7 +55,9 @@ impl Switch {
                     Found::Open(device, found) => {
                         self.attach(&desired, name, port_name, device)?;
                         self.introduce(record, name, port_name);
-                        next.note_interface(name, port_name, found);
+                        if let Some(found) = found {
+                            next.note_interface(name, port_name, found);
+                        }
                     }
                     Found::NamespaceGone => {
                         tracing::info!(bridge = %name, port = %port_name, netns = %port.netns, "the namespace is gone, the port is dropped");
@@ -107,7 +109,7 @@ impl Switch {
             let outcome = if bridge == name {
                 let Some(interface) = host_interface(&bridge, &record) else { continue };
                 match open_host(&interface) {
-                    Ok(device) => Found::Open(device, FoundInterface::default()),
+                    Ok(device) => Found::Open(device, None),
                     Err(error) => Found::Failed(error),
                 }
             } else {
@@ -119,7 +121,9 @@ impl Switch {
                 Found::Failed(error) => self.note_failure(&bridge, &name, error),
                 Found::Open(device, found) => {
                     tracing::info!(%bridge, port = %name, "the port is back");
-                    next.note_interface(&bridge, &name, found);
+                    if let Some(found) = found {
+                        next.note_interface(&bridge, &name, found);
+                    }
                     self.reattach(&record, &bridge, &name, device);
                     came = true;
                 }
@@ -244,7 +248,10 @@ fn open_port(lookup: &Lookup, bridge: &BridgeRecord, name: &str, port: &PortReco
         }
     };
     match open() {
-        Ok(Opened { device, changes }) => Found::Open(Arc::new(device), changes.found()),
+        Ok(opened) => {
+            let found = opened.found();
+            Found::Open(Arc::new(opened.device), Some(found))
+        }
         Err(error) => Found::Failed(error),
     }
 }

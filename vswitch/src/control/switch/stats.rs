@@ -8,9 +8,10 @@ use std::sync::Arc;
 
 use super::Switch;
 use super::identity::Lookup;
+use super::interface::link_here;
 use crate::api::{Balance, Counters, PortStats, Stats, WorkerStats};
 use crate::control::desired::PortRecord;
-use crate::control::netlink::{Netlink, NetlinkError};
+use crate::control::netlink::Netlink;
 use crate::control::refusal::{Result, invalid};
 use crate::datapath::{Datapath, PortCounters};
 use crate::frame::DropReason;
@@ -129,14 +130,11 @@ impl PlannedPort {
 
     /// What the kernel dropped on either side of the interface.
     fn kernel(&self, lookup: &Lookup) -> Option<(u64, u64)> {
-        let dropped = |name: &str| -> std::result::Result<_, NetlinkError> {
-            let link = Netlink::open()?.link_by_name(name)?;
-            Ok(link.map(|link| (link.tx_dropped, link.rx_dropped)))
+        let link = match &self.record {
+            None => Netlink::open().ok()?.link_by_name(&self.name).ok()?,
+            Some(record) => lookup.open(record)?.run(|| link_here(record)).ok()?.ok()?,
         };
-        match &self.record {
-            None => dropped(&self.name).ok()?,
-            Some(record) => lookup.open(record)?.run(|| dropped(&record.ifname)).ok()?.ok()?,
-        }
+        link.map(|link| (link.tx_dropped, link.rx_dropped))
     }
 }
 
