@@ -1,46 +1,32 @@
-//! What each step of making a port costs, with none and with many ports there, in both ways: moved
-//! from the host's namespace, and made in the container's.
+//! What each step of making a port costs, with none and with many ports there.
 
-use std::os::fd::AsFd;
 use std::time::{Duration, Instant};
 
 use vswitch::control::netlink::{LinkChange, Netlink};
 use vswitch::control::netns::census;
 use vswitch::io::tap::{TX_QUEUE_LEN, TapDevice};
-use vswitch::io::{Device, RxStatus};
 
-use super::lab::{Namespace, can_run, drain, wait_readable};
+use super::lab::{Namespace, can_run};
 
 /// Steps by name and their duration.
 type Steps = Vec<(&'static str, Duration)>;
-
-/// `PORTS=1000 cargo test --test tap_root -- --ignored --nocapture moving_a_port`.
-#[test]
-#[ignore = "a measurement of up to a minute, to be run alone"]
-fn moving_a_port_costs_its_move() {
-    if can_run("moving_a_port_costs_its_move") {
-        measure(true);
-    }
-}
 
 /// `PORTS=1000 cargo test --test tap_root -- --ignored --nocapture making_a_port`.
 #[test]
 #[ignore = "a measurement of up to a minute, to be run alone"]
 fn making_a_port_where_it_belongs_is_cheap() {
     if can_run("making_a_port_where_it_belongs_is_cheap") {
-        measure(false);
+        measure();
     }
 }
 
-fn measure(moved: bool) {
+fn measure() {
     let ports = std::env::var("PORTS").ok().and_then(|n| n.parse().ok()).unwrap_or(200);
-    let host = Namespace::new();
-    let mut netlink = host.netlink();
     let mut made = Vec::new();
     let mut all = Vec::new();
     for i in 0..ports {
         let container = Namespace::new();
-        let (tap, steps) = if moved { move_one(&host, &mut netlink, &container, i) } else { make_one(&container, i) };
+        let (tap, steps) = make_one(&container, i);
         all.push(steps);
         made.push((tap, container));
     }
@@ -58,11 +44,7 @@ fn measure(moved: bool) {
     let start = Instant::now();
     for (tap, container) in made {
         container.remove();
-        if moved {
-            let mut rx = tap.open_rx().unwrap();
-            wait_readable([rx.as_ref()].into_iter(), Duration::from_secs(5));
-            while drain(rx.as_mut()).0 != RxStatus::Gone {}
-        }
+        tap.set_persistent(false).unwrap();
     }
     eprintln!("removal of all namespaces: {:?}", start.elapsed());
 }
@@ -88,24 +70,6 @@ impl Stopwatch {
         self.steps.push((name, self.mark.elapsed()));
         self.mark = Instant::now();
     }
-}
-
-fn move_one(host: &Namespace, outside: &mut Netlink, container: &Namespace, i: usize) -> (TapDevice, Steps) {
-    let mut watch = Stopwatch::start();
-    let tap = host.inside(|| TapDevice::create_unique().unwrap());
-    watch.lap("create");
-    let index = outside.link_by_name(tap.name()).unwrap().unwrap().index;
-    watch.lap("find");
-    let netns = container.netns();
-    let change = LinkChange { netns: Some(netns.as_fd()), name: Some("eth0"), ..change(i) };
-    outside.change_link(index, &change).unwrap();
-    watch.lap("move, rename, mac, mtu, txqlen");
-    let mut inside = netns.run(|| Netlink::open().unwrap()).unwrap();
-    watch.lap("open inside");
-    let index = inside.link_by_name("eth0").unwrap().unwrap().index;
-    watch.lap("find inside");
-    configure(&tap, &mut inside, index, i, &mut watch);
-    (tap, watch.steps)
 }
 
 fn make_one(container: &Namespace, i: usize) -> (TapDevice, Steps) {

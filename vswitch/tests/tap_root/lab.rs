@@ -89,23 +89,18 @@ impl Drop for Namespace {
     }
 }
 
-/// Creates a TAP in `host` and makes it `eth0` of `container`, as `add-port` does.
-pub(crate) fn add_port(host: &Namespace, container: &Namespace, nets: &[&str], gateway: Option<&str>) -> TapDevice {
-    let tap = host.inside(|| TapDevice::create_unique().expect("create"));
-    let mut outside = host.netlink();
-    let index = outside.link_by_name(tap.name()).unwrap().expect("just created").index;
-    let netns = container.netns();
+/// Makes a TAP the `eth0` of `container`, as `add-port` does.
+pub(crate) fn add_port(container: &Namespace, nets: &[&str], gateway: Option<&str>) -> TapDevice {
+    let tap = container.inside(|| TapDevice::create("eth0").expect("create"));
+    let mut inside = container.netlink();
+    let index = inside.link_by_name("eth0").unwrap().expect("just created").index;
     let change = LinkChange {
-        netns: Some(std::os::fd::AsFd::as_fd(&netns)),
-        name: Some("eth0"),
         mtu: Some(1500),
         txqlen: Some(TX_QUEUE_LEN),
         ipv6_link_local: Some(nets.iter().any(|net| net.contains(':'))),
         ..LinkChange::default()
     };
-    outside.change_link(index, &change).unwrap();
-    let mut inside = container.netlink();
-    let index = inside.link_by_name("eth0").unwrap().expect("just moved").index;
+    inside.change_link(index, &change).unwrap();
     for net in nets {
         inside.add_addr(index, net.parse::<IpNet>().unwrap()).unwrap();
     }

@@ -1,7 +1,5 @@
 //! Links: the interfaces of a namespace.
 
-use std::os::fd::{AsRawFd, BorrowedFd};
-
 use netlink_packet_core::{NlaBuffer, NlasIterator};
 use netlink_packet_route::RouteNetlinkMessage;
 use netlink_packet_route::link::{
@@ -51,8 +49,6 @@ pub struct Link {
 /// of the fields and keeps what it did if a later part fails.
 #[derive(Debug, Clone, Default)]
 pub struct LinkChange<'a> {
-    /// Move it to this namespace. The rest happens there.
-    pub netns: Option<BorrowedFd<'a>>,
     /// Its Ethernet address.
     pub mac: Option<[u8; 6]>,
     /// The largest IP packet, in bytes.
@@ -101,7 +97,7 @@ impl Netlink {
     /// What the kernel refuses: `EEXIST` for a name that is taken there, `EINVAL` for an MTU or an
     /// address that the interface cannot have, `ENODEV` if there is no such interface.
     pub fn change_link(&mut self, index: u32, change: &LinkChange<'_>) -> Result<()> {
-        if change.up == Some(true) && change.ipv6_link_local.is_some() && change.netns.is_none() {
+        if change.up == Some(true) && change.ipv6_link_local.is_some() {
             // The kernel would bring it up first, and make the address that is not wanted
             // (`do_setlink`: IFLA_AF_SPEC comes last).
             self.change_at_once(index, &LinkChange { up: None, ..change.clone() })?;
@@ -177,19 +173,6 @@ impl Netlink {
         self.change_link(index, &LinkChange { name: Some(name), ..LinkChange::default() })
     }
 
-    /// Moves a link into another namespace under another name, in one step. Its index may change,
-    /// and it loses its addresses and is down.
-    ///
-    /// This is by far the most expensive thing here: the kernel waits in `rcu_barrier` until all
-    /// that ever looked at the interface has finished, 16 to 24 ms at 250 Hz, and holds its one
-    /// rtnetlink lock meanwhile.
-    ///
-    /// # Errors
-    /// As [`Netlink::change_link`].
-    pub fn move_and_rename(&mut self, index: u32, netns: BorrowedFd<'_>, name: &str) -> Result<()> {
-        self.change_link(index, &LinkChange { netns: Some(netns), name: Some(name), ..LinkChange::default() })
-    }
-
     /// Removes a virtual link.
     ///
     /// # Errors
@@ -212,7 +195,6 @@ fn change_message(index: u32, change: &LinkChange<'_>) -> LinkMessage {
         message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
     }
     let attributes = &mut message.attributes;
-    attributes.extend(change.netns.map(|netns| LinkAttribute::NetNsFd(netns.as_raw_fd())));
     attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
     attributes.extend(change.mtu.map(LinkAttribute::Mtu));
     attributes.extend(change.name.map(|name| LinkAttribute::IfName(name.to_owned())));
@@ -223,7 +205,6 @@ fn change_message(index: u32, change: &LinkChange<'_>) -> LinkMessage {
 /// `change interface 7: mtu 70000, up`.
 fn describe(index: u32, change: &LinkChange<'_>) -> String {
     let mut parts = Vec::new();
-    parts.extend(change.netns.map(|_| "other namespace".to_owned()));
     parts.extend(change.mac.map(|[a, b, c, d, e, f]| format!("mac {a:02x}:{b:02x}:{c:02x}:{d:02x}:{e:02x}:{f:02x}")));
     parts.extend(change.mtu.map(|mtu| format!("mtu {mtu}")));
     parts.extend(change.name.map(|name| format!("name {name}")));

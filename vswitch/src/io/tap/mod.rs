@@ -3,20 +3,17 @@
 //!
 //! # Life
 //!
-//! A TAP is *created* in the host's network namespace under a temporary name and then moved into
-//! the container's. The order matters: an open descriptor of `/dev/net/tun` holds the namespace in
-//! which it was **opened**, not the one its interface is in. Created like this the descriptor holds
-//! the host's only; when the container's namespace goes, the kernel removes the interface, poll
-//! reports an error at once and reads fail with `EBADFD`, which is [`RxStatus::Gone`].
-//!
-//! The price is the move: the kernel waits in `rcu_barrier` with its rtnetlink lock held, 16 to 24
-//! ms at 250 Hz, where a TAP made in the container's namespace is there in less than one. That one,
-//! though, would hold the namespace like the attached ones below.
+//! A TAP is *created* in the namespace where it is to be. The other way, to create it in the host's
+//! and to move it, costs a wait in `rcu_barrier` with the kernel's rtnetlink lock held, 16 to 24 ms at
+//! 250 Hz against less than one.
 //!
 //! After a restart of the daemon a persistent TAP is *attached* by name, and the name is looked up
-//! in the namespace where the descriptor was opened: that has to be the container's, which the
-//! descriptor then keeps alive. Such a namespace ends only when we let go, so the control plane
-//! asks `control::netns::holders` whether anybody else still has it.
+//! in the namespace where the descriptor was opened, which is the container's again.
+//!
+//! The price of both: an open descriptor of `/dev/net/tun` holds the namespace in which it was
+//! **opened**. Such a namespace ends only when we let go, so the control plane asks
+//! `control::netns::census` whether anybody else still has it. When the interface is removed, poll
+//! reports an error at once and reads fail with `EBADFD`, which is [`RxStatus::Gone`].
 //!
 //! A TAP is not persistent when it is created, so that a crash halfway leaves nothing behind.
 //!
@@ -42,7 +39,6 @@ mod ioctl;
 mod offload;
 mod queue;
 
-use std::hash::{BuildHasher, RandomState};
 use std::io;
 use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
@@ -97,23 +93,6 @@ impl TapDevice {
             }
         })?;
         Self::configure(name, fd)
-    }
-
-    /// Creates an interface under a temporary name of its own, to be renamed when it is moved.
-    ///
-    /// # Errors
-    /// As [`TapDevice::create`].
-    pub fn create_unique() -> io::Result<Self> {
-        let mut attempts_left = 8;
-        loop {
-            // The hasher's keys are random per process and differ from call to call: names that
-            // another daemon on this host does not choose as well.
-            let name = format!("vsw{:08x}", RandomState::new().hash_one(0u8) as u32);
-            match Self::create(&name) {
-                Err(error) if error.kind() == io::ErrorKind::AlreadyExists && attempts_left > 0 => attempts_left -= 1,
-                result => return result,
-            }
-        }
     }
 
     /// Takes the existing persistent TAP `name` of the calling thread's network namespace, which
