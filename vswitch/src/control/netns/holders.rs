@@ -1,6 +1,6 @@
 //! Who else holds a namespace.
 //!
-//! A TAP that was attached after a restart keeps its namespace alive through our descriptor, so
+//! A TAP keeps the namespace in which it was opened alive through our descriptor, so
 //! the kernel never tells us that the container is gone. This looks for anybody else: processes
 //! that live in the namespace and bind mounts of its nsfs file.
 //!

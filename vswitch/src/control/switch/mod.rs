@@ -3,7 +3,7 @@
 //!
 //! Theory of operation: a [`Switch`] is used by one command at a time. A command edits a copy of
 //! the desired state, where every refusal happens; does what can fail outside (a TAP that is not
-//! yet persistent, moved and configured); publishes a snapshot; stores the copy durably; makes the
+//! yet persistent, made and configured); publishes a snapshot; stores the copy durably; makes the
 //! TAP persistent; and only then the copy becomes the state. If a step fails, those before it are
 //! undone. Removal runs the other way: no worker may use a descriptor that is closed, so the
 //! snapshot without the port is published and seen by all workers before the device goes.
