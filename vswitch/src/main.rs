@@ -1,9 +1,11 @@
 //! `vswitch`, the daemon: arguments and logging; the rest is [`vswitch::daemon`].
 
+use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::Parser;
+use clap::{CommandFactory, Parser, ValueEnum};
+use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 use vswitch::daemon::{self, Options, WORKERS_MAX};
 
@@ -30,6 +32,18 @@ struct Arguments {
     /// What to log: error, warn, info, debug or trace, also per module as in RUST_LOG.
     #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
     log: EnvFilter,
+
+    /// Print the completion script of a shell, and do nothing else.
+    #[arg(long, value_name = "SHELL", value_enum)]
+    completion: Option<Supported>,
+}
+
+/// The shells that there are completions for, as of vswitchctl.
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum Supported {
+    Bash,
+    Zsh,
+    Fish,
 }
 
 const EXAMPLES: &str = "\
@@ -48,6 +62,9 @@ Examples:
   See more of what it does:
     vswitch --log debug
 
+  Completion of its arguments in this shell:
+    source <(vswitch --completion bash)
+
 Stop it with SIGTERM or `vswitchctl shutdown`: the containers' interfaces stay for the next start.
 `vswitchctl shutdown --cleanup` removes them, too.";
 
@@ -58,14 +75,51 @@ fn parse_workers(text: &str) -> Result<usize, String> {
     }
 }
 
+fn completion_script(shell: Supported) -> Vec<u8> {
+    let shell = match shell {
+        Supported::Bash => Shell::Bash,
+        Supported::Zsh => Shell::Zsh,
+        Supported::Fish => Shell::Fish,
+    };
+    let mut script = Vec::new();
+    clap_complete::generate(shell, &mut Arguments::command(), "vswitch", &mut script);
+    script
+}
+
 fn main() -> ExitCode {
-    let Arguments { socket, state_dir, workers, log } = Arguments::parse();
+    let Arguments { socket, state_dir, workers, log, completion } = Arguments::parse();
+    if let Some(shell) = completion {
+        return match std::io::stdout().write_all(&completion_script(shell)) {
+            Ok(()) => ExitCode::SUCCESS,
+            // Whoever reads has read enough.
+            Err(error) if error.kind() == std::io::ErrorKind::BrokenPipe => ExitCode::SUCCESS,
+            Err(error) => {
+                eprintln!("vswitch: the completion script cannot be written: {error}");
+                ExitCode::FAILURE
+            }
+        };
+    }
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(false).init();
     match daemon::run(&Options { socket, state_dir, workers }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vswitch: {error}");
             ExitCode::FAILURE
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn completion_scripts_know_the_options() {
+        for shell in [Supported::Bash, Supported::Zsh, Supported::Fish] {
+            let script = String::from_utf8(completion_script(shell)).expect("text");
+            for option in ["state-dir", "workers", "completion"] {
+                assert!(script.contains(option), "{shell:?} does not know --{option}");
+            }
         }
     }
 }

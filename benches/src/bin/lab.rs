@@ -38,9 +38,13 @@ struct Arguments {
     /// How long one run lasts
     #[arg(long, default_value_t = 4)]
     seconds: u64,
-    /// Threads of the HTTP client, with 16 connections each, and processes of the HTTP server
-    #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(1..=64))]
-    http_threads: u16,
+    /// Threads of the HTTP client of conn and req, and as many processes of the server. One of each
+    /// makes, with the switch, three busy threads
+    #[arg(long, default_value_t = 1, value_parser = clap::value_parser!(u16).range(1..=64))]
+    wrk_threads: u16,
+    /// Connections that the HTTP client of conn and req holds at one time; not fewer than its threads
+    #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4000))]
+    wrk_connections: u16,
     /// Containers attached to each switch; all but two are idle
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=4000))]
     ports: u16,
@@ -72,6 +76,14 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
     if !rustix::process::geteuid().is_root() {
         return Err(std::io::Error::other("namespaces need root; run it with sudo"));
     }
+    let load = Load {
+        seconds: arguments.seconds,
+        wrk_threads: arguments.wrk_threads,
+        wrk_connections: arguments.wrk_connections,
+    };
+    if load.wrk_connections < load.wrk_threads {
+        return Err(std::io::Error::other("each thread of wrk needs a connection: raise --wrk-connections"));
+    }
     on_signal_set_flag();
     namespace::sweep()?;
     let directory = tempfile::Builder::new().prefix("vswitch-lab-").tempdir()?;
@@ -90,7 +102,7 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
         peers: arguments.peers.clone(),
         workloads: arguments.workloads.clone(),
         rounds: arguments.rounds,
-        load: Load { seconds: arguments.seconds, http_threads: arguments.http_threads },
+        load,
         setup,
     };
     let runs = measure(&plan, |run| eprintln!("{}", report::line(run)))?;
@@ -104,7 +116,7 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
         });
         std::fs::write(path, serde_json::to_vec_pretty(&document)?)?;
     }
-    println!("{}", machine());
+    println!("{}\n{load}", machine());
     println!("{}", report::table(&runs, &arguments.reference.to_string()));
     Ok(())
 }

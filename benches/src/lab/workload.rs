@@ -109,8 +109,20 @@ pub struct Outcome {
 pub struct Load {
     /// How long one run lasts.
     pub seconds: u64,
-    /// Threads of the HTTP client (16 connections each), and as many processes of the server.
-    pub http_threads: u16,
+    /// Threads of the HTTP client, and as many processes of the server.
+    pub wrk_threads: u16,
+    /// Connections that the HTTP client holds at one time, over all of its threads.
+    pub wrk_connections: u16,
+}
+
+impl fmt::Display for Load {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { seconds, wrk_threads, wrk_connections } = self;
+        write!(
+            f,
+            "{seconds} s per run; conn and req: wrk -t {wrk_threads} -c {wrk_connections}, {wrk_threads} nginx workers"
+        )
+    }
 }
 
 /// The two ends of a workload.
@@ -256,12 +268,11 @@ impl Ends<'_> {
         let prefix = self.directory.join("nginx");
         fs::create_dir_all(&prefix)?;
         let configuration = prefix.join("nginx.conf");
-        fs::write(&configuration, nginx_configuration(&prefix, self.port, self.load.http_threads))?;
+        fs::write(&configuration, nginx_configuration(&prefix, self.port, self.load.wrk_threads))?;
         let (prefix, configuration) = (prefix.display().to_string(), configuration.display().to_string());
         let _server = self.serve("nginx", &["-p", &prefix, "-c", &configuration, "-e", "stderr"])?;
         let mut command = self.client.namespace.command("wrk");
-        let threads = self.load.http_threads;
-        command.args(["-t", &threads.to_string(), "-c", &(threads * 16).to_string()]);
+        command.args(["-t", &self.load.wrk_threads.to_string(), "-c", &self.load.wrk_connections.to_string()]);
         command.args(["-d", &format!("{}s", self.load.seconds)]);
         if close {
             command.args(["-H", "Connection: close"]);

@@ -3,7 +3,7 @@
 //! Theory of operation: one task per connection on the control plane's single thread; handlers
 //! hand what blocks to other threads, so that a ping is answered while a command waits for the
 //! disk. Everything that a client can make large or slow is bounded: connections, the time to send
-//! a header and a body, the size of both, the time to read an answer ([`patience`]). Who connects
+//! a header and a body, the size of both, the time to read an answer (`patience`). Who connects
 //! is judged by the kernel's word alone ([`peer`]).
 
 use std::io;
