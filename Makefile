@@ -53,6 +53,9 @@ install:
 	target/release/vswitchctl completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vswitchctl
 	target/release/vswitchctl completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vswitchctl
 	target/release/vswitchctl completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vswitchctl.fish
+	target/release/vswitch --completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vswitch
+	target/release/vswitch --completion zsh > $(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vswitch
+	target/release/vswitch --completion fish > $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vswitch.fish
 
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/vswitch $(DESTDIR)$(BINDIR)/vswitchctl \

@@ -87,6 +87,12 @@ impl Idle {
         self.burst_bytes = average(self.burst_bytes, bytes as u64);
     }
 
+    /// Nanoseconds of work since this was asked last, or since the last wait.
+    pub(super) fn busy_ns(&mut self) -> u64 {
+        let now_ns = now_ns();
+        now_ns.saturating_sub(std::mem::replace(&mut self.ended_ns, now_ns))
+    }
+
     /// Begins to wait.
     pub(super) fn begin(&mut self) -> Waited {
         let since_ns = now_ns();

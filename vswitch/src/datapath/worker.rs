@@ -113,6 +113,9 @@ impl Worker {
                 self.wait(&mut events);
                 bursts_since_poll = 0;
             } else if bursts_since_poll >= POLL_INTERVAL {
+                // A worker that never waits is busy, too.
+                let busy_ns = self.idle.busy_ns();
+                WorkerCells::add(&self.shared.workers[self.number].cells.busy_ns, busy_ns);
                 self.poll(&mut events, true);
                 bursts_since_poll = 0;
             }
