@@ -62,7 +62,10 @@ uninstall:
 		$(DESTDIR)$(PREFIX)/lib/systemd/system/vswitch.service \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vswitchctl \
 		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vswitchctl \
-		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vswitchctl.fish
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vswitchctl.fish \
+		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vswitch \
+		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vswitch \
+		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vswitch.fish
 
 clean:
 	cargo clean
