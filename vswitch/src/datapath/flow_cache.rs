@@ -17,8 +17,8 @@
 
 use super::flow::{Actions, FlowKey};
 
-/// The number of flows that a worker remembers at most: 8 MB of address space.
-pub const FLOWS_MAX: usize = 1 << 18;
+/// The number of flows that a worker remembers at most: 16 MB of address space.
+pub const FLOWS_MAX: usize = 1 << 19;
 
 const WAYS: usize = 2;
 const BUCKETS: usize = FLOWS_MAX / WAYS;

@@ -39,15 +39,30 @@ fn a_changed_epoch_kills_every_entry() {
     assert_eq!(cache.lookup(hash, key, 5), None);
 }
 
-#[test]
-fn a_hundred_thousand_flows_mostly_stay() {
-    let mut cache = FlowCache::new(2);
-    let keys: Vec<FlowKey> = (0..100_000).map(|number| key(number, 1)).collect();
-    for &key in &keys {
+/// How many of `keys` a cache still has after it was told of all of them.
+fn kept(seed: u64, keys: &[FlowKey]) -> usize {
+    let mut cache = FlowCache::new(seed);
+    for &key in keys {
         cache.insert(cache.hash(key), key, 1, hit(1));
     }
-    let kept = keys.iter().filter(|&&key| cache.lookup(cache.hash(key), key, 1).is_some()).count();
-    assert!(kept > 85_000, "{kept}");
+    keys.iter().filter(|&&key| cache.lookup(cache.hash(key), key, 1).is_some()).count()
+}
+
+#[test]
+fn numbered_addresses_spread_under_every_seed() {
+    let keys: Vec<FlowKey> = (0..10_000).map(|number| key(number, 1)).collect();
+    for seed in 0..100u64 {
+        let seed = seed.wrapping_mul(0x9e37_79b9_7f4a_7c15);
+        let kept = kept(seed, &keys);
+        assert!(kept > 9_950, "{kept} of 10000 with seed {seed:#x}");
+    }
+}
+
+#[test]
+fn a_hundred_thousand_flows_mostly_stay() {
+    let keys: Vec<FlowKey> = (0..100_000).map(|number| key(number, 1)).collect();
+    let kept = kept(2, &keys);
+    assert!(kept > 97_000, "{kept}");
 }
 
 proptest! {
