@@ -56,7 +56,7 @@ impl Watcher for Ready {
                 let token = epoll::EventData::new_u64(u64::from(port.0));
                 epoll::add(&self.epoll, fd, token, epoll::EventFlags::IN)?;
             }
-            // Devices in memory have no descriptor: they are always looked at.
+            // A device without a descriptor is looked at until it is drained, and never again.
             None => self.active.push(port),
         }
         Ok(())
