@@ -8,9 +8,9 @@ use std::sync::atomic::Ordering;
 
 use clap::Parser;
 use vswitch_benches::lab::peer::{Family, Ours, Peer, Ports, Setup, Uplink};
-use vswitch_benches::lab::{memory, report};
 use vswitch_benches::lab::run::{Plan, measure};
 use vswitch_benches::lab::workload::{Load, Workload};
+use vswitch_benches::lab::{memory, report};
 use vswitch_tests::daemon::binaries;
 use vswitch_tests::namespace;
 use vswitch_tests::process::INTERRUPTED;

@@ -16,7 +16,7 @@ pub fn table(runs: &[Run], reference: &str) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<19} {:<{PEER_CHARS}} {:>13} {:>6} {:>10} {:>12} {:>8} {:>8} {:>6} {:>7}  remarks",
+        "{:<19} {:<PEER_CHARS$} {:>13} {:>6} {:>10} {:>12} {:>8} {:>8} {:>6} {:>7}  remarks",
         "workload", "peer", "median", "ratio", "min..max", "95 %", "switch", "machine", "ratio", "retrans"
     );
     for workload in distinct(runs.iter().map(|run| run.workload)) {
@@ -79,8 +79,8 @@ fn row(runs: &[Run], workload: Workload, name: &str, peer: &str, reference: &str
     let range = |limits: Option<(f64, f64)>| {
         limits.map_or_else(|| "-".to_owned(), |(low, high)| format!("{low:.2}..{high:.2}"))
     };
-    let interval = median_interval(&ratios)
-        .map_or_else(|| "-".to_owned(), |(low, high)| format!("{low:.3}..{high:.3}"));
+    let interval =
+        median_interval(&ratios).map_or_else(|| "-".to_owned(), |(low, high)| format!("{low:.3}..{high:.3}"));
     format!(
         "{:<19} {:<PEER_CHARS$} {:>13} {:>6} {:>10} {:>12} {:>8} {:>8} {:>6} {:>7}  {}",
         format!("{workload} {name}"),
@@ -220,8 +220,20 @@ mod tests {
         let line = row(&runs, Workload::Tcp1, "throughput", "vswitch", "bridge");
         let cells: Vec<&str> = line.split_whitespace().collect();
         // 0.5 and 1.5 CPU seconds for two gigabytes, as much as the bridge.
-        let expected =
-            ["tcp1", "throughput", "vswitch", "13.50", "Gbit/s", "0.90", "0.90..0.90", "-", "0.25", "0.75", "1.00", "3"];
+        let expected = [
+            "tcp1",
+            "throughput",
+            "vswitch",
+            "13.50",
+            "Gbit/s",
+            "0.90",
+            "0.90..0.90",
+            "-",
+            "0.25",
+            "0.75",
+            "1.00",
+            "3",
+        ];
         assert_eq!(cells, expected);
     }
 

@@ -2,8 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::os::fd::OwnedFd;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -62,7 +62,9 @@ impl FromStr for Peer {
             None => {
                 let ours = Ports::ALL.map(Ports::name).join(", ");
                 let uplinks = Uplink::ALL.map(Uplink::name).join(", ");
-                Err(format!("no peer {text}: {ours} (each also @BIN_DIR), bridge, bridge-plain, ovs, ovs-tso, {uplinks}"))
+                Err(format!(
+                    "no peer {text}: {ours} (each also @BIN_DIR), bridge, bridge-plain, ovs, ovs-tso, {uplinks}"
+                ))
             }
         }
     }

@@ -48,8 +48,7 @@ pub enum Ports {
 
 impl Ports {
     /// All of them.
-    pub const ALL: [Self; 6] =
-        [Self::Tap, Self::Xdp, Self::XdpBusy, Self::Mixed, Self::MixedReverse, Self::MixedPlain];
+    pub const ALL: [Self; 6] = [Self::Tap, Self::Xdp, Self::XdpBusy, Self::Mixed, Self::MixedReverse, Self::MixedPlain];
 
     /// The peer's name.
     #[must_use]
