@@ -157,6 +157,23 @@ impl<T: Copy> Producer<T> {
         self.ring.producer().store(self.next, Ordering::Release);
     }
 
+    /// Changes entries that were handed over, from the one with the index `from` on. Only for a consumer that reads
+    /// entries nowhere but in calls that this thread makes, which is not now.
+    ///
+    /// # Panics
+    /// If that is more than the ring holds.
+    #[inline]
+    pub(super) fn revise(&mut self, from: u32, mut change: impl FnMut(&mut T)) {
+        let count = self.next.wrapping_sub(from);
+        assert!(count <= self.ring.parts.capacity, "revised more entries than there are");
+        for (first, len) in self.ring.runs(from, count) {
+            // SAFETY: within the ring; the consumer does not read now, as the caller promises, and if it did it would
+            // find an entry half changed: plain numbers, which it checks.
+            let run = unsafe { std::slice::from_raw_parts_mut(self.ring.parts.entries.add(first).as_ptr(), len) };
+            run.iter_mut().for_each(&mut change);
+        }
+    }
+
     /// The index of the next entry to be released: those before it were handed over.
     #[inline]
     pub(super) fn produced(&self) -> u32 {
