@@ -39,7 +39,7 @@ pub(super) struct Parts<T> {
     /// The number of entries: a power of two.
     pub(super) capacity: u32,
     /// Whoever unmaps the memory when it is dropped.
-    pub(super) owner: Arc<dyn Any + Send + Sync>,
+    pub(super) _owner: Arc<dyn Any + Send + Sync>,
 }
 
 /// The memory of a ring, as both sides see it.
@@ -53,7 +53,7 @@ unsafe impl<T: Send> Send for Ring<T> {}
 
 impl<T: Copy> Ring<T> {
     fn producer(&self) -> &AtomicU32 {
-        // SAFETY: valid and aligned as long as `owner` lives (contract of `Producer::new` and `Consumer::new`).
+        // SAFETY: valid and aligned as long as `_owner` lives (contract of `Producer::new` and `Consumer::new`).
         unsafe { self.parts.producer.as_ref() }
     }
 
@@ -98,7 +98,7 @@ impl<T: Copy> Producer<T> {
     ///
     /// # Safety
     /// The pointers are valid, aligned and not mutated by others of this process but through a matching
-    /// [`Consumer`] as long as `parts.owner` lives; the ring has no other producer; `capacity` is a power of
+    /// [`Consumer`] as long as `parts._owner` lives; the ring has no other producer; `capacity` is a power of
     /// two and the entries are that many and initialized.
     pub(super) unsafe fn new(parts: Parts<T>) -> Self {
         let ring = Ring { parts };
@@ -190,12 +190,6 @@ impl<T: Copy> Producer<T> {
     #[inline]
     pub(super) fn pending(&self) -> u32 {
         self.next.wrapping_sub(self.consumed())
-    }
-
-    /// The number of entries of the ring.
-    #[inline]
-    pub(super) fn capacity(&self) -> u32 {
-        self.ring.parts.capacity
     }
 
     /// Whether the kernel looks at the ring only after a system call.
@@ -308,7 +302,7 @@ pub(super) mod memory {
             flags: Some(NonNull::from(&heap.flags)),
             entries: NonNull::new(heap.entries.as_ptr().cast_mut().cast::<T>()).unwrap(),
             capacity,
-            owner: Arc::clone(&heap) as Arc<dyn Any + Send + Sync>,
+            _owner: Arc::clone(&heap) as Arc<dyn Any + Send + Sync>,
         };
         // SAFETY: the heap lives as long as either side, which are the only two; `UnsafeCell<T>` is laid out as `T`.
         unsafe { (Producer::new(parts()), Consumer::new(parts())) }

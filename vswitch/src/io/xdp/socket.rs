@@ -246,6 +246,6 @@ fn map<T>(fd: BorrowedFd<'_>, page_offset: u64, at: XdpRingOffset, capacity: u32
         // SAFETY: as above; the kernel aligns descriptors to a cache line.
         entries: unsafe { base.add(at.desc as usize) }.cast(),
         capacity,
-        owner,
+        _owner: owner,
     })
 }
