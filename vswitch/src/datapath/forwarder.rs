@@ -154,7 +154,7 @@ impl Forwarder {
         };
         let Some(rx) = &mut lane.rx else { return nothing };
         let mut report = RxReport::default();
-        let expected = lane.expected;
+        let expected = if rx.polls_memory() { BURST_FRAMES_MAX } else { lane.expected };
         let status = rx.recv(&mut self.pool, &mut self.burst, expected, BURST_BYTES_MAX, &mut report);
         let got = self.burst.len();
         let served = match status {
@@ -169,13 +169,14 @@ impl Forwarder {
                 Served::Drained
             }
         };
-        let rejected = report.malformed + report.runt;
+        let rejected = report.malformed + report.runt + report.overrun;
         if rejected > 0 {
             let row = port.index();
             let counters = &self.shared.workers[self.number].counters;
             counters.add(row, Cell::RxFrames, u64::from(rejected));
             counters.add_drops(row, DropReason::Malformed, u64::from(report.malformed));
             counters.add_drops(row, DropReason::Runt, u64::from(report.runt));
+            counters.add_drops(row, DropReason::RxOverrun, u64::from(report.overrun));
         }
         let bytes = if got > 0 { self.process_burst(port, port.index(), watcher) } else { 0 };
         self.acknowledge();
