@@ -80,7 +80,7 @@ impl Ports {
     /// Further arguments of the daemon.
     fn daemon_args(self) -> &'static [&'static str] {
         match self {
-            Self::XdpBusy => &["--busy-poll", "on"],
+            Self::XdpBusy => &["--xdp-busy-poll", "50"],
             Self::MixedPlain => &["--coalesce", "off"],
             Self::Tap | Self::Xdp | Self::Mixed | Self::MixedReverse => &[],
         }
