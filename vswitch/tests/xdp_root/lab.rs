@@ -68,10 +68,6 @@ impl Namespace {
     pub(crate) fn exec(&self, args: &[&str]) -> String {
         run("ip", &[&["netns", "exec", &self.name], args].concat())
     }
-
-    pub(crate) fn try_exec(&self, args: &[&str]) -> Output {
-        command("ip", &[&["netns", "exec", &self.name], args].concat())
-    }
 }
 
 impl Drop for Namespace {
@@ -132,9 +128,8 @@ impl Raw {
         for (option, bytes) in [(libc::SO_RCVBUFFORCE, 64 << 20), (libc::SO_SNDBUFFORCE, 16 << 20)] {
             let bytes: i32 = bytes;
             // SAFETY: both options read one int.
-            let result = unsafe {
-                libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const bytes).cast(), 4)
-            };
+            let result =
+                unsafe { libc::setsockopt(fd.as_raw_fd(), libc::SOL_SOCKET, option, (&raw const bytes).cast(), 4) };
             assert_eq!(result, 0);
         }
         Self(fd)

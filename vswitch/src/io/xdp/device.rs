@@ -179,7 +179,8 @@ impl XdpDevice {
         };
         let (mut sockets, mut rings, mut granted) = (Vec::new(), Vec::new(), None);
         for queue in 0..queues {
-            let (socket, ring) = Socket::open(Arc::clone(region), config.busy_poll).map_err(|error| no_socket(&error))?;
+            let (socket, ring) =
+                Socket::open(Arc::clone(region), config.busy_poll).map_err(|error| no_socket(&error))?;
             let socket = Arc::new(socket);
             let grant = umems
                 .bind(&socket, ifindex, queue, zero_copy)
@@ -282,8 +283,7 @@ impl XdpDevice {
         let (Some(program), Some(old)) = (&self.program, attached.as_ref()) else { return Ok(()) };
         if !old.is_attached() {
             let mode = [old.mode];
-            *attached =
-                Some(Attached::attach(program.as_fd(), &self.interface, self.ifindex, &mode, &mut Vec::new())?);
+            *attached = Some(Attached::attach(program.as_fd(), &self.interface, self.ifindex, &mode, &mut Vec::new())?);
         }
         Ok(())
     }

@@ -143,7 +143,8 @@ impl Socket {
                 completion: Consumer::new(map(fd.as_fd(), XDP_UMEM_PGOFF_COMPLETION_RING, at.cr, TX_RING)?),
             }
         };
-        let socket = Self { fd: Some(fd), closed: Arc::new(AtomicBool::new(false)), region, registered: OnceLock::new() };
+        let socket =
+            Self { fd: Some(fd), closed: Arc::new(AtomicBool::new(false)), region, registered: OnceLock::new() };
         Ok((socket, rings))
     }
 

@@ -99,7 +99,9 @@ impl BindError {
                 errno,
                 format!("queue {queue} of {interface} has an AF_XDP socket of another process; stop that one first"),
             ),
-            Self::Bind(errno) => (errno, format!("cannot bind an AF_XDP socket to queue {queue} of {interface}: {errno}")),
+            Self::Bind(errno) => {
+                (errno, format!("cannot bind an AF_XDP socket to queue {queue} of {interface}: {errno}"))
+            }
         };
         io::Error::new(io::Error::from(*errno).kind(), text)
     }
