@@ -233,6 +233,44 @@ pub enum PortType {
     /// A TAP interface; super-frames travel whole.
     #[default]
     Tap,
+    /// One end of a veth pair, whose other end the switch reads and writes through AF_XDP: for small
+    /// packets and short round trips.
+    Xdp,
+}
+
+impl std::fmt::Display for PortType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tap => "tap",
+            Self::Xdp => "xdp",
+        })
+    }
+}
+
+/// Where an XDP program runs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum XdpMode {
+    /// In the interface's driver, before the kernel makes a socket buffer of a packet.
+    Native,
+    /// Behind the driver: with every interface, and slower.
+    Generic,
+}
+
+/// How an interface is served through AF_XDP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct XdpStatus {
+    /// The interface in the host's namespace that is served.
+    pub ifname: String,
+    /// Where the XDP program runs; absent while the interface is not open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<XdpMode>,
+    /// Whether the interface's driver reads and writes the switch's memory itself; otherwise the
+    /// kernel copies each packet once.
+    pub zero_copy: bool,
+    /// What would have been better and why the kernel refused it, the best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
 }
 
 /// A port to be attached.
@@ -305,6 +343,9 @@ pub struct Port {
     /// The kind of interface.
     #[serde(rename = "type")]
     pub port_type: PortType,
+    /// How an `xdp` port is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xdp: Option<XdpStatus>,
     /// Whether it carries packets.
     pub state: PortState,
     /// The addresses with their prefix lengths.

@@ -43,6 +43,15 @@ pub fn reader_of_new_port(workers: usize) -> Option<u16> {
     (workers > 0).then_some(0)
 }
 
+/// The worker that all AF_XDP devices of a new bridge belong to for good, out of `workers`: they
+/// share its memory, so that frames between them are not copied. Bridges take turns where there
+/// are more workers than the one that reads new ports and the one that takes over what is too much for it.
+#[must_use]
+pub fn home_of_new_bridge(workers: usize, bridge: usize) -> u16 {
+    let homes = if workers > 2 { workers } else { 1 };
+    u16::try_from(bridge % homes).unwrap_or(0)
+}
+
 /// What a worker did during one sample.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct WorkerLoad {

@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::carrier::Carrier;
 use super::identity::Lookup;
 use super::{Switch, identity};
 use crate::control::netns::NetnsId;
@@ -43,7 +44,7 @@ impl Switch {
         let mut suspects = Vec::new();
         for (bridge, live) in &self.live.bridges {
             for (name, port) in &live.ports {
-                if port.attachment.is_ok()
+                if port.carrier().is_some_and(Carrier::holds_netns)
                     && let Some((_, record)) = self.record(bridge, name)
                 {
                     suspects.push(Suspect { id: port.id, incarnation: port.incarnation, netns: record.netns_id });

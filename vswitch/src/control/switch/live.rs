@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::carrier::Carrier;
 use crate::control::desired::{BridgeRecord, PortRecord};
 use crate::control::placement;
 use crate::datapath::fdb::{Fdb, FdbLimits};
 use crate::datapath::rate::SharedBucket;
-use crate::io::Device;
-use crate::io::tap::TapDevice;
 use crate::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Snapshot, VlanMode, VlanSet};
 
 /// Small indices in use.
@@ -55,8 +54,10 @@ pub(super) struct LivePort {
 /// A port's open interface.
 #[derive(Debug, Clone)]
 pub(super) struct Attachment {
-    pub(super) device: Arc<TapDevice>,
+    /// Declared, and so dropped, before the carrier: the datapath's devices close before the
+    /// interface goes.
     pub(super) entry: Arc<PortEntry>,
+    pub(super) carrier: Carrier,
 }
 
 impl LivePort {
@@ -64,8 +65,8 @@ impl LivePort {
         self.attachment.as_ref().ok().map(|attachment| &attachment.entry)
     }
 
-    pub(super) fn device(&self) -> Option<&Arc<TapDevice>> {
-        self.attachment.as_ref().ok().map(|attachment| &attachment.device)
+    pub(super) fn carrier(&self) -> Option<&Carrier> {
+        self.attachment.as_ref().ok().map(|attachment| &attachment.carrier)
     }
 }
 
@@ -74,6 +75,8 @@ impl LivePort {
 pub(super) struct LiveBridge {
     pub(super) id: BridgeId,
     pub(super) fdb: Arc<Fdb>,
+    /// The worker that all AF_XDP devices of the bridge belong to.
+    pub(super) home: u16,
     /// The host's port; none on an `l2` bridge.
     pub(super) host: Option<LivePort>,
     pub(super) ports: BTreeMap<String, LivePort>,
@@ -173,7 +176,7 @@ pub(super) fn port_entry(
     bridge: BridgeId,
     port: &PortRecord,
     mtu: u32,
-    device: Arc<TapDevice>,
+    carrier: &Carrier,
     workers: usize,
 ) -> PortEntry {
     let vlan = match port.vlan {
@@ -192,7 +195,7 @@ pub(super) fn port_entry(
         ingress_rate_bps: port.ingress_rate_bps,
         egress_bucket: port.egress_rate_bps.map(|rate| Arc::new(SharedBucket::new(rate))),
         reader: placement::reader_of_new_port(workers),
-        device: device as Arc<dyn Device>,
+        device: carrier.device(),
     }
 }
 
@@ -202,7 +205,7 @@ pub(super) fn host_entry(
     bridge_name: &str,
     bridge: BridgeId,
     mtu: u32,
-    device: Arc<TapDevice>,
+    carrier: &Carrier,
     workers: usize,
 ) -> PortEntry {
     PortEntry {
@@ -216,7 +219,7 @@ pub(super) fn host_entry(
         ingress_rate_bps: None,
         egress_bucket: None,
         reader: placement::reader_of_new_port(workers),
-        device: device as Arc<dyn Device>,
+        device: carrier.device(),
     }
 }
 

