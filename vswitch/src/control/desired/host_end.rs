@@ -46,7 +46,7 @@ impl Owner {
     /// What the names of its interfaces begin with.
     #[must_use]
     pub fn name_prefix(&self) -> String {
-        let hash = fnv1a(&[&self.dev.to_be_bytes(), &self.ino.to_be_bytes()]);
+        let hash = hash(&[&self.dev.to_be_bytes(), &self.ino.to_be_bytes()]);
         format!("{PREFIX}{}", base32(hash, OWNER_CHARS))
     }
 
@@ -73,7 +73,7 @@ impl Desired {
         let mut attempt: u32 = 0;
         loop {
             // Ends: there are far fewer ports than names.
-            let hash = fnv1a(&[bridge.as_bytes(), &[0], port.as_bytes(), &[0], &attempt.to_be_bytes()]);
+            let hash = hash(&[bridge.as_bytes(), &[0], port.as_bytes(), &[0], &attempt.to_be_bytes()]);
             let ifname = format!("{}{}", owner.name_prefix(), base32(hash, PORT_CHARS));
             if !taken(&ifname) {
                 return HostEnd { ifname, ifindex: None };
@@ -83,14 +83,18 @@ impl Desired {
     }
 }
 
-/// The 64-bit FNV-1a hash (draft-eastlake-fnv): the same in every process and version, unlike the
-/// standard library's.
-fn fnv1a(parts: &[&[u8]]) -> u64 {
+/// A hash that is the same in every process and version, unlike the standard library's: 64-bit FNV-1a
+/// (draft-eastlake-fnv), whose last bytes reach few bits, and so MurmurHash3's finalizer.
+fn hash(parts: &[&[u8]]) -> u64 {
     let bytes = parts.iter().flat_map(|part| part.iter());
-    bytes.fold(0xcbf2_9ce4_8422_2325, |hash, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3))
+    let hash =
+        bytes.fold(0xcbf2_9ce4_8422_2325, |hash: u64, &byte| (hash ^ u64::from(byte)).wrapping_mul(0x0100_0000_01b3));
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xff51_afd7_ed55_8ccd);
+    let hash = (hash ^ (hash >> 33)).wrapping_mul(0xc4ce_b9fe_1a85_ec53);
+    hash ^ (hash >> 33)
 }
 
-/// The highest bits of `hash`, five to a character: the best mixed ones of this hash.
+/// The highest bits of `hash`, five to a character.
 fn base32(hash: u64, chars: usize) -> String {
     (1..=chars).map(|index| char::from(BASE32[(hash >> (64 - 5 * index)) as usize & 31])).collect()
 }
