@@ -184,6 +184,7 @@ pub(super) fn port_entry(
         None if port.trunk.is_empty() => VlanMode::Transparent,
         None => VlanMode::Trunk(VlanSet::new(port.trunk.iter().copied())),
     };
+    let device = carrier.device();
     PortEntry {
         id,
         incarnation,
@@ -197,8 +198,8 @@ pub(super) fn port_entry(
         mtu,
         ingress_rate_bps: port.ingress_rate_bps,
         egress_bucket: port.egress_rate_bps.map(|rate| Arc::new(SharedBucket::new(rate))),
-        reader: placement::reader_of_new_port(workers),
-        device: carrier.device(),
+        reader: placement::reader_of_new_port(workers, device.home()),
+        device,
     }
 }
 
@@ -211,6 +212,7 @@ pub(super) fn host_entry(
     carrier: &Carrier,
     workers: usize,
 ) -> PortEntry {
+    let device = carrier.device();
     PortEntry {
         id,
         incarnation,
@@ -224,8 +226,8 @@ pub(super) fn host_entry(
         mtu,
         ingress_rate_bps: None,
         egress_bucket: None,
-        reader: placement::reader_of_new_port(workers),
-        device: carrier.device(),
+        reader: placement::reader_of_new_port(workers, device.home()),
+        device,
     }
 }
 
