@@ -247,13 +247,15 @@ impl std::fmt::Display for PortType {
     }
 }
 
-/// Where an XDP program runs.
+/// How packets get between an interface and the switch through AF_XDP, the best first.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
-#[serde(rename_all = "snake_case")]
+#[serde(rename_all = "kebab-case")]
 pub enum XdpMode {
-    /// In the interface's driver, before the kernel makes a socket buffer of a packet.
+    /// The device itself reads and writes the switch's memory.
+    ZeroCopy,
+    /// The XDP program runs in the interface's driver; the kernel copies each packet once.
     Native,
-    /// Behind the driver: with every interface, and slower.
+    /// The program runs behind the driver: with every interface, and slower.
     Generic,
 }
 
@@ -262,13 +264,10 @@ pub enum XdpMode {
 pub struct XdpStatus {
     /// The interface in the host's namespace that is served.
     pub ifname: String,
-    /// Where the XDP program runs; absent while the interface is not open.
+    /// How; absent while the interface is not open.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mode: Option<XdpMode>,
-    /// Whether the interface's driver reads and writes the switch's memory itself; otherwise the
-    /// kernel copies each packet once.
-    pub zero_copy: bool,
-    /// What would have been better and why the kernel refused it, the best first.
+    /// What would have been better, and why it was refused; the best first.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub refused: Vec<String>,
 }

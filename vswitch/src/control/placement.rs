@@ -317,7 +317,8 @@ mod tests {
 
     #[test]
     fn weights_are_what_came_between_two_readings() {
-        let load = |id, incarnation, weight| PortLoad { port: (PortId(id), incarnation), reader: 0, weight, pinned: false };
+        let load =
+            |id, incarnation, weight| PortLoad { port: (PortId(id), incarnation), reader: 0, weight, pinned: false };
         let counters = PortCounters { rx_frames: 10, rx_bytes: 10 * 65_536, ..PortCounters::default() };
         assert_eq!(PortLoad::new((PortId(1), 1), 0, false, &[counters, counters]), load(1, 1, 100));
         let between = received_between(&[load(1, 1, 70), load(2, 1, 5)], &[load(1, 1, 100), load(2, 2, 9)]);

@@ -198,13 +198,12 @@ pub(super) fn vlan(port: &Port) -> String {
 
 /// The kind of a port's interface, and how it is served where there are several ways.
 pub(super) fn kind(port: &Port) -> String {
-    let served = port.xdp.as_ref().and_then(|xdp| Some((xdp.mode?, xdp.zero_copy)));
-    let Some((mode, zero_copy)) = served else { return port.port_type.to_string() };
-    let mode = match mode {
-        XdpMode::Native => "native",
-        XdpMode::Generic => "generic",
-    };
-    format!("{} {mode}, {}", port.port_type, if zero_copy { "zero-copy" } else { "copy" })
+    match port.xdp.as_ref().and_then(|xdp| xdp.mode) {
+        None => port.port_type.to_string(),
+        Some(XdpMode::ZeroCopy) => format!("{} zero-copy", port.port_type),
+        Some(XdpMode::Native) => format!("{} native, copy", port.port_type),
+        Some(XdpMode::Generic) => format!("{} generic, copy", port.port_type),
+    }
 }
 
 pub(super) fn state(state: PortState) -> &'static str {
@@ -317,7 +316,6 @@ pub(super) mod tests {
         let xdp = XdpStatus {
             ifname: "vsxk3f97qpl2mzd".into(),
             mode: Some(XdpMode::Native),
-            zero_copy: false,
             refused: vec!["zero-copy: the driver has none (Operation not supported)".into()],
         };
         Port { port_type: PortType::Xdp, xdp: Some(xdp), offloads: vec!["csum".into()], ..example(name, last) }

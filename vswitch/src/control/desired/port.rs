@@ -28,12 +28,12 @@ impl Desired {
         self.check_room_for_port()?;
         let name = spec.name.clone().unwrap_or_else(|| target.netns.default_port_name());
         check_port_name("port name", &name)?;
+        self.bridge(bridge)?.check_type_stays(bridge, &name, spec.port_type)?;
         let ifname = spec.ifname.clone().unwrap_or_else(|| IFNAME_DEFAULT.to_owned());
         check_interface_name("interface name", &ifname)?;
         self.check_interface_free(&ifname, target)?;
 
         let record = self.bridge(bridge)?;
-        record.check_type_stays(bridge, &name, spec.port_type)?;
         record.check_names_free(bridge, &name, &spec.aliases)?;
         check_vlans(spec.vlan, &spec.trunk)?;
         check_rate("ingress rate", spec.ingress_rate_bps)?;

@@ -3,9 +3,9 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
-use super::carrier::Carrier;
 use super::identity::Lookup;
 use super::live::{Attachment, LiveBridge, LivePort, fdb_limits, host_entry};
+use super::port_link::PortLink;
 use super::{Switch, host_interface, host_view, interface, netlink_failed};
 use crate::api::{Bridge, BridgeChange, BridgeSpec};
 use crate::control::desired::BridgeRecord;
@@ -26,13 +26,13 @@ impl Switch {
         next.add_bridge(spec, &host_view()?)?;
         let name = spec.name.as_str();
         let record = next.bridge(name)?;
-        let carrier = match host_interface(name, record) {
-            Some(interface) => Some(interface.create_here()?.carrier),
+        let link = match host_interface(name, record) {
+            Some(interface) => Some(interface.create_here()?.link),
             None => None,
         };
         self.insert_bridge(name, record)?;
-        if let Some(carrier) = &carrier
-            && let Err(error) = self.attach_host(name, record, carrier.clone())
+        if let Some(link) = &link
+            && let Err(error) = self.attach_host(name, record, link.clone())
         {
             self.withdraw_bridge(name);
             return Err(error);
@@ -43,8 +43,8 @@ impl Switch {
             self.withdraw_bridge(name);
             return Err(error);
         }
-        if let Some(carrier) = carrier
-            && let Err(error) = carrier.set_persistent(true)
+        if let Some(link) = link
+            && let Err(error) = link.set_persistent(true)
         {
             self.revert(before);
             self.withdraw_bridge(name);
@@ -74,18 +74,18 @@ impl Switch {
     }
 
     /// Makes the host's port live. The caller publishes.
-    pub(super) fn attach_host(&mut self, name: &str, record: &BridgeRecord, carrier: Carrier) -> Result<()> {
+    pub(super) fn attach_host(&mut self, name: &str, record: &BridgeRecord, link: PortLink) -> Result<()> {
         let ids = self.new_port_id()?;
         let workers = self.datapath.workers();
         let live = self.live_bridge_mut(name)?;
-        let entry = Arc::new(host_entry(ids, name, live.id, record.mtu, &carrier, workers));
+        let entry = Arc::new(host_entry(ids, name, live.id, record.mtu, &link, workers));
         if let Some(mac) = record.mac {
             live.fdb.insert_static(mac.0, 0, ids.0, now_s());
         }
         for entry in record.statics.iter().filter(|entry| entry.port == name) {
             live.fdb.insert_static(entry.mac.0, entry.vlan, ids.0, now_s());
         }
-        let attachment = Attachment { entry, carrier };
+        let attachment = Attachment { entry, link };
         live.host = Some(LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
         Ok(())
     }
@@ -178,7 +178,7 @@ impl Switch {
             netns
                 .run(|| interface::set_port_mtu_here(port, record.mtu))
                 .map_err(|error| interface::enter_error(&error))?
-                .and_then(|()| match self.live_port(name, port_name).and_then(|live| live.carrier()?.pair()) {
+                .and_then(|()| match self.live_port(name, port_name).and_then(|live| live.link()?.pair()) {
                     Some(pair) => pair.set_mtu(record.mtu),
                     None => Ok(()),
                 })

@@ -3,8 +3,8 @@
 use std::time::{Duration, Instant};
 
 use super::Switch;
-use super::carrier::Carrier;
 use super::live::{LiveBridge, LivePort};
+use super::port_link::PortLink;
 use crate::api::{Bridge, Port, PortState, XdpStatus};
 use crate::control::desired::{BridgeRecord, HostEnd, PortRecord};
 use crate::control::refusal::{Result, not_found};
@@ -120,9 +120,8 @@ fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRec
 
 /// How an `xdp` port is served; of one that is not open no more is known than where it would be.
 fn xdp_status(port: &PortRecord, live: &LivePort) -> Option<XdpStatus> {
-    let closed =
-        |end: &HostEnd| XdpStatus { ifname: end.ifname.clone(), mode: None, zero_copy: false, refused: Vec::new() };
-    live.carrier().and_then(Carrier::xdp_status).or_else(|| port.host_end.as_ref().map(closed))
+    let closed = |end: &HostEnd| XdpStatus { ifname: end.ifname.clone(), mode: None, refused: Vec::new() };
+    live.link().and_then(PortLink::xdp_status).or_else(|| port.host_end.as_ref().map(closed))
 }
 
 impl LiveBridge {

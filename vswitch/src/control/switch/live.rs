@@ -7,7 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
-use super::carrier::Carrier;
+use super::port_link::PortLink;
 use crate::control::desired::{BridgeRecord, PortRecord};
 use crate::control::placement;
 use crate::datapath::fdb::{Fdb, FdbLimits};
@@ -54,10 +54,10 @@ pub(super) struct LivePort {
 /// A port's open interface.
 #[derive(Debug, Clone)]
 pub(super) struct Attachment {
-    /// Declared, and so dropped, before the carrier: the datapath's devices close before the
+    /// Declared, and so dropped, before the link: the datapath's devices close before the
     /// interface goes.
     pub(super) entry: Arc<PortEntry>,
-    pub(super) carrier: Carrier,
+    pub(super) link: PortLink,
 }
 
 impl LivePort {
@@ -65,8 +65,8 @@ impl LivePort {
         self.attachment.as_ref().ok().map(|attachment| &attachment.entry)
     }
 
-    pub(super) fn carrier(&self) -> Option<&Carrier> {
-        self.attachment.as_ref().ok().map(|attachment| &attachment.carrier)
+    pub(super) fn link(&self) -> Option<&PortLink> {
+        self.attachment.as_ref().ok().map(|attachment| &attachment.link)
     }
 }
 
@@ -176,7 +176,7 @@ pub(super) fn port_entry(
     bridge: BridgeId,
     port: &PortRecord,
     mtu: u32,
-    carrier: &Carrier,
+    link: &PortLink,
     workers: usize,
 ) -> PortEntry {
     let vlan = match port.vlan {
@@ -184,7 +184,7 @@ pub(super) fn port_entry(
         None if port.trunk.is_empty() => VlanMode::Transparent,
         None => VlanMode::Trunk(VlanSet::new(port.trunk.iter().copied())),
     };
-    let device = carrier.device();
+    let device = link.device();
     PortEntry {
         id,
         incarnation,
@@ -209,10 +209,10 @@ pub(super) fn host_entry(
     bridge_name: &str,
     bridge: BridgeId,
     mtu: u32,
-    carrier: &Carrier,
+    link: &PortLink,
     workers: usize,
 ) -> PortEntry {
-    let device = carrier.device();
+    let device = link.device();
     PortEntry {
         id,
         incarnation,

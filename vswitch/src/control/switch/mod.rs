@@ -26,13 +26,13 @@ use crate::snapshot::{PORTS_MAX, PortId};
 mod advertisements;
 mod announce;
 mod bridges;
-mod carrier;
 mod describe;
 mod fdb;
 mod gone;
 mod identity;
 mod interface;
 mod live;
+mod port_link;
 mod ports;
 mod readers;
 mod reconcile;
@@ -43,10 +43,10 @@ pub use announce::Announcement;
 pub use gone::Suspect;
 pub use stats::StatsPlan;
 
-use carrier::XdpOpener;
 use interface::Interface;
 use interface::veth::HostSide;
 use live::{Attachment, Live, LiveBridge, LivePort};
+use port_link::XdpOpener;
 
 /// The switch: desired state, live objects, and the means to change them.
 #[derive(Debug)]

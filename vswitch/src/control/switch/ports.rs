@@ -2,10 +2,10 @@
 
 use std::sync::Arc;
 
-use super::carrier::Carrier;
 use super::identity::Lookup;
 use super::interface::{self, Opened};
 use super::live::{Attachment, LivePort, port_entry, untagged_vlan};
+use super::port_link::PortLink;
 use super::{Switch, host_interface, identity, random_tail};
 use crate::api::{ErrorCode, Port, PortSpec};
 use crate::control::desired::{BridgeRecord, Desired, PortTarget};
@@ -29,8 +29,8 @@ impl Switch {
         let opener = self.xdp_opener(bridge)?;
         let opened = self.port_interface(bridge, record, &name).create_in(&netns, &opener)?;
         next.note_interface(bridge, &name, opened.found());
-        let Opened { carrier, changes, .. } = opened;
-        let outcome = self.carry(bridge, &name, carrier, next);
+        let Opened { link, changes, .. } = opened;
+        let outcome = self.carry(bridge, &name, link, next);
         if outcome.is_err() && changes.lo_raised {
             interface::lower_lo(&netns);
         }
@@ -40,18 +40,18 @@ impl Switch {
         self.describe_port(bridge, &name)
     }
 
-    /// Makes a port of `next` carry packets, `next` the state and `carrier` durable; or nothing of it.
-    fn carry(&mut self, bridge: &str, name: &str, carrier: Carrier, next: Desired) -> Result<()> {
-        self.attach(&next, bridge, name, carrier.clone())?;
+    /// Makes a port of `next` carry packets, `next` the state and `link` durable; or nothing of it.
+    fn carry(&mut self, bridge: &str, name: &str, link: PortLink, next: Desired) -> Result<()> {
+        self.attach(&next, bridge, name, link.clone())?;
         self.publish(&next);
         let before = self.desired.clone();
         if let Err(error) = self.commit(next) {
             self.withdraw(bridge, name);
             return Err(error);
         }
-        if let Err(error) = carrier.set_persistent(true) {
+        if let Err(error) = link.set_persistent(true) {
             // Between the store and now somebody removed the interface.
-            drop(carrier);
+            drop(link);
             self.revert(before);
             self.withdraw(bridge, name);
             return Err(failed(
@@ -81,14 +81,14 @@ impl Switch {
     }
 
     /// Makes a port of `next` live, with an open interface. The caller publishes.
-    pub(super) fn attach(&mut self, next: &Desired, bridge: &str, name: &str, carrier: Carrier) -> Result<()> {
+    pub(super) fn attach(&mut self, next: &Desired, bridge: &str, name: &str, link: PortLink) -> Result<()> {
         let ids = self.new_port_id()?;
         let record = next.bridge(bridge)?;
         let port = &record.ports[name];
         let workers = self.datapath.workers();
         let live = self.live_bridge_mut(bridge)?;
-        let entry = port_entry(ids, name, live.id, port, record.port_mtu(port), &carrier, workers);
-        let attachment = Attachment { entry: Arc::new(entry), carrier };
+        let entry = port_entry(ids, name, live.id, port, record.port_mtu(port), &link, workers);
+        let attachment = Attachment { entry: Arc::new(entry), link };
         live.ports.insert(name.to_owned(), LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
         self.watch_changed = true;
         Ok(())
@@ -207,8 +207,8 @@ impl Switch {
 /// Says whether a port's interface outlives its descriptor. An interface that is gone has no
 /// choice, and is no reason to stop.
 pub(super) fn set_persistent(name: &str, port: &LivePort, on: bool) {
-    if let Some(carrier) = port.carrier()
-        && let Err(error) = carrier.set_persistent(on)
+    if let Some(link) = port.link()
+        && let Err(error) = link.set_persistent(on)
     {
         tracing::debug!(port = name, %error, "the interface is gone already");
     }

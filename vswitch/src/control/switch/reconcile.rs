@@ -7,11 +7,11 @@
 
 use std::sync::Arc;
 
-use super::carrier::{Carrier, XdpOpener};
 use super::identity::Lookup;
 use super::interface::veth::remove_leftovers;
 use super::interface::{Changes, Interface, lower_lo};
 use super::live::LivePort;
+use super::port_link::{PortLink, XdpOpener};
 use super::{Switch, host_interface, identity};
 use crate::api::Error;
 use crate::control::desired::{BridgeRecord, FoundInterface, PortRecord};
@@ -21,7 +21,7 @@ use crate::control::refusal::Result;
 /// What became of a port's interface.
 enum Found {
     /// It is open; and what is to be remembered of it.
-    Open(Carrier, Option<FoundInterface>),
+    Open(PortLink, Option<FoundInterface>),
     /// Its namespace is gone, or another one has its name.
     NamespaceGone,
     /// It cannot be had now.
@@ -47,7 +47,7 @@ impl Switch {
             let opener = self.xdp_opener(name)?;
             if let Some(interface) = host_interface(name, record) {
                 match open_host(&interface) {
-                    Ok(carrier) => self.attach_host(name, record, carrier)?,
+                    Ok(link) => self.attach_host(name, record, link)?,
                     Err(error) => {
                         tracing::warn!(bridge = %name, error = %error.message, "the bridge's interface cannot be had, trying again");
                         let port = self.failed_port(error)?;
@@ -57,8 +57,8 @@ impl Switch {
             }
             for (port_name, port) in &record.ports {
                 match open_port(&lookup, &self.port_interface(name, record, port_name), port_name, port, &opener) {
-                    Found::Open(carrier, found) => {
-                        self.attach(&desired, name, port_name, carrier)?;
+                    Found::Open(link, found) => {
+                        self.attach(&desired, name, port_name, link)?;
                         self.introduce(record, name, port_name);
                         if let Some(found) = found {
                             next.note_interface(name, port_name, found);
@@ -114,7 +114,7 @@ impl Switch {
             let outcome = if bridge == name {
                 let Some(interface) = host_interface(&bridge, &record) else { continue };
                 match open_host(&interface) {
-                    Ok(carrier) => Found::Open(carrier, None),
+                    Ok(link) => Found::Open(link, None),
                     Err(error) => Found::Failed(error),
                 }
             } else {
@@ -125,12 +125,12 @@ impl Switch {
             match outcome {
                 Found::NamespaceGone => dropped.push((bridge, name)),
                 Found::Failed(error) => self.note_failure(&bridge, &name, error),
-                Found::Open(carrier, found) => {
+                Found::Open(link, found) => {
                     tracing::info!(%bridge, port = %name, "the port is back");
                     if let Some(found) = found {
                         next.note_interface(&bridge, &name, found);
                     }
-                    self.reattach(&record, &bridge, &name, carrier);
+                    self.reattach(&record, &bridge, &name, link);
                     came = true;
                 }
             }
@@ -169,16 +169,16 @@ impl Switch {
 
     /// Gives a failed port its interface. It becomes another port for the datapath, so that
     /// nothing of the old one is mistaken for its own.
-    fn reattach(&mut self, record: &BridgeRecord, bridge: &str, name: &str, carrier: Carrier) {
+    fn reattach(&mut self, record: &BridgeRecord, bridge: &str, name: &str, link: PortLink) {
         let Some(live) = self.live.bridges.get_mut(bridge) else { return };
         let fdb = Arc::clone(&live.fdb);
         let old = if bridge == name { live.host.take() } else { live.ports.remove(name) };
         self.forget(old.map(|port| (Some(fdb), port)));
         let attached = if bridge == name {
-            self.attach_host(bridge, record, carrier)
+            self.attach_host(bridge, record, link)
         } else {
             let desired = self.desired.clone();
-            self.attach(&desired, bridge, name, carrier).map(|()| self.introduce(record, bridge, name))
+            self.attach(&desired, bridge, name, link).map(|()| self.introduce(record, bridge, name))
         };
         if let Err(error) = attached {
             tracing::error!(%bridge, port = %name, error = %error.message, "the port could not be attached again");
@@ -221,15 +221,15 @@ impl Switch {
 }
 
 /// Takes back the host's interface, or makes it.
-fn open_host(interface: &Interface<'_>) -> Result<Carrier> {
+fn open_host(interface: &Interface<'_>) -> Result<PortLink> {
     if let Some(taken) = interface.take_here()? {
         log_changes(interface.name, &taken.changes);
-        return Ok(taken.carrier);
+        return Ok(taken.link);
     }
     let made = interface.create_here()?;
-    persist(&made.carrier)?;
+    persist(&made.link)?;
     tracing::info!(interface = interface.name, "the bridge's interface was missing and is made");
-    Ok(made.carrier)
+    Ok(made.link)
 }
 
 /// Takes back a container's interface, or makes it.
@@ -242,7 +242,7 @@ fn open_port(lookup: &Lookup, interface: &Interface<'_>, name: &str, port: &Port
         }
         None => {
             let made = interface.create_in(&netns, opener)?;
-            persist(&made.carrier)?;
+            persist(&made.link)?;
             tracing::info!(port = name, interface = interface.name, "the interface was missing and is made");
             Ok(made)
         }
@@ -250,14 +250,14 @@ fn open_port(lookup: &Lookup, interface: &Interface<'_>, name: &str, port: &Port
     match open() {
         Ok(opened) => {
             let found = opened.found();
-            Found::Open(opened.carrier, Some(found))
+            Found::Open(opened.link, Some(found))
         }
         Err(error) => Found::Failed(error),
     }
 }
 
-fn persist(carrier: &Carrier) -> Result<()> {
-    carrier.set_persistent(true).map_err(|error| {
+fn persist(link: &PortLink) -> Result<()> {
+    link.set_persistent(true).map_err(|error| {
         crate::control::refusal::failed(format!("the interface went away while it was made: {error}"), "")
     })
 }

@@ -1,7 +1,7 @@
 //! The interface of a port: made, taken back after a restart, and configured.
 //!
 //! A new interface is not persistent: whatever fails before it is made so leaves nothing behind,
-//! because the interface goes with what carries it ([`Carrier`]). It is created where it belongs and
+//! because the interface goes with what carries it ([`PortLink`]). It is created where it belongs and
 //! not moved there: the kernel waits out several RCU grace periods for a move (25 ms against 0.3 ms,
 //! two cores, Linux 6.18). The price, for a TAP, is that our descriptor keeps the namespace alive, see
 //! [`crate::control::watch`]. What is particular about a veth pair is in [`veth`].
@@ -20,7 +20,7 @@ use rustix::io::Errno;
 
 use self::veth::HostSide;
 use super::advertisements::ignore_routers;
-use super::carrier::{Carrier, XdpOpener};
+use super::port_link::{PortLink, XdpOpener};
 use crate::api::Error;
 use crate::control::desired::{FoundInterface, PortRecord};
 use crate::control::netlink::{IPV6_MTU_MIN, Link, LinkChange, Netlink, NetlinkError, RouteKind, TABLE_MAIN};
@@ -53,7 +53,7 @@ pub(super) struct Interface<'a> {
 /// An interface that was made or taken back.
 #[derive(Debug)]
 pub(super) struct Opened {
-    pub(super) carrier: Carrier,
+    pub(super) link: PortLink,
     /// The name that it has, which may be another one than it was made with.
     ifname: String,
     pub(super) changes: Changes,
@@ -66,7 +66,7 @@ impl Opened {
             ifname: self.ifname.clone(),
             ifindex: self.changes.index,
             lo_raised: self.changes.lo_raised,
-            host_end: self.carrier.host_end().cloned(),
+            host_end: self.link.host_end().cloned(),
         }
     }
 }
@@ -116,7 +116,7 @@ impl Interface<'_> {
         let device = TapDevice::create(self.name).map_err(|error| self.tap_error(&error))?;
         let mut changes = Changes::default();
         self.configure_new(&mut changes)?;
-        Ok(Opened { carrier: Carrier::Tap(Arc::new(device)), ifname: self.name.to_owned(), changes })
+        Ok(Opened { link: PortLink::Tap(Arc::new(device)), ifname: self.name.to_owned(), changes })
     }
 
     /// Configures a new interface, or leaves the namespace as it was.
@@ -150,7 +150,7 @@ impl Interface<'_> {
         if let Err(error) = this.configure(&mut changes) {
             changes.refused.push(error.message);
         }
-        Ok(Some(Opened { carrier: Carrier::Tap(Arc::new(device)), ifname: this.name.to_owned(), changes }))
+        Ok(Some(Opened { link: PortLink::Tap(Arc::new(device)), ifname: this.name.to_owned(), changes }))
     }
 
     /// Removes the interface that an earlier daemon left in another namespace, if it is there and

@@ -24,7 +24,7 @@ use crate::control::desired::{Desired, HostEnd, Owner};
 use crate::control::netlink::{Link, LinkChange, Netlink, NetlinkError, NewVeth};
 use crate::control::netns::Netns;
 use crate::control::refusal::{Result, conflict, failed};
-use crate::control::switch::carrier::{Carrier, XdpOpener};
+use crate::control::switch::port_link::{PortLink, XdpOpener};
 
 /// What makes the host deaf on IPv4 (`Documentation/networking/ip-sysctl.rst`).
 const DEAF_IPV4: [Setting; 3] = [("rp_filter", "1"), ("forwarding", "0"), ("drop_unicast_in_l2_multicast", "1")];
@@ -113,7 +113,7 @@ impl Interface<'_> {
         let port = xdp.open(pair)?;
         let mut changes = Changes::default();
         netns.run(|| self.configure_new(&mut changes)).map_err(|error| enter_error(&error))??;
-        Ok(Opened { carrier: Carrier::Xdp(port), ifname: self.name.to_owned(), changes })
+        Ok(Opened { link: PortLink::Xdp(port), ifname: self.name.to_owned(), changes })
     }
 
     /// Takes back the pair that an earlier daemon left, if its container's end is in `netns`. The
@@ -140,7 +140,7 @@ impl Interface<'_> {
         if let Err(error) = netns.run(|| this.configure(&mut changes)).map_err(|error| enter_error(&error))? {
             changes.refused.push(error.message);
         }
-        Ok(Some(Opened { carrier: Carrier::Xdp(port), ifname: far.name.clone(), changes }))
+        Ok(Some(Opened { link: PortLink::Xdp(port), ifname: far.name.clone(), changes }))
     }
 
     fn configure_host_end(

@@ -1,6 +1,6 @@
 //! What carries a port: the open interface, whatever its kind, and what becomes of it.
 //!
-//! A [`Carrier`] is to the control plane what a [`Device`] is to the datapath. Both kinds live alike: a
+//! A [`PortLink`] is to the control plane what a [`Device`] is to the datapath. Both kinds live alike: a
 //! new one goes when it is dropped, and stays once it is *persistent*. A TAP's descriptor is all
 //! there is to a TAP. An `xdp` port is a veth pair and the AF_XDP sockets at the host's end, which go
 //! with the process; the pair stays.
@@ -23,14 +23,14 @@ use crate::io::tap::TapDevice;
 
 /// An open interface.
 #[derive(Debug, Clone)]
-pub(super) enum Carrier {
+pub(super) enum PortLink {
     /// A TAP.
     Tap(Arc<TapDevice>),
     /// A veth pair whose host's end is served through AF_XDP.
     Xdp(Arc<XdpPort>),
 }
 
-impl Carrier {
+impl PortLink {
     /// As the datapath sees it.
     pub(super) fn device(&self) -> Arc<dyn Device> {
         match self {
@@ -101,7 +101,7 @@ impl XdpOpener {
     /// # Errors
     /// The kernel has no AF_XDP, or no memory, or somebody else's program is attached there.
     pub(super) fn open(&self, pair: VethPair) -> Result<Arc<XdpPort>> {
-        let _ = (pair, XdpMode::Native);
-        Err(failed("AF_XDP is not there", "attach the port with --type tap"))
+        let _ = (pair, XdpMode::Native, &self.datapath, self.worker);
+        Err(failed("AF_XDP ports are not there yet", "attach the port with --type tap"))
     }
 }
