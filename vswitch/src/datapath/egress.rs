@@ -59,8 +59,9 @@ pub(super) fn send(
 }
 
 /// A worker's scratch space for egress.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Egress {
+    coalesces: bool,
     units: ArrayVec<Unit, BURST_FRAMES_MAX>,
     pieces: ArrayVec<Piece, BURST_FRAMES_MAX>,
     segments: Burst,
@@ -124,6 +125,17 @@ fn exceeds(frame: &Frame, mtu: u32) -> bool {
 }
 
 impl Egress {
+    /// An egress that merges neighbours, or does not.
+    pub(super) fn new(coalesces: bool) -> Self {
+        Self {
+            coalesces,
+            units: ArrayVec::new(),
+            pieces: ArrayVec::new(),
+            segments: Burst::new(),
+            coalescer: Coalescer::default(),
+        }
+    }
+
     /// Serves one output of a burst.
     pub(super) fn serve(&mut self, output: &mut Output<'_>, frames: &mut [Frame], scatter: &Scatter, pool: &mut Pool) {
         let caps = output.port.device.caps();
@@ -162,7 +174,7 @@ impl Egress {
                 Need::Segmentation => {
                     self.flush(output, frames, pool);
                     soles = 0;
-                    self.segment(output, &frames[usize::from(item.frame)], pool);
+                    self.segment(output, &frames[usize::from(item.frame)], caps.csum, pool);
                     continue;
                 }
             }
@@ -171,7 +183,7 @@ impl Egress {
             let (offload, sole) = (frame.offload, item.sole);
             self.units.push(Unit { frame: item.frame, first_piece: 0, pieces_count: 0, offload, sole });
         }
-        if soles.count_ones() > 1 && caps.csum {
+        if soles.count_ones() > 1 && caps.csum && self.coalesces {
             let accept = Accept { tcp4: caps.tso4, tcp6: caps.tso6, udp: caps.uso };
             self.coalesce(output, frames, accept, soles, sole_frames);
         }
@@ -214,12 +226,16 @@ impl Egress {
         });
     }
 
-    /// Cuts a super-frame and sends the pieces.
-    fn segment(&mut self, output: &mut Output<'_>, frame: &Frame, pool: &mut Pool) {
-        let Ok(segmenter) = Segmenter::new(frame.data(), &frame.offload) else {
+    /// Cuts a super-frame and sends the pieces, their checksums left to an output that has `csum`.
+    fn segment(&mut self, output: &mut Output<'_>, frame: &Frame, csum: bool, pool: &mut Pool) {
+        let Ok(mut segmenter) = Segmenter::new(frame.data(), &frame.offload) else {
             output.drop_frame(DropReason::Unsegmentable);
             return;
         };
+        if csum {
+            segmenter = segmenter.leave_checksum_partial();
+        }
+        let offload = segmenter.segment_offload();
         let count = segmenter.count();
         output.counters.add(output.port.id.index(), Cell::Segments, count as u64 - 1);
         let mut next = 0;
@@ -232,9 +248,8 @@ impl Egress {
                 };
                 let len = segmenter.write(index, segment.area_mut(0));
                 segment.set_len(len);
-                segment.offload.csum = Csum::Valid;
+                segment.offload = offload;
                 let at = self.segments.len() as u16;
-                let offload = segment.offload;
                 self.units.push(Unit { frame: at, first_piece: 0, pieces_count: 0, offload, sole: true });
                 self.segments.push(segment);
             }

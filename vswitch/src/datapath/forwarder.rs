@@ -106,7 +106,7 @@ impl Forwarder {
             lanes: Vec::new(),
             pipeline: Pipeline::new(seed),
             scatter: Scatter::default(),
-            egress: Egress::default(),
+            egress: Egress::new(config.coalesce),
             pool,
             burst: Burst::new(),
             underlays: Underlays::default(),
