@@ -41,6 +41,7 @@ mod stats;
 
 pub use announce::Announcement;
 pub use gone::Suspect;
+pub use port_link::XdpContext;
 pub use stats::StatsPlan;
 
 use interface::Interface;
@@ -59,6 +60,8 @@ pub struct Switch {
     host: NetnsId,
     /// Whose interfaces are this daemon's, among others' in that namespace.
     owner: Owner,
+    /// How AF_XDP devices are opened.
+    xdp: XdpContext,
     /// Announcements that are still to be repeated.
     announcements: Vec<Announcement>,
     /// Whether something changed that the watch of namespaces must know.
@@ -70,7 +73,7 @@ impl Switch {
     ///
     /// # Errors
     /// The own namespace or the state directory cannot be looked at.
-    pub fn new(desired: Desired, store: Store, datapath: Arc<Datapath>) -> std::io::Result<Self> {
+    pub fn new(desired: Desired, store: Store, datapath: Arc<Datapath>, xdp: XdpContext) -> std::io::Result<Self> {
         let host = Netns::current()?.id();
         let owner = store.owner()?;
         Ok(Self {
@@ -80,6 +83,7 @@ impl Switch {
             datapath,
             host,
             owner,
+            xdp,
             announcements: Vec::new(),
             watch_changed: false,
         })
@@ -159,7 +163,8 @@ impl Switch {
 
     /// What opens the AF_XDP devices of a bridge.
     fn xdp_opener(&self, bridge: &str) -> Result<XdpOpener> {
-        Ok(XdpOpener { datapath: Arc::clone(&self.datapath), worker: self.live_bridge(bridge)?.home })
+        let worker = self.live_bridge(bridge)?.home;
+        Ok(XdpOpener { datapath: Arc::clone(&self.datapath), worker, context: self.xdp.clone() })
     }
 
     /// The interface of a container's port that `record`, the bridge's, has.

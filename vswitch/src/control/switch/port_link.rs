@@ -14,12 +14,13 @@ use std::io;
 use std::sync::Arc;
 
 use super::interface::veth::VethPair;
-use crate::api::{XdpMode, XdpStatus};
+use crate::api::{Error, XdpMode, XdpStatus};
 use crate::control::desired::HostEnd;
-use crate::control::refusal::{Result, failed};
+use crate::control::refusal::{Result, conflict, failed};
 use crate::datapath::Datapath;
 use crate::io::Device;
 use crate::io::tap::TapDevice;
+use crate::io::xdp::{self, BusyPoll, Umems, XdpConfig, XdpDevice};
 
 /// An open interface.
 #[derive(Debug, Clone)]
@@ -35,7 +36,7 @@ impl PortLink {
     pub(super) fn device(&self) -> Arc<dyn Device> {
         match self {
             Self::Tap(device) => Arc::clone(device) as Arc<dyn Device>,
-            Self::Xdp(port) => Arc::clone(&port.device),
+            Self::Xdp(port) => Arc::clone(&port.device) as Arc<dyn Device>,
         }
     }
 
@@ -68,11 +69,19 @@ impl PortLink {
         }
     }
 
+    /// The AF_XDP side of an `xdp` port.
+    pub(super) fn xdp(&self) -> Option<&Arc<XdpPort>> {
+        match self {
+            Self::Tap(_) => None,
+            Self::Xdp(port) => Some(port),
+        }
+    }
+
     /// How an `xdp` port is served.
     pub(super) fn xdp_status(&self) -> Option<XdpStatus> {
         match self {
             Self::Tap(_) => None,
-            Self::Xdp(port) => Some(port.status.clone()),
+            Self::Xdp(port) => Some(port.status()),
         }
     }
 }
@@ -81,9 +90,37 @@ impl PortLink {
 #[derive(Debug)]
 pub(super) struct XdpPort {
     // Declared, and so dropped, before the pair.
-    device: Arc<dyn Device>,
+    device: Arc<XdpDevice>,
     pair: VethPair,
-    status: XdpStatus,
+}
+
+impl XdpPort {
+    /// The AF_XDP side.
+    pub(super) fn device(&self) -> &Arc<XdpDevice> {
+        &self.device
+    }
+
+    fn status(&self) -> XdpStatus {
+        let mode = match self.device.mode() {
+            xdp::XdpMode::ZeroCopy => XdpMode::ZeroCopy,
+            xdp::XdpMode::Native => XdpMode::Native,
+            xdp::XdpMode::Generic => XdpMode::Generic,
+        };
+        XdpStatus {
+            ifname: self.pair.end().ifname.clone(),
+            mode: Some(mode),
+            refused: self.device.refused().iter().map(ToString::to_string).collect(),
+        }
+    }
+}
+
+/// What all AF_XDP devices of the daemon have in common.
+#[derive(Debug, Clone, Default)]
+pub struct XdpContext {
+    /// The memory that the kernel knows already.
+    pub umems: Arc<Umems>,
+    /// Whether workers receive by polling the drivers.
+    pub busy_poll: Option<BusyPoll>,
 }
 
 /// Opens the AF_XDP devices of one bridge.
@@ -93,6 +130,7 @@ pub(super) struct XdpOpener {
     pub(super) datapath: Arc<Datapath>,
     /// Their home.
     pub(super) worker: u16,
+    pub(super) context: XdpContext,
 }
 
 impl XdpOpener {
@@ -101,7 +139,20 @@ impl XdpOpener {
     /// # Errors
     /// The kernel has no AF_XDP, or no memory, or somebody else's program is attached there.
     pub(super) fn open(&self, pair: VethPair) -> Result<Arc<XdpPort>> {
-        let _ = (pair, XdpMode::Native, &self.datapath, self.worker);
-        Err(failed("AF_XDP ports are not there yet", "attach the port with --type tap"))
+        let ifname = &pair.end().ifname;
+        let region = self.datapath.region(self.worker).ok_or_else(|| {
+            failed(format!("the datapath has no worker {}", self.worker), "restart the daemon and report this")
+        })?;
+        let config = XdpConfig { busy_poll: self.context.busy_poll, ..XdpConfig::new(ifname, self.worker) };
+        let device = XdpDevice::open(&config, &region, &self.context.umems).map_err(|error| xdp_error(&error))?;
+        Ok(Arc::new(XdpPort { device: Arc::new(device), pair }))
+    }
+}
+
+fn xdp_error(error: &io::Error) -> Error {
+    let message = format!("the interface cannot be served through AF_XDP: {error}");
+    match error.kind() {
+        io::ErrorKind::ResourceBusy => conflict(message, "then repeat the command, or attach the port with --type tap"),
+        _ => failed(message, "correct that, or attach the port with --type tap"),
     }
 }
