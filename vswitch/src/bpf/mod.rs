@@ -1,0 +1,3 @@
+//! BPF: the system call.
+
+pub mod sys;
