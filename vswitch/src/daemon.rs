@@ -22,7 +22,7 @@ use crate::control::server::socket::{self, Socket, SocketError};
 use crate::control::service::{Service, StopRequest};
 use crate::control::store::{LoadError, Store};
 use crate::control::switch::{Switch, XdpContext};
-use crate::control::{upkeep, watch as netns_watch};
+use crate::control::{host_ends, upkeep, watch as netns_watch};
 use crate::datapath::{Datapath, DatapathConfig};
 use crate::io::xdp::BusyPoll;
 
@@ -141,6 +141,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             tokio::spawn(upkeep::handle_events(service.clone(), events)),
             tokio::spawn(upkeep::tick(service.clone())),
             tokio::spawn(netns_watch::watch(service.clone())),
+            tokio::spawn(host_ends::watch(service.clone())),
         ];
         let balance = (workers > 1).then(|| tokio::spawn(upkeep::balance(service.clone(), Arc::clone(&datapath))));
         let (file, listener) = Socket::bind(&options.socket, &allowed)?;

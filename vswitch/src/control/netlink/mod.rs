@@ -12,6 +12,7 @@
 
 mod address;
 mod link;
+mod link_monitor;
 mod neighbour;
 mod route;
 mod veth;
@@ -28,6 +29,7 @@ use rustix::io::Errno;
 
 pub use self::address::Address;
 pub use self::link::{IPV6_MTU_MIN, Link, LinkChange};
+pub use self::link_monitor::{ChangedLinks, LinkMonitor};
 pub use self::route::{NewRoute, Route, RouteKind, TABLE_LOCAL, TABLE_MAIN};
 pub use self::veth::NewVeth;
 

@@ -29,6 +29,7 @@ mod bridges;
 mod describe;
 mod fdb;
 mod gone;
+mod host_ends;
 mod identity;
 mod interface;
 mod live;

@@ -95,9 +95,26 @@ pub(super) struct XdpPort {
 }
 
 impl XdpPort {
-    /// The AF_XDP side.
-    pub(super) fn device(&self) -> &Arc<XdpDevice> {
-        &self.device
+    /// The veth pair.
+    pub(super) fn pair(&self) -> &VethPair {
+        &self.pair
+    }
+
+    /// What the kernel dropped because the switch was too slow, or had no memory.
+    pub(super) fn dropped(&self) -> u64 {
+        let statistics = self.device.statistics();
+        statistics.rx_no_chunk + statistics.rx_ring_full
+    }
+
+    /// Attaches the XDP program again if somebody detached it; whether that was so.
+    ///
+    /// # Errors
+    /// Somebody else's program is there now.
+    pub(super) fn reattach(&self) -> io::Result<bool> {
+        if self.device.is_gone() || self.device.is_attached() {
+            return Ok(false);
+        }
+        self.device.reattach().map(|()| true)
     }
 
     fn status(&self) -> XdpStatus {

@@ -262,7 +262,8 @@ fn persist(link: &PortLink) -> Result<()> {
     })
 }
 
-fn log_changes(name: &str, changes: &Changes) {
+/// Says what was put right of a port's interface, and what could not be.
+pub(super) fn log_changes(name: &str, changes: &Changes) {
     if !changes.done.is_empty() {
         tracing::info!(
             port = name,

@@ -87,7 +87,8 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    fn lenient() -> Self {
+    /// For an interface that is kept whatever the kernel refuses.
+    pub(super) fn lenient() -> Self {
         Self { lenient: true, ..Self::default() }
     }
 

@@ -48,8 +48,9 @@ pub(in crate::control::switch) struct VethPair {
 }
 
 impl VethPair {
-    fn new(link: &Link, persistent: bool) -> Self {
-        let end = HostEnd { ifname: link.name.clone(), ifindex: Some(link.index) };
+    /// The pair of which `link` is the host's end, which is to be called `ifname`.
+    fn new(link: &Link, ifname: &str, persistent: bool) -> Self {
+        let end = HostEnd { ifname: ifname.to_owned(), ifindex: Some(link.index) };
         Self { end, index: link.index, persistent: AtomicBool::new(persistent) }
     }
 
@@ -107,7 +108,7 @@ impl Interface<'_> {
         netlink.add_veth(&veth, netns).map_err(|error| self.veth_error(side, netns, &error))?;
         let link = netlink.link_by_name(&side.end.ifname).map_err(|error| self.refused(&error))?;
         let link = link.ok_or_else(|| self.vanished())?;
-        let pair = VethPair::new(&link, false);
+        let pair = VethPair::new(&link, &side.end.ifname, false);
         self.configure_host_end(&mut netlink, &link, side, &mut Changes::default())?;
         // Before the container's end is up: no packet finds the host without the program.
         let port = xdp.open(pair)?;
@@ -130,17 +131,27 @@ impl Interface<'_> {
         let far = netns.run(far_end).map_err(|error| enter_error(&error))?.map_err(|error| self.refused(&error))?;
         let Some(far) = far else {
             // Somebody moved it elsewhere, so it is not the container's any more.
-            drop(VethPair::new(&link, false));
+            drop(VethPair::new(&link, &side.end.ifname, false));
             return Ok(None);
         };
         let this = Interface { name: &far.name, ..self.clone() };
         let mut changes = Changes::lenient();
         this.configure_host_end(&mut netlink, &link, side, &mut changes)?;
-        let port = xdp.open(VethPair::new(&link, true))?;
+        let port = xdp.open(VethPair::new(&link, &side.end.ifname, true))?;
         if let Err(error) = netns.run(|| this.configure(&mut changes)).map_err(|error| enter_error(&error))? {
             changes.refused.push(error.message);
         }
         Ok(Some(Opened { link: PortLink::Xdp(port), ifname: far.name.clone(), changes }))
+    }
+
+    /// Brings the host's end of an open pair into its shape again.
+    pub(in crate::control::switch) fn restore_host_end(
+        &self,
+        netlink: &mut Netlink,
+        link: &Link,
+        changes: &mut Changes,
+    ) -> Result<()> {
+        self.host_side.as_ref().map_or(Ok(()), |side| self.configure_host_end(netlink, link, side, changes))
     }
 
     fn configure_host_end(
@@ -158,6 +169,7 @@ impl Interface<'_> {
         // Before it is up.
         make_deaf(&link.name, changes);
         let change = LinkChange {
+            name: (link.name != side.end.ifname).then_some(&side.end.ifname),
             mtu: (link.mtu != self.mtu).then_some(self.mtu),
             arp: link.arp.then_some(false),
             ipv6_link_local: (!link.up).then_some(false),
@@ -165,6 +177,7 @@ impl Interface<'_> {
             ..LinkChange::default()
         };
         let words = [
+            change.name.map(|name| format!("name {name}")),
             change.mtu.map(|mtu| format!("mtu {mtu}")),
             change.arp.map(|_| "no ARP".to_owned()),
             change.up.map(|_| "up".to_owned()),
