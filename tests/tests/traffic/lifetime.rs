@@ -8,6 +8,8 @@ use vswitch_tests::process::wait_until;
 use vswitch_tests::stream::{Plan, Transfer};
 use vswitch_tests::{Lab, announce};
 
+use super::lab;
+
 /// A stream that lasts two seconds and more, and is checked to the byte.
 const LASTING: Plan =
     Plan { up_bytes: 4 << 20, down_bytes: 4 << 20, write_bytes: 32 << 10, pause: Duration::from_millis(16) };
@@ -15,7 +17,7 @@ const LASTING: Plan =
 /// Ends the daemon with `end` in the middle of a stream, starts another, and checks that nothing
 /// has changed for anybody.
 fn survives(end: fn(&mut Lab)) {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple("--subnet 10.1.0.0/24 --subnet fd00:1::/64 --label team=blue", &["a", "b"]);
     lab.attach("br0", "v", "--vlan 7 --ip none --egress-rate 10mbit --alias other");
     lab.ctl(&["fdb-add", "br0", "02:00:00:00:00:99", "v", "--vlan", "7"]);
@@ -54,7 +56,7 @@ fn a_stream_survives_sigterm_and_a_new_start() {
 
 #[test]
 fn a_command_that_returned_is_durable() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     for round in 0..5u8 {
         let bridge = format!("br{round}");
         lab.ctl(&["add-br", &bridge, "--subnet", &format!("10.{round}.0.0/24")]);
@@ -79,7 +81,7 @@ fn a_command_that_returned_is_durable() {
 
 #[test]
 fn a_namespace_that_is_deleted_takes_its_port_with_it() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple("--subnet 10.1.0.0/24", &["a", "b", "c"]);
     let descriptors = must(lab.daemon().descriptors());
     for restarted in [false, true] {
@@ -105,7 +107,7 @@ fn a_namespace_that_is_deleted_takes_its_port_with_it() {
 
 #[test]
 fn a_namespace_that_is_deleted_while_the_daemon_is_away_is_noticed() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     // A port could not be brought back: a person should be told.
     lab.allow_log("namespace");
     let ports = lab.simple("--subnet 10.1.0.0/24", &["a", "b"]);
@@ -121,7 +123,7 @@ fn a_namespace_that_is_deleted_while_the_daemon_is_away_is_noticed() {
 
 #[test]
 fn namespaces_are_named_in_every_form() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     lab.add_bridge("br0", "--subnet 10.1.0.0/24");
     let mut processes = Vec::new();
     for role in ["a", "b", "c"] {
@@ -156,7 +158,7 @@ fn namespaces_are_named_in_every_form() {
 
 #[test]
 fn cleanup_removes_everything_and_the_next_start_brings_it_back() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     lab.simple("--subnet 10.1.0.0/24 --subnet fd00:1::/64", &["a", "b"]);
     let before = lab.configuration();
     for _ in 0..2 {
@@ -177,7 +179,7 @@ fn cleanup_removes_everything_and_the_next_start_brings_it_back() {
 
 #[test]
 fn nothing_leaks_over_many_ports() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     lab.add_bridge("br0", "--subnet 10.1.0.0/24");
     lab.attach("br0", "a", "");
     lab.attach("br0", "b", "");
@@ -201,7 +203,7 @@ fn nothing_leaks_over_many_ports() {
 
 #[test]
 fn a_bridge_is_removed_by_force_with_its_ports() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     lab.simple("", &["a", "b"]);
     assert!(lab.ctl_refused(&["del-br", "br0"]).contains("--force"));
     lab.ctl(&["del-br", "br0", "--force"]);
@@ -213,7 +215,7 @@ fn a_bridge_is_removed_by_force_with_its_ports() {
 
 #[test]
 fn an_interface_may_go_down_and_up_again() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple("--subnet 10.1.0.0/24", &["a", "b"]);
     must(lab.container("b").ip("link set eth0 down"));
     must(lab.container("a").run("sleep 0.1"));
@@ -225,7 +227,7 @@ fn an_interface_may_go_down_and_up_again() {
 
 #[test]
 fn unrelated_streams_do_not_notice_reconfiguration() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple("--subnet 10.1.0.0/24", &["a", "b"]);
     lab.add_container("x");
     let netns = lab.netns("x");

@@ -2,14 +2,15 @@
 
 use std::time::Duration;
 
-use vswitch_tests::Lab;
 use vswitch_tests::lab::{any_port, assert_no_reach, assert_reaches, ipv4, ipv6, must};
 use vswitch_tests::process::wait_until;
 use vswitch_tests::stream::{Plan, Transfer};
 
+use super::lab;
+
 #[test]
 fn ports_reach_the_gateway_and_not_one_another() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple("--subnet 10.1.0.0/24 --subnet fd00:1::/64 --icc off", &["a", "b"]);
     for gateway in lab.bridge("br0").gateways {
         assert_reaches(lab.container("a"), gateway);
@@ -28,7 +29,7 @@ fn ports_reach_the_gateway_and_not_one_another() {
 
 #[test]
 fn isolation_is_switched_on_and_off_under_traffic() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple("--subnet 10.1.0.0/24", &["a", "b"]);
     let plan = Plan { up_bytes: 4 << 20, down_bytes: 4 << 20, write_bytes: 16 << 10, pause: Duration::from_millis(10) };
     let stream = must(Transfer::start(lab.container("b"), lab.container("a"), any_port(ipv4(&ports[1])), plan));

@@ -1,12 +1,13 @@
 //! Whatever a container turns off at its interface (`ethtool -K`), content arrives unchanged.
 
-use vswitch_tests::Lab;
 use vswitch_tests::lab::{any_port, ipv4, ipv6, must};
 use vswitch_tests::stream::{Plan, Transfer, datagrams};
 
+use super::lab;
+
 #[test]
 fn every_combination_of_checksum_segmentation_and_coalescing_works() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple("--subnet 10.1.0.0/24 --subnet fd00:1::/64", &["a", "b"]);
     let (a, b) = (lab.container("a"), lab.container("b"));
     for combination in 0..8u8 {
@@ -32,7 +33,7 @@ fn every_combination_of_checksum_segmentation_and_coalescing_works() {
 
 #[test]
 fn one_side_alone_without_offloads() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple("--subnet 10.1.0.0/24 --subnet fd00:1::/64", &["a", "b"]);
     must(lab.container("a").run("ethtool -K eth0 tx off tso off gso off gro off sg off"));
     for address in [ipv4(&ports[1]), ipv6(&ports[1])] {
@@ -44,7 +45,7 @@ fn one_side_alone_without_offloads() {
 
 #[test]
 fn a_larger_mtu_on_one_side_does_not_break_streams() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     lab.add_bridge("br0", "--subnet 10.1.0.0/24");
     lab.attach("br0", "a", "--mtu 9000");
     let b = lab.attach("br0", "b", "--mtu 1500");

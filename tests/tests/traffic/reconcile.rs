@@ -2,9 +2,11 @@
 
 use std::time::Duration;
 
+use vswitch_tests::Namespace;
 use vswitch_tests::lab::{assert_reaches, ipv4, must};
 use vswitch_tests::process::wait_until;
-use vswitch_tests::{Lab, Namespace};
+
+use super::lab;
 
 fn has_link(namespace: &Namespace, name: &str) -> Option<()> {
     namespace.ip(&format!("link show {name}")).ok().map(|_| ())
@@ -12,7 +14,7 @@ fn has_link(namespace: &Namespace, name: &str) -> Option<()> {
 
 #[test]
 fn a_removed_interface_is_made_again() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple("--subnet 10.1.0.0/24 --subnet fd00:1::/64", &["a", "b"]);
     let before = lab.configuration();
     for (namespace, ifname) in [(lab.container("b"), "eth0"), (lab.host(), "br0")] {
@@ -29,7 +31,7 @@ fn a_removed_interface_is_made_again() {
 
 #[test]
 fn what_was_removed_while_the_daemon_was_away_is_made_again() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple("--subnet 10.1.0.0/24", &["a", "b", "c"]);
     let before = lab.configuration();
     lab.kill_daemon();
@@ -47,7 +49,7 @@ fn what_was_removed_while_the_daemon_was_away_is_made_again() {
 
 #[test]
 fn an_interface_that_was_there_before_is_not_taken() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     lab.add_bridge("br0", "--subnet 10.1.0.0/24");
     lab.add_bridge("br1", "--subnet 10.2.0.0/24");
     lab.attach("br0", "a", "");

@@ -6,7 +6,9 @@ use std::time::Duration;
 use vswitch_tests::lab::{any_port, assert_no_reach, assert_reaches, ipv4, ipv6, must};
 use vswitch_tests::process::run_ok;
 use vswitch_tests::stream::{Plan, Transfer, datagrams};
-use vswitch_tests::{Lab, announce, requirement};
+use vswitch_tests::{announce, requirement};
+
+use super::lab;
 
 /// What the kernel lets a TAP have: 65535 less an Ethernet header (`drivers/net/tun.c`, `MAX_MTU`).
 const LARGEST_MTU: usize = 65521;
@@ -14,7 +16,7 @@ const DUAL: &str = "--subnet 10.1.0.0/24 --subnet fd00:1::/64";
 
 #[test]
 fn containers_and_host_reach_one_another_in_both_families() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple(DUAL, &["a", "b"]);
     let bridge = lab.bridge("br0");
     for v6 in [false, true] {
@@ -32,7 +34,7 @@ fn containers_and_host_reach_one_another_in_both_families() {
 
 #[test]
 fn the_container_finds_a_working_eth0_with_a_default_route() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let port = lab.simple("--subnet 10.1.0.0/24 --mtu 1400", &["a"]).remove(0);
     let link: serde_json::Value =
         serde_json::from_str(&must(lab.container("a").ip("-j link show eth0"))).expect("JSON");
@@ -52,7 +54,7 @@ fn the_container_finds_a_working_eth0_with_a_default_route() {
 
 #[test]
 fn without_a_default_route_there_is_none() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     lab.add_bridge("br0", DUAL);
     lab.attach("br0", "a", "--default-route off");
     for family in ["-4", "-6"] {
@@ -64,7 +66,7 @@ fn without_a_default_route_there_is_none() {
 
 #[test]
 fn bridges_are_worlds_of_their_own() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     // Two l2 bridges with the same addresses: only the bridge tells their containers apart.
     lab.add_bridge("br0", "--l2");
     lab.add_bridge("br1", "--l2");
@@ -83,7 +85,7 @@ fn bridges_are_worlds_of_their_own() {
 
 #[test]
 fn every_mtu_carries_its_largest_packet_and_not_one_byte_more() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     for (number, mtu) in [68usize, 1280, 1500, 9000, LARGEST_MTU].into_iter().enumerate() {
         let bridge = format!("br{number}");
         let v6 = if mtu >= 1280 { format!("--subnet fd00:{number}::/64") } else { String::new() };
@@ -113,7 +115,7 @@ fn every_mtu_carries_its_largest_packet_and_not_one_byte_more() {
 
 #[test]
 fn streams_arrive_to_the_byte() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple(DUAL, &["a", "b"]);
     let (a, b) = (lab.container("a"), lab.container("b"));
     for address in [ipv4(&ports[1]), ipv6(&ports[1])] {
@@ -135,7 +137,7 @@ fn streams_arrive_to_the_byte() {
 
 #[test]
 fn datagrams_of_every_size_arrive_unchanged() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple(DUAL, &["a", "b"]);
     let mut sizes: Vec<usize> = (0..100).chain([1000, 1447, 1448, 1449]).collect();
     // Around the largest unfragmented one of both families, and fragmented up to the largest of all.
@@ -149,7 +151,7 @@ fn datagrams_of_every_size_arrive_unchanged() {
 
 #[test]
 fn iperf3_agrees() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     if !requirement::program("iperf3") {
         return;
     }
@@ -172,7 +174,7 @@ fn iperf3_agrees() {
 
 #[test]
 fn the_kernels_counters_and_ours_agree() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     let ports = lab.simple("--subnet 10.1.0.0/24", &["a", "b"]);
     let plan = Plan::both_ways(8 << 20);
     must(must(Transfer::start(lab.container("b"), lab.container("a"), any_port(ipv4(&ports[1])), plan)).finish());

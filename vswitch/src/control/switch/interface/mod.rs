@@ -1,9 +1,10 @@
 //! The interface of a port: made, taken back after a restart, and configured.
 //!
-//! A new TAP is not persistent: whatever fails before it is made so leaves nothing behind, because
-//! the interface goes with its descriptor. It is created where it belongs and not moved there: the
-//! kernel waits out several RCU grace periods for a move (25 ms against 0.3 ms, two cores, Linux
-//! 6.18). The price is that our descriptor keeps the namespace alive, see [`crate::control::watch`].
+//! A new interface is not persistent: whatever fails before it is made so leaves nothing behind,
+//! because the interface goes with what carries it ([`PortLink`]). It is created where it belongs and
+//! not moved there: the kernel waits out several RCU grace periods for a move (25 ms against 0.3 ms,
+//! two cores, Linux 6.18). The price, for a TAP, is that our descriptor keeps the namespace alive, see
+//! [`crate::control::watch`]. What is particular about a veth pair is in [`veth`].
 //!
 //! Configuring is idempotent, so that the same function serves a new interface and one that was
 //! changed while the daemon was away; it says what it had to change. A new interface is as it was
@@ -12,11 +13,14 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use ipnet::IpNet;
 use rustix::io::Errno;
 
+use self::veth::HostSide;
 use super::advertisements::ignore_routers;
+use super::port_link::{PortLink, XdpOpener};
 use crate::api::Error;
 use crate::control::desired::{FoundInterface, PortRecord};
 use crate::control::netlink::{IPV6_MTU_MIN, Link, LinkChange, Netlink, NetlinkError, RouteKind, TABLE_MAIN};
@@ -24,6 +28,8 @@ use crate::control::netns::Netns;
 use crate::control::refusal::{Result, conflict, failed};
 use crate::io::tap::{TX_QUEUE_LEN, TapDevice};
 use crate::wire::MacAddr;
+
+pub(super) mod veth;
 
 /// What an interface is to be.
 #[derive(Debug, Clone)]
@@ -40,12 +46,16 @@ pub(super) struct Interface<'a> {
     pub(super) is_host: bool,
     /// Whether it speaks IPv6; without, it gets no link-local address and sends nothing on its own.
     pub(super) ipv6: bool,
+    /// Where its other end is; none for a TAP, whose other end is a descriptor.
+    pub(super) host_side: Option<HostSide<'a>>,
 }
 
 /// An interface that was made or taken back.
 #[derive(Debug)]
 pub(super) struct Opened {
-    pub(super) device: TapDevice,
+    pub(super) link: PortLink,
+    /// The name that it has, which may be another one than it was made with.
+    ifname: String,
     pub(super) changes: Changes,
 }
 
@@ -53,9 +63,10 @@ impl Opened {
     /// What of this is to be remembered.
     pub(super) fn found(&self) -> FoundInterface {
         FoundInterface {
-            ifname: self.device.name().to_owned(),
+            ifname: self.ifname.clone(),
             ifindex: self.changes.index,
             lo_raised: self.changes.lo_raised,
+            host_end: self.link.host_end().cloned(),
         }
     }
 }
@@ -76,7 +87,8 @@ pub(super) struct Changes {
 }
 
 impl Changes {
-    fn lenient() -> Self {
+    /// For an interface that is kept whatever the kernel refuses.
+    pub(super) fn lenient() -> Self {
         Self { lenient: true, ..Self::default() }
     }
 
@@ -93,25 +105,40 @@ impl Changes {
 
 impl Interface<'_> {
     /// Makes the interface in another namespace, and configures it.
-    pub(super) fn create_in(&self, netns: &Netns) -> Result<Opened> {
-        netns.run(|| self.create_here()).map_err(|error| enter_error(&error))?
+    pub(super) fn create_in(&self, netns: &Netns, xdp: &XdpOpener) -> Result<Opened> {
+        match &self.host_side {
+            Some(side) => self.create_pair(side, netns, xdp),
+            None => netns.run(|| self.create_here()).map_err(|error| enter_error(&error))?,
+        }
     }
 
-    /// Makes the interface in the calling thread's namespace, and configures it.
+    /// Makes a TAP in the calling thread's namespace, and configures it.
     pub(super) fn create_here(&self) -> Result<Opened> {
         let device = TapDevice::create(self.name).map_err(|error| self.tap_error(&error))?;
         let mut changes = Changes::default();
-        if let Err(error) = self.configure(&mut changes) {
+        self.configure_new(&mut changes)?;
+        Ok(Opened { link: PortLink::Tap(Arc::new(device)), ifname: self.name.to_owned(), changes })
+    }
+
+    /// Configures a new interface, or leaves the namespace as it was.
+    fn configure_new(&self, changes: &mut Changes) -> Result<()> {
+        self.configure(changes).inspect_err(|_| {
             if changes.lo_raised {
                 lower_lo_here();
             }
-            return Err(error);
-        }
-        Ok(Opened { device, changes })
+        })
     }
 
-    /// Takes back the interface that an earlier daemon left in the calling thread's namespace;
-    /// nothing if it is not there. Only the loss of the interface itself is an error.
+    /// Takes back the interface that an earlier daemon left in another namespace; nothing if it is
+    /// not there. Only the loss of the interface itself is an error.
+    pub(super) fn take_in(&self, netns: &Netns, xdp: &XdpOpener) -> Result<Option<Opened>> {
+        match &self.host_side {
+            Some(side) => self.take_pair(side, netns, xdp),
+            None => netns.run(|| self.take_here()).map_err(|error| enter_error(&error))?,
+        }
+    }
+
+    /// Takes back the TAP that an earlier daemon left in the calling thread's namespace.
     pub(super) fn take_here(&self) -> Result<Option<Opened>> {
         let renamed = self.renamed_here();
         let this = Interface { name: renamed.as_deref().unwrap_or(self.name), ..self.clone() };
@@ -124,11 +151,20 @@ impl Interface<'_> {
         if let Err(error) = this.configure(&mut changes) {
             changes.refused.push(error.message);
         }
-        Ok(Some(Opened { device, changes }))
+        Ok(Some(Opened { link: PortLink::Tap(Arc::new(device)), ifname: this.name.to_owned(), changes }))
     }
 
-    /// Removes the interface that an earlier daemon left in the calling thread's namespace, if it
-    /// is there and nobody has it open.
+    /// Removes the interface that an earlier daemon left in another namespace, if it is there and
+    /// nobody has it open; `netns` finds the namespace where that is needed.
+    pub(super) fn discard_in(&self, netns: impl FnOnce() -> Option<Netns>) -> io::Result<()> {
+        match &self.host_side {
+            Some(side) => veth::discard_pair(side),
+            None => netns().map_or(Ok(()), |netns| netns.run(|| self.discard_here())?),
+        }
+    }
+
+    /// Removes the TAP that an earlier daemon left in the calling thread's namespace, if it is there
+    /// and nobody has it open.
     pub(super) fn discard_here(&self) -> io::Result<()> {
         let renamed = self.renamed_here();
         match TapDevice::attach(renamed.as_deref().unwrap_or(self.name)) {
@@ -188,10 +224,12 @@ impl Interface<'_> {
     }
 
     fn configure_link(&self, netlink: &mut Netlink, link: &Link, changes: &mut Changes) -> Result<()> {
+        // What a veth pair's end sends is with the other end at once: its queue is always empty.
+        let txqlen = self.host_side.is_none().then_some(TX_QUEUE_LEN);
         let change = LinkChange {
             mac: (link.mac != Some(self.mac.0)).then_some(self.mac.0),
             mtu: (link.mtu != self.mtu).then_some(self.mtu),
-            txqlen: (link.txqlen != TX_QUEUE_LEN).then_some(TX_QUEUE_LEN),
+            txqlen: txqlen.filter(|length| *length != link.txqlen),
             ipv6_link_local: (!link.up && !self.ipv6).then_some(false),
             up: (!link.up).then_some(true),
             ..LinkChange::default()

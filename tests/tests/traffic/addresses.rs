@@ -4,9 +4,10 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use vswitch::api::Port;
-use vswitch_tests::Lab;
 use vswitch_tests::lab::{assert_reaches, ipv4, ipv6, must};
 use vswitch_tests::process::wait_until;
+
+use super::{lab, lab_without_daemon};
 
 fn texts(port: &Port) -> Vec<String> {
     port.ips.iter().map(ToString::to_string).collect()
@@ -14,7 +15,7 @@ fn texts(port: &Port) -> Vec<String> {
 
 #[test]
 fn subnets_come_from_dockers_pools_past_what_the_host_routes() {
-    let Some(mut lab) = Lab::without_daemon(vswitch_tests::Options::default()) else { return };
+    let Some(mut lab) = lab_without_daemon() else { return };
     must(lab.host().ip("link add d0 type bridge"));
     must(lab.host().ip("addr add 172.18.5.1/24 dev d0"));
     must(lab.host().ip("link set d0 up"));
@@ -32,7 +33,7 @@ fn subnets_come_from_dockers_pools_past_what_the_host_routes() {
 
 #[test]
 fn gateway_range_and_reservations_are_honoured() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     lab.add_bridge(
         "br0",
         "--subnet 10.1.0.0/24 --gateway 10.1.0.254 --ip-range 10.1.0.16/29 --reserve printer=10.1.0.17 --reserve 10.1.0.18",
@@ -55,7 +56,7 @@ fn gateway_range_and_reservations_are_honoured() {
 
 #[test]
 fn chosen_addresses_of_both_families() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     lab.add_bridge("br0", "--subnet 10.1.0.0/24 --subnet fd00:1::/64");
     let a = lab.attach("br0", "a", "--ip 10.1.0.9 --ip fd00:1::9/64");
     assert_eq!(texts(&a), ["10.1.0.9/24", "fd00:1::9/64"]);
@@ -71,7 +72,7 @@ fn chosen_addresses_of_both_families() {
 
 #[test]
 fn a_small_subnet_is_used_up_and_its_addresses_come_back() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     // Six addresses, one of them the gateway's.
     lab.add_bridge("br0", "--subnet 10.1.0.0/29");
     for number in 0..5 {
@@ -91,7 +92,7 @@ fn a_small_subnet_is_used_up_and_its_addresses_come_back() {
 
 #[test]
 fn an_address_is_not_given_again_at_once() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     lab.add_bridge("br0", "--subnet 10.1.0.0/24");
     let first = lab.attach("br0", "a", "");
     lab.ctl(&["del-port", "br0", "a"]);
@@ -102,7 +103,7 @@ fn an_address_is_not_given_again_at_once() {
 
 #[test]
 fn neighbours_learn_at_once_that_an_address_has_moved() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     lab.add_bridge("br0", "--subnet 10.1.0.0/24 --subnet fd00:1::/64");
     lab.attach("br0", "a", "");
     let given = "--ip 10.1.0.50 --ip fd00:1::50";
@@ -127,7 +128,7 @@ fn neighbours_learn_at_once_that_an_address_has_moved() {
 
 #[test]
 fn the_mtu_of_a_bridge_reaches_its_ports() {
-    let Some(mut lab) = Lab::new() else { return };
+    let Some(mut lab) = lab() else { return };
     lab.add_bridge("br0", "--subnet 10.1.0.0/24");
     lab.attach("br0", "a", "");
     lab.attach("br0", "own", "--mtu 1300");

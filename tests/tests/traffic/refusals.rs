@@ -3,9 +3,11 @@
 use vswitch_tests::Lab;
 use vswitch_tests::lab::must;
 
+use super::lab;
+
 /// A world in which much is taken: bridge `br0` with port `a`, bridge `v6` with IPv6, bridge `l2`.
 fn world() -> Option<Lab> {
-    let mut lab = Lab::new()?;
+    let mut lab = lab()?;
     lab.add_bridge("br0", "--subnet 10.1.0.0/24");
     lab.add_bridge("v6", "--subnet 10.6.0.0/24 --subnet fd00:6::/64");
     lab.add_bridge("flat", "--l2");
@@ -178,7 +180,7 @@ fn forwarding_database() {
 
 #[test]
 fn a_wrong_command_line_is_status_2_and_an_absent_daemon_3() {
-    let Some(lab) = Lab::new() else { return };
+    let Some(lab) = lab() else { return };
     for line in ["nonsense", "add-br", "add-br x --subnet nonsense", "add-port br0", "add-port br0 x --vlan 4095"] {
         let output = lab.try_ctl(&line.split_whitespace().collect::<Vec<_>>());
         assert_eq!(output.status.code(), Some(2), "`{line}`: {output:?}");
