@@ -17,6 +17,7 @@ pub mod flow_cache;
 mod forwarder;
 mod idle;
 pub mod inline;
+pub mod neighbours;
 pub mod pipeline;
 pub mod rate;
 pub mod resolve;

@@ -21,6 +21,7 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod layers;
 pub mod mac;
+pub mod resolution;
 pub mod tcp;
 pub mod udp;
 pub mod vnet_hdr;
