@@ -187,11 +187,11 @@ impl Device for MemDevice {
         self.shared.caps
     }
 
-    fn open_rx(&self) -> io::Result<Box<dyn RxQueue>> {
+    fn open_rx(&self, _pool: &mut Pool) -> io::Result<Box<dyn RxQueue>> {
         Ok(Box::new(MemRx { shared: Arc::clone(&self.shared), next: 0 }))
     }
 
-    fn open_tx(&self) -> io::Result<Box<dyn TxQueue>> {
+    fn open_tx(&self, _pool: &mut Pool) -> io::Result<Box<dyn TxQueue>> {
         Ok(Box::new(MemTx { shared: Arc::clone(&self.shared) }))
     }
 }
@@ -283,7 +283,14 @@ struct MemTx {
 }
 
 impl TxQueue for MemTx {
-    fn send(&mut self, frames: &mut [Frame], units: &[Unit], pieces: &[Piece], report: &mut TxReport) {
+    fn send(
+        &mut self,
+        _pool: &mut Pool,
+        frames: &mut [Frame],
+        units: &[Unit],
+        pieces: &[Piece],
+        report: &mut TxReport,
+    ) {
         if self.shared.is_gone() {
             units.iter().for_each(|_| report.drop_unit(DropReason::PortGone));
             return;

@@ -91,6 +91,9 @@ impl Topology {
             name: format!("port{port}"),
             bridge: BridgeId(bridge),
             kind: PortKind::Container,
+            group: None,
+            learning: true,
+            flooding: true,
             vlan: VlanMode::Transparent,
             mtu: 1500,
             ingress_rate_bps: None,
@@ -127,6 +130,7 @@ impl Topology {
         Snapshot {
             ports: self.ports.iter().map(|port| port.clone().map(Arc::new)).collect(),
             bridges: self.bridges.iter().map(bridge).collect(),
+            underlays: Vec::new(),
         }
     }
 }
