@@ -17,11 +17,10 @@
 //! One lock, taken for what is flooded (which the storm limit bounds) and for address resolution
 //! out of tunnels. Nothing on the hit path.
 
+use std::collections::HashMap;
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-
-use hashbrown::HashMap;
 
 use crate::wire::resolution::{self, Binding};
 use crate::wire::MacAddr;
@@ -57,6 +56,7 @@ impl Neighbours {
     pub fn hear(&self, frame: &[u8], vlan: u16, now_s: u32) {
         let Some(Binding { ip, mac, router }) = resolution::read(frame).says else { return };
         let mut table = self.lock();
+        let room = table.len() < NEIGHBOURS_MAX;
         match (table.get_mut(&(vlan, ip)), router) {
             (Some(Entry { heard_s: None, .. }), _) => {}
             (Some(entry), _) if entry.mac == mac => {
@@ -68,7 +68,7 @@ impl Neighbours {
                 table.remove(&(vlan, ip));
             }
             (Some(entry), Some(router)) => *entry = Entry { mac, router, heard_s: Some(now_s) },
-            (None, Some(router)) if table.len() < NEIGHBOURS_MAX => {
+            (None, Some(router)) if room => {
                 table.insert((vlan, ip), Entry { mac, router, heard_s: Some(now_s) });
             }
             (None, _) => {}

@@ -13,7 +13,9 @@
 mod address;
 mod link;
 mod neighbour;
+mod path;
 mod route;
+mod vxlan;
 
 use std::io;
 
@@ -27,7 +29,9 @@ use rustix::io::Errno;
 
 pub use self::address::Address;
 pub use self::link::{IPV6_MTU_MIN, Link, LinkChange};
+pub use self::path::{Changes, Path};
 pub use self::route::{NewRoute, Route, RouteKind, TABLE_LOCAL, TABLE_MAIN};
+pub use self::vxlan::VxlanLink;
 
 /// As large as the kernel ever makes one part of a dump (`NLMSG_GOODSIZE` up to 32 KB), and more
 /// than a single link's answer.

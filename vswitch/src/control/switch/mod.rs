@@ -26,16 +26,19 @@ use crate::snapshot::{PORTS_MAX, PortId};
 mod advertisements;
 mod announce;
 mod bridges;
+mod carrier;
 mod describe;
 mod fdb;
 mod gone;
 mod identity;
 mod interface;
 mod live;
+mod overlay;
 mod ports;
 mod readers;
 mod reconcile;
 mod stats;
+mod tunnels;
 
 pub use announce::Announcement;
 pub use gone::Suspect;
@@ -43,6 +46,7 @@ pub use stats::StatsPlan;
 
 use interface::Interface;
 use live::{Attachment, Live, LiveBridge, LivePort};
+use tunnels::OverlayWatch;
 
 /// The switch: desired state, live objects, and the means to change them.
 #[derive(Debug)]
@@ -57,6 +61,7 @@ pub struct Switch {
     announcements: Vec<Announcement>,
     /// Whether something changed that the watch of namespaces must know.
     watch_changed: bool,
+    overlay_watch: OverlayWatch,
 }
 
 impl Switch {
@@ -74,6 +79,7 @@ impl Switch {
             host,
             announcements: Vec::new(),
             watch_changed: false,
+            overlay_watch: OverlayWatch::default(),
         })
     }
 

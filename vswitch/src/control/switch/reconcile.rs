@@ -10,6 +10,8 @@ use std::sync::Arc;
 use super::identity::Lookup;
 use super::interface::{Changes, Interface, Opened, enter_error, lower_lo};
 use super::live::LivePort;
+use super::overlay::Overlay;
+use super::tunnels::derive_mtus;
 use super::{Switch, host_interface, identity, port_interface};
 use crate::api::Error;
 use crate::control::desired::{BridgeRecord, FoundInterface, PortRecord};
@@ -71,7 +73,9 @@ impl Switch {
                 }
             }
         }
+        let unused = self.apply_overlay(&next, &derive_mtus(&next), None)?;
         self.publish(&next);
+        self.forget_overlay(unused);
         // A state without bridges is not worth a file.
         if next.bridges != stored.bridges || (next != stored && !next.bridges.is_empty()) {
             self.commit(next)?;
@@ -208,9 +212,11 @@ impl Switch {
             }
         }
         let bridges = std::mem::take(&mut self.live.bridges);
+        let unused = self.restore_overlay(Overlay::default());
         self.publish(&self.desired);
         let ports = bridges.into_values().flat_map(|bridge| bridge.host.into_iter().chain(bridge.ports.into_values()));
         self.forget(ports.map(|port| (None, port)));
+        self.forget_overlay(unused);
     }
 }
 
