@@ -55,6 +55,7 @@ struct Shared {
     sent_bytes: AtomicU64,
     gone: AtomicBool,
     event: Option<OwnedFd>,
+    home: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -98,6 +99,7 @@ impl MemDevice {
                 sent_bytes: AtomicU64::new(0),
                 gone: AtomicBool::new(false),
                 event: None,
+                home: None,
             }),
         }
     }
@@ -117,6 +119,16 @@ impl MemDevice {
             shared.signal();
         }
         Ok(self)
+    }
+
+    /// The same for one worker only.
+    ///
+    /// # Panics
+    /// If queues of the device are open, or it was cloned.
+    #[must_use]
+    pub fn with_home(mut self, worker: u16) -> Self {
+        Arc::get_mut(&mut self.shared).expect("the device is not in use yet").home = Some(worker);
+        self
     }
 
     /// Lets the device receive a frame.
@@ -185,6 +197,10 @@ impl Shared {
 impl Device for MemDevice {
     fn caps(&self) -> Caps {
         self.shared.caps
+    }
+
+    fn home(&self) -> Option<u16> {
+        self.shared.home
     }
 
     fn open_rx(&self, _pool: &mut Pool) -> io::Result<Box<dyn RxQueue>> {

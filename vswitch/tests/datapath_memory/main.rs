@@ -11,9 +11,11 @@ mod limits;
 mod loops;
 mod model;
 mod offloads;
+mod path_mtu;
 mod probe;
 mod snapshots;
 mod threads;
+mod tunnels;
 mod vlans;
 #[path = "../wire_packets/mod.rs"]
 mod wire_packets;
