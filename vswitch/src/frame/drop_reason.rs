@@ -49,6 +49,23 @@ reasons! {
     NoDestination => "no-destination",
     /// The port was detached between reception and processing.
     PortDetached => "port-detached",
+    // Found in what an underlay received, counted on the underlay, or on the tunnel's port where it is known.
+    /// A tunnel packet that is none: shorter than its header, or without the flag that says that the
+    /// network identifier is valid.
+    TunnelMalformed => "tunnel-malformed",
+    /// A tunnel packet of a virtual network that no tunnel is for.
+    UnknownVni => "unknown-vni",
+    /// A tunnel packet from an address that is no remote of the tunnel.
+    UnknownPeer => "unknown-peer",
+    /// An inner frame with a VLAN tag, in a tunnel that does not carry them (RFC 7348, section 6.1).
+    InnerTag => "inner-tag",
+    /// An inner frame that is itself a tunnel packet, in a tunnel that does not carry them.
+    NestedTunnel => "nested-tunnel",
+    /// The outer packet was marked for congestion and the inner one cannot carry the mark
+    /// (RFC 6040, section 4.2).
+    EcnLost => "ecn-lost",
+    /// The kernel's receive queue was full.
+    RxOverflow => "rx-overflow",
     // Found at egress, counted on the port that the frame was for.
     /// The destination's VLAN set does not include the frame's VLAN.
     VlanEgress => "vlan-egress",
@@ -62,6 +79,8 @@ reasons! {
     PortGone => "port-gone",
     /// The kernel had no memory or no room for the frame.
     NoBuffer => "no-buffer",
+    /// The host has no route to the remote.
+    NoRoute => "no-route",
     /// The kernel refused the frame for another reason.
     TxError => "tx-error",
     /// A super-frame that the port cannot take and that could not be segmented.

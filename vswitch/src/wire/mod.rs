@@ -24,6 +24,7 @@ pub mod mac;
 pub mod tcp;
 pub mod udp;
 pub mod vnet_hdr;
+pub mod vxlan;
 
 pub use ethernet::EtherType;
 pub use layers::Layers;
