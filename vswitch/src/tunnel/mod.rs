@@ -24,7 +24,9 @@
 //! where nothing needs it. IPv4 has DF set and no packet is ever fragmented (section 4.3): an inner
 //! sender whose packets are too large is told so.
 
+pub mod decap;
 pub mod ecn;
+pub mod inner;
 pub mod table;
 
 use std::net::IpAddr;
