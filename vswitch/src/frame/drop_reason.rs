@@ -49,24 +49,34 @@ reasons! {
     NoDestination => "no-destination",
     /// The port was detached between reception and processing.
     PortDetached => "port-detached",
-    // Found in what an underlay received, counted on the underlay, or on the tunnel's port where it is known.
-    /// A tunnel packet that is none: shorter than its header, or without the flag that says that the
-    /// network identifier is valid.
+    /// Between two remotes of one tunnel: they reach each other without us (split horizon).
+    SplitHorizon => "split-horizon",
+    /// The interface had to drop it before the switch could read it: no room in its receive ring.
+    RxOverrun => "rx-overrun",
+    // Found on an underlay, counted on it, or on the tunnel's port where there is one.
+    /// A tunnel packet whose headers are truncated or contradict themselves.
     TunnelMalformed => "tunnel-malformed",
-    /// A tunnel packet of a virtual network that no tunnel is for.
+    /// A tunnel packet with a wrong outer checksum.
+    TunnelChecksum => "tunnel-checksum",
+    /// A tunnel packet for a network identifier that no tunnel here has.
     UnknownVni => "unknown-vni",
-    /// A tunnel packet from an address that is no remote of the tunnel.
+    /// A tunnel packet from a host that is no remote of the tunnel.
     UnknownPeer => "unknown-peer",
-    /// An inner frame with a VLAN tag, in a tunnel that does not carry them (RFC 7348, section 6.1).
-    InnerTag => "inner-tag",
-    /// An inner frame that is itself a tunnel packet, in a tunnel that does not carry them.
-    NestedTunnel => "nested-tunnel",
-    /// The outer packet was marked for congestion and the inner one cannot carry the mark
-    /// (RFC 6040, section 4.2).
-    EcnLost => "ecn-lost",
-    /// The kernel's receive queue was full.
-    RxOverflow => "rx-overflow",
+    /// An inner VLAN tag on a tunnel that carries none (RFC 7348 section 6.1).
+    TunnelTag => "tunnel-tag",
+    /// Congestion was marked outside, but the inner packet cannot carry the mark (RFC 6040 section 4.2).
+    TunnelEcn => "tunnel-ecn",
+    /// A tunnel packet for a network of ours, inside of another: a loop, or somebody who wants in.
+    TunnelNested => "tunnel-nested",
+    /// Taken from the host's interface, but nothing here belongs to it.
+    NotOurs => "not-ours",
     // Found at egress, counted on the port that the frame was for.
+    /// The host has no route to the tunnel's remote.
+    NoRoute => "no-route",
+    /// The next hop towards the tunnel's remote does not answer.
+    NoNeighbour => "no-neighbour",
+    /// The worker that serves the interface has too much to do to take more from other workers.
+    HandoverFull => "handover-full",
     /// The destination's VLAN set does not include the frame's VLAN.
     VlanEgress => "vlan-egress",
     /// Larger than the MTU of the port that it was for.
@@ -79,8 +89,6 @@ reasons! {
     PortGone => "port-gone",
     /// The kernel had no memory or no room for the frame.
     NoBuffer => "no-buffer",
-    /// The host has no route to the remote.
-    NoRoute => "no-route",
     /// The kernel refused the frame for another reason.
     TxError => "tx-error",
     /// A super-frame that the port cannot take and that could not be segmented.

@@ -70,7 +70,7 @@ impl Ecn {
 /// nobody who would react: it passes, as Linux has it (`IP_ECN_decapsulate`).
 ///
 /// # Errors
-/// [`DropReason::EcnLost`] when the inner packet cannot carry the mark.
+/// [`DropReason::TunnelEcn`] when the inner packet cannot carry the mark.
 #[inline]
 pub fn decapsulate(frame: &mut [u8], outer: Ecn) -> Result<(), DropReason> {
     // Nothing an unmarked packet says changes an inner field.
@@ -83,7 +83,7 @@ pub fn decapsulate(frame: &mut [u8], outer: Ecn) -> Result<(), DropReason> {
         EtherType::IPV4 => {
             let Some(header) = packet.first_chunk_mut::<{ ipv4::HEADER_BYTES }>() else { return Ok(()) };
             let inner = Ecn::of_tos(header[1]);
-            let new = inner.decapsulate(outer).ok_or(DropReason::EcnLost)?;
+            let new = inner.decapsulate(outer).ok_or(DropReason::TunnelEcn)?;
             if new != inner {
                 let old = u16::from_be_bytes([header[0], header[1]]);
                 header[1] = header[1] & !ECN_MASK | new as u8;
@@ -96,7 +96,7 @@ pub fn decapsulate(frame: &mut [u8], outer: Ecn) -> Result<(), DropReason> {
             let Some(header) = packet.first_chunk_mut::<{ ipv6::HEADER_BYTES }>() else { return Ok(()) };
             // The traffic class is the low half of the first octet and the high half of the second.
             let inner = Ecn::of_tos(header[1] >> 4);
-            let new = inner.decapsulate(outer).ok_or(DropReason::EcnLost)?;
+            let new = inner.decapsulate(outer).ok_or(DropReason::TunnelEcn)?;
             header[1] = header[1] & !(ECN_MASK << 4) | (new as u8) << 4;
         }
         _ => {}

@@ -1,7 +1,8 @@
 //! What the outer headers take from the inner frame: which flow it belongs to, and its TOS.
 
 use crate::wire::ethernet::{self, EtherType};
-use crate::wire::{ipv4, ipv6, protocol};
+use crate::wire::layers::{Layers, Transport};
+use crate::wire::{ipv4, ipv6, protocol, udp};
 
 /// What the outer headers need to know of an inner frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -10,8 +11,6 @@ pub struct Inner {
     pub hash: u32,
     /// TOS octet or traffic class of the inner IP packet; zero for what is not IP.
     pub tos: u8,
-    /// The UDP destination port, of a UDP packet that is whole.
-    pub udp_port: Option<u16>,
 }
 
 /// The first port of the dynamic range, which RFC 7348, section 5, recommends for sources.
@@ -31,7 +30,7 @@ pub const fn source_port(hash: u32) -> u16 {
 #[inline]
 #[must_use]
 pub fn examine(frame: &[u8]) -> Inner {
-    let link = Inner { hash: hash(frame.get(..12).unwrap_or(frame), 0), tos: 0, udp_port: None };
+    let link = Inner { hash: hash(frame.get(..12).unwrap_or(frame), 0), tos: 0 };
     let Ok((ethertype, offset)) = ethernet::skip_tags(frame) else { return link };
     let bytes = frame.get(offset..).unwrap_or_default();
     match ethertype {
@@ -53,11 +52,7 @@ fn of_ipv4(header: &[u8; ipv4::HEADER_BYTES], bytes: &[u8]) -> Inner {
     let is_fragment = u16::from_be_bytes([header[6], header[7]]) & 0x3fff != 0;
     let transport = usize::from(header[0] & 0xf) * 4;
     let ports = if is_fragment { None } else { ports(header[9], bytes.get(transport..).unwrap_or_default()) };
-    Inner {
-        hash: hash(&header[12..20], u64::from(header[9]) << 32 | u64::from(ports.unwrap_or(0))),
-        tos: header[1],
-        udp_port: ports.filter(|_| header[9] == protocol::UDP).map(|ports| ports as u16),
-    }
+    Inner { hash: hash(&header[12..20], u64::from(header[9]) << 32 | u64::from(ports.unwrap_or(0))), tos: header[1] }
 }
 
 #[inline]
@@ -69,8 +64,16 @@ fn of_ipv6(packet: &ipv6::Packet<'_>, bytes: &[u8]) -> Inner {
     Inner {
         hash: hash(&bytes[8..40], u64::from(protocol) << 32 | u64::from(ports.unwrap_or(0))),
         tos: packet.traffic_class(),
-        udp_port: ports.filter(|_| protocol == protocol::UDP).map(|ports| ports as u16),
     }
+}
+
+/// The destination port and the payload of a frame that is a UDP datagram, and no fragment.
+#[inline]
+#[must_use]
+pub fn udp(frame: &[u8]) -> Option<(u16, &[u8])> {
+    let layers = Layers::parse(frame).ok().filter(|layers| layers.transport == Transport::Udp)?;
+    let packet = udp::Packet::new_checked(frame.get(usize::from(layers.transport_offset)..)?).ok()?;
+    Some((packet.destination_port(), packet.payload()))
 }
 
 /// Both ports, of protocols that start with them.
@@ -121,7 +124,7 @@ mod tests {
     fn a_flow_keeps_its_port_and_flows_are_spread() {
         let of = |ports, payload: &[u8]| examine(&udp4(0, 0x4000, ports, payload));
         assert_eq!(of([1, 2, 3, 4], &[]), of([1, 2, 3, 4], &[9; 100]));
-        assert_eq!(of([1, 2, 3, 4], &[]).udp_port, Some(0x0304));
+        assert_eq!(udp(&udp4(0, 0, [1, 2, 3, 4], &[])), None, "its length is that of nothing");
         let mut per_sixteenth = [0; 16];
         for port in 0..4096_u16 {
             let [a, b] = port.to_be_bytes();
@@ -136,7 +139,7 @@ mod tests {
         let first = examine(&udp4(0, 0x2000, [1, 2, 3, 4], &[0; 8]));
         let later = examine(&udp4(0, 0x0001, [0xaa; 4], &[0; 8]));
         assert_eq!(first, later);
-        assert_eq!(first.udp_port, None);
+        assert_eq!(udp(&udp4(0, 0x2000, [1, 2, 3, 4], &[0; 8])), None);
     }
 
     #[test]
@@ -149,7 +152,7 @@ mod tests {
         v6.extend([0x86, 0xdd, 0x6b, 0x90, 0, 0, 0, 8, 17, 64]);
         v6.extend([3; 32]);
         v6.extend([0, 1, 0x12, 0xb5, 0, 8, 0, 0]);
-        assert_eq!((examine(&v6).tos, examine(&v6).udp_port), (0xb9, Some(4789)));
+        assert_eq!((examine(&v6).tos, udp(&v6)), (0xb9, Some((4789, &[][..]))));
     }
 
     proptest! {

@@ -8,8 +8,6 @@
 //!
 //! What is reserved is sent as zero and ignored on receipt.
 
-use std::fmt;
-
 use super::{Error, be32, fixed};
 
 /// The header.
@@ -21,38 +19,13 @@ const NAME: &str = "VXLAN";
 /// The network identifier is valid.
 const FLAG_VNI: u8 = 0x08;
 
-/// A VXLAN network identifier: 24 bits.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub struct Vni(u32);
-
-impl Vni {
-    /// The largest identifier.
-    pub const MAX: u32 = 0x00ff_ffff;
-
-    /// The identifier `vni`, or nothing when that has more than 24 bits.
-    #[must_use]
-    pub const fn new(vni: u32) -> Option<Self> {
-        if vni <= Self::MAX { Some(Self(vni)) } else { None }
-    }
-
-    /// As a number.
-    #[inline]
-    #[must_use]
-    pub const fn get(self) -> u32 {
-        self.0
-    }
-}
-
-impl fmt::Display for Vni {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        self.0.fmt(f)
-    }
-}
+/// The largest network identifier: 24 bits.
+pub const VNI_MAX: u32 = 0x00ff_ffff;
 
 /// A view of a VXLAN packet.
 #[derive(Debug, Clone, Copy)]
 pub struct Packet<'a> {
-    vni: Vni,
+    vni: u32,
     payload: &'a [u8],
 }
 
@@ -68,13 +41,13 @@ impl<'a> Packet<'a> {
         if header[0] & FLAG_VNI == 0 {
             return Err(Error::Malformed { header: NAME, what: "the network identifier is not valid" });
         }
-        Ok(Self { vni: Vni(be32(header, 4) >> 8), payload })
+        Ok(Self { vni: be32(header, 4) >> 8, payload })
     }
 
     /// The network identifier.
     #[inline]
     #[must_use]
-    pub fn vni(&self) -> Vni {
+    pub fn vni(&self) -> u32 {
         self.vni
     }
 
@@ -86,11 +59,11 @@ impl<'a> Packet<'a> {
     }
 }
 
-/// The header of `vni`.
+/// The header of `vni`, of which the low 24 bits count.
 #[inline]
 #[must_use]
-pub const fn header(vni: Vni) -> [u8; HEADER_BYTES] {
-    let [_, a, b, c] = vni.0.to_be_bytes();
+pub const fn header(vni: u32) -> [u8; HEADER_BYTES] {
+    let [_, a, b, c] = vni.to_be_bytes();
     [FLAG_VNI, 0, 0, 0, a, b, c, 0]
 }
 
@@ -100,22 +73,20 @@ mod tests {
 
     #[test]
     fn the_header_of_the_rfc() {
-        let vni = Vni::new(0x0012_3456).unwrap();
-        assert_eq!(header(vni), [0x08, 0, 0, 0, 0x12, 0x34, 0x56, 0]);
-        for vni in [0, 1, 0x00ab_cdef, Vni::MAX] {
-            let vni = Vni::new(vni).unwrap();
+        assert_eq!(header(0x0012_3456), [0x08, 0, 0, 0, 0x12, 0x34, 0x56, 0]);
+        for vni in [0, 1, 0x00ab_cdef, VNI_MAX] {
             let bytes = [&header(vni)[..], &[1, 2, 3]].concat();
             let packet = Packet::new_checked(&bytes).unwrap();
             assert_eq!((packet.vni(), packet.payload()), (vni, &[1, 2, 3][..]));
         }
-        assert_eq!(Vni::new(Vni::MAX + 1), None);
+        assert_eq!(header(VNI_MAX + 1), header(0));
     }
 
     #[test]
     fn what_is_reserved_is_ignored_and_the_flag_is_not() {
         for flags in 0..=0xff_u8 {
             let bytes = [flags, 1, 2, 3, 0, 0, 42, 0xff];
-            let vni = Packet::new_checked(&bytes).map(|packet| packet.vni().get());
+            let vni = Packet::new_checked(&bytes).map(|packet| packet.vni());
             assert_eq!(vni.ok(), (flags & 8 != 0).then_some(42));
         }
         for bytes in 0..HEADER_BYTES {
