@@ -26,6 +26,7 @@ pub mod tcp;
 pub mod too_big;
 pub mod udp;
 pub mod vnet_hdr;
+pub mod vxlan;
 
 pub use ethernet::EtherType;
 pub use layers::Layers;
@@ -64,6 +65,8 @@ pub mod protocol {
     pub const ICMP: u8 = 1;
     /// ICMPv6 (RFC 4443).
     pub const ICMPV6: u8 = 58;
+    /// SCTP (RFC 9260).
+    pub const SCTP: u8 = 132;
 }
 
 /// Splits the fixed part of a header off.
