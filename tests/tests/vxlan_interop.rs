@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use vswitch_tests::lab::{any_port, assert_no_reach, assert_reaches, must};
-use vswitch_tests::overlay::{Capture, KernelVtep, OvsVtep, Underlay, address};
+use vswitch_tests::overlay::{Capture, Captured, KernelVtep, OvsVtep, Underlay, address};
 use vswitch_tests::process::wait_until;
 use vswitch_tests::stream::{Plan, Transfer, datagrams};
 use vswitch_tests::{Lab, Namespace, requirement};
@@ -124,7 +124,7 @@ fn three_implementations_are_one_network() {
 }
 
 /// What RFC 7348 says about the outer headers of what we send.
-fn check_headers(captured: &vswitch_tests::overlay::Captured, over_ipv6: bool, mtu: u32) {
+fn check_headers(captured: &Captured, over_ipv6: bool, mtu: u32) {
     let source = address(OURS, over_ipv6);
     let (family, length) = if over_ipv6 { ("ipv6.src", "ipv6.plen") } else { ("ip.src", "ip.len") };
     let ours = format!("{family} == {source} && udp.dstport == 4789 && vxlan");

@@ -15,7 +15,7 @@ mod host;
 mod kernel;
 mod ovs;
 
-pub use capture::Capture;
+pub use capture::{Capture, Captured};
 pub use kernel::KernelVtep;
 pub use ovs::OvsVtep;
 

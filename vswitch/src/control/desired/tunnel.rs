@@ -250,6 +250,12 @@ impl TunnelRecord {
         Some((self.local?, self.dst_port))
     }
 
+    /// Whether frames with a VLAN tag pass (RFC 7348, section 6.1: only if that was asked for).
+    #[must_use]
+    pub fn carries_tags(&self) -> bool {
+        self.trunk.iter().any(|vid| *vid != 0)
+    }
+
     /// Checks every value that has a range of its own.
     fn check_values(&self, name: &str) -> Result<()> {
         if self.vni > VNI_MAX {

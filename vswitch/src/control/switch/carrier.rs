@@ -8,11 +8,10 @@ use super::overlay::UnderlayKey;
 use crate::api::Dscp;
 use crate::control::desired::TunnelRecord;
 use crate::control::netlink::Netlink;
-use crate::control::refusal::{Result, conflict, failed, invalid};
+use crate::control::refusal::{Result, conflict, failed};
 use crate::io::udp::UdpUnderlay;
 use crate::io::{Device, Underlay};
 use crate::tunnel::{DscpPolicy, RemoteConfig};
-use crate::wire::vxlan::Vni;
 
 /// An open underlay, cheap to clone.
 #[derive(Debug, Clone)]
@@ -29,13 +28,18 @@ impl Carrier {
     /// # Errors
     /// The kernel gives no sockets to send from.
     pub(super) fn remote(&self, tunnel: &TunnelRecord, remote: IpAddr) -> Result<Arc<dyn Device>> {
-        // Checked when the tunnel was made and when the state was loaded.
-        let vni = Vni::new(tunnel.vni).ok_or_else(|| invalid(format!("{} is no VNI", tunnel.vni), ""))?;
         let dscp = match tunnel.dscp {
             Dscp::Inherit => DscpPolicy::Inherit,
             Dscp::Fixed(dscp) => DscpPolicy::Fixed(dscp),
         };
-        let config = RemoteConfig { dst_port: tunnel.dst_port, ttl: tunnel.ttl, dscp, ..RemoteConfig::new(vni, remote) };
+        let config = RemoteConfig {
+            vni: tunnel.vni,
+            remote,
+            dst_port: tunnel.dst_port,
+            ttl: tunnel.ttl,
+            dscp,
+            inner_tags: tunnel.carries_tags(),
+        };
         self.0.remote(config).map_err(|error| failed(format!("{remote} cannot be sent to: {error}"), ""))
     }
 }

@@ -123,7 +123,7 @@ impl Overlay {
             if record.underlay() == Some(key) {
                 entries.push(TunnelEntry {
                     vni: record.vni,
-                    inner_tags: record.trunk.iter().any(|vid| *vid != 0),
+                    inner_tags: record.carries_tags(),
                     remotes: live.vteps.iter().map(|(remote, vtep)| (*remote, vtep.entry.id)).collect(),
                 });
             }
