@@ -30,7 +30,7 @@ fn a_sender_of_packets_that_are_too_large_is_told() {
     assert!(made.warnings.iter().any(|warning| warning.contains("ICMP")), "{:?}", made.warnings);
     assert_eq!((made.mtu, one.bridge("br0").mtu), (1450, 1500));
     two.add_vxlan(42, &[1], false, "");
-    one.attach_numbered("a", 11);
+    let own = one.attach_numbered("a", 11);
     let port = two.attach_numbered("b", 12);
     let (a, b) = (one.container("a"), two.container("b"));
     for (target, headers) in [(ipv4(&port), 28), (ipv6(&port), 48)] {
@@ -42,7 +42,9 @@ fn a_sender_of_packets_that_are_too_large_is_told() {
         let route = must(a.ip(&format!("route get {target}")));
         assert!(route.contains("mtu 1450"), "{route}");
         must(must(Transfer::start(b, a, any_port(target), Plan::both_ways(4 << 20))).finish());
-        // Without DF the container fragments by itself once it knows.
+        // Without DF a container fragments by itself once it knows, and so does the one that answers.
+        let back = ping_df(b, if target.is_ipv4() { ipv4(&own) } else { ipv6(&own) }, 1451 - headers);
+        assert!(back.contains("1450"), "{back}");
         must(datagrams(b, a, any_port(target), &[1400, 1500, 4000, 20_000]));
     }
     // A new connection that nobody has told anything: it begins with the MSS of 1500.

@@ -118,6 +118,12 @@ impl<'a> Segmenter<'a> {
         self.headers.len() + self.size.min(self.payload.len())
     }
 
+    /// The length of each segment's headers in bytes.
+    #[must_use]
+    pub fn headers_bytes(&self) -> usize {
+        self.headers.len()
+    }
+
     /// What is still to be done to each segment: nothing, or its checksum.
     #[must_use]
     pub fn segment_offload(&self) -> Offload {
