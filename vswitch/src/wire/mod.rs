@@ -21,10 +21,12 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod layers;
 pub mod mac;
+pub mod resolution;
 pub mod tcp;
 pub mod too_big;
 pub mod udp;
 pub mod vnet_hdr;
+pub mod vxlan;
 
 pub use ethernet::EtherType;
 pub use layers::Layers;
@@ -63,6 +65,8 @@ pub mod protocol {
     pub const ICMP: u8 = 1;
     /// ICMPv6 (RFC 4443).
     pub const ICMPV6: u8 = 58;
+    /// SCTP (RFC 9260).
+    pub const SCTP: u8 = 132;
 }
 
 /// Splits the fixed part of a header off.
