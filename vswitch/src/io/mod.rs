@@ -12,6 +12,7 @@ use crate::frame::{Burst, DropReason, Frame, Offload, Pool};
 
 pub mod mem;
 pub mod tap;
+pub mod uplink;
 
 /// What a device can take on the way out, and promises on the way in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

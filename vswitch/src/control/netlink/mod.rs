@@ -12,6 +12,7 @@
 
 mod address;
 mod link;
+pub mod monitor;
 mod neighbour;
 mod route;
 
