@@ -114,6 +114,9 @@ impl Bench {
                 name: format!("port{at}"),
                 bridge: BridgeId(0),
                 kind: PortKind::Container,
+                group: None,
+                learning: true,
+                flooding: true,
                 vlan: VlanMode::Transparent,
                 mtu: 1500,
                 ingress_rate_bps: None,
@@ -135,6 +138,7 @@ impl Bench {
         datapath.publish(Snapshot {
             ports: devices.iter().enumerate().map(entry).collect(),
             bridges: vec![Some(Arc::new(bridge))],
+            underlays: Vec::new(),
         });
         let mut bench = Self { datapath, sinks: devices.split_off(1) };
         // Every flow is resolved, and the burst size has grown to its largest.

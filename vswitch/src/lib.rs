@@ -12,4 +12,5 @@ pub mod frame;
 pub mod fuzzing;
 pub mod io;
 pub mod snapshot;
+pub mod tunnel;
 pub mod wire;

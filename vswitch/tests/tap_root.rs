@@ -84,7 +84,8 @@ fn a_removed_interface_is_noticed_at_once() {
     let a = Namespace::new();
     let tap = add_port(&a, &["10.9.0.2/24"], None);
     tap.set_persistent(true).unwrap();
-    let (mut rx, mut tx) = (tap.open_rx().unwrap(), tap.open_tx().unwrap());
+    let (mut rx, mut tx) =
+        (tap.open_rx(&mut Pool::new(1).unwrap()).unwrap(), tap.open_tx(&mut Pool::new(1).unwrap()).unwrap());
     while drain(rx.as_mut()).1 > 0 {}
 
     let start = Instant::now();
@@ -139,7 +140,7 @@ fn a_persistent_port_survives_its_owner_and_is_attached_again() {
     sleeper.wait().unwrap();
     assert!(holders(id).unwrap().is_empty());
     assert!(!census().unwrap().contains_key(&id));
-    let mut rx = tap.open_rx().unwrap();
+    let mut rx = tap.open_rx(&mut Pool::new(1).unwrap()).unwrap();
     while drain(rx.as_mut()).1 > 0 {}
     assert_eq!(drain(rx.as_mut()).0, RxStatus::Drained, "we keep it alive ourselves");
     tap.set_persistent(false).unwrap();
@@ -178,7 +179,7 @@ fn send_plain(tx: &mut dyn vswitch::io::TxQueue) -> (TxReport, usize) {
     burst.push(frame);
     let mut report = TxReport::default();
     let units = [whole(0, &burst)];
-    tx.send(&mut burst, &units, &[], &mut report);
+    tx.send(&mut pool, &mut burst, &units, &[], &mut report);
     pool.free_all(burst);
     (report, pool.outstanding())
 }
@@ -190,7 +191,8 @@ fn an_interface_that_is_down_refuses_by_that_reason() {
     }
     let a = Namespace::new();
     let tap = add_port(&a, &["10.9.0.2/24"], None);
-    let (mut rx, mut tx) = (tap.open_rx().unwrap(), tap.open_tx().unwrap());
+    let (mut rx, mut tx) =
+        (tap.open_rx(&mut Pool::new(1).unwrap()).unwrap(), tap.open_tx(&mut Pool::new(1).unwrap()).unwrap());
     let (report, _) = send_plain(tx.as_mut());
     assert_eq!((report.sent, report.bytes), (1, 60));
     let mut netlink = a.netlink();
@@ -211,7 +213,7 @@ fn bursts_end_at_their_limits_and_at_an_empty_pool() {
     }
     let a = Namespace::new();
     let tap = add_port(&a, &["10.9.0.2/24"], None);
-    let mut rx = tap.open_rx().unwrap();
+    let mut rx = tap.open_rx(&mut Pool::new(1).unwrap()).unwrap();
     while drain(rx.as_mut()).1 > 0 {}
     // Nobody answers ARP for it, so give the kernel a neighbour: 12 echo requests of 1042 bytes.
     a.exec(&["ip", "neighbour", "add", "10.9.0.9", "lladdr", "02:00:00:00:00:09", "dev", "eth0"]);
@@ -260,9 +262,9 @@ fn a_unit_of_pieces_arrives_as_one_frame() {
         burst.push(frame);
     }
     let pieces = [Piece { frame: 9, offset: 9 }, Piece { frame: 1, offset: 10 }, Piece { frame: 2, offset: 0 }];
-    let unit = Unit { frame: 0, first_piece: 1, pieces_count: 2, offload: burst[0].offload };
+    let unit = Unit { frame: 0, first_piece: 1, pieces_count: 2, offload: burst[0].offload, sole: true };
     let mut report = TxReport::default();
-    tap.open_tx().unwrap().send(&mut burst, &[unit], &pieces, &mut report);
+    tap.open_tx(&mut Pool::new(1).unwrap()).unwrap().send(&mut pool, &mut burst, &[unit], &pieces, &mut report);
     assert_eq!((report.sent, report.bytes), (1, 14 + 20 + 8 + 100 + 40 + 70));
     pool.free_all(burst);
     let mut received = [0; 300];
@@ -283,7 +285,7 @@ fn netlink_sees_and_changes_what_ip_sees() {
     // No IPv6 address was asked for: the kernel must not make one up and announce it.
     let addrs = netlink.addrs(Some(index)).unwrap();
     assert_eq!(addrs.iter().map(|a| a.net.to_string()).collect::<Vec<_>>(), ["10.9.0.2/24"]);
-    let mut rx = tap.open_rx().unwrap();
+    let mut rx = tap.open_rx(&mut Pool::new(1).unwrap()).unwrap();
     assert_eq!(drain(rx.as_mut()), (RxStatus::Drained, 0), "and it says nothing of its own accord");
 
     // Also not where the interface comes up in the same breath.

@@ -92,7 +92,7 @@ pub(super) enum Cell {
 }
 
 const FIRST_DROP: usize = 7;
-const ROW_CELLS: usize = 32;
+const ROW_CELLS: usize = 64;
 const _: () = assert!(FIRST_DROP + DropReason::COUNT <= ROW_CELLS, "a row holds all counters");
 
 /// The row of frames that the switch itself made.

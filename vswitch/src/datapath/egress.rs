@@ -31,18 +31,30 @@ impl Output<'_> {
         self.counters.add_drops(self.port.id.index(), reason, 1);
     }
 
-    fn send(&mut self, frames: &mut [Frame], units: &[Unit], pieces: &[Piece]) {
-        if units.is_empty() {
-            return;
-        }
-        let row = self.port.id.index();
-        let mut report = TxReport::default();
-        self.queue.send(frames, units, pieces, &mut report);
-        self.counters.add(row, Cell::TxFrames, u64::from(report.sent));
-        self.counters.add(row, Cell::TxBytes, report.bytes);
-        for (reason, count) in report.drops() {
-            self.counters.add_drops(row, reason, u64::from(count));
-        }
+    fn send(&mut self, pool: &mut Pool, frames: &mut [Frame], units: &[Unit], pieces: &[Piece]) {
+        send(self.queue, self.port.id.index(), self.counters, pool, frames, units, pieces);
+    }
+}
+
+/// Sends, and counts what became of it in `row`.
+pub(super) fn send(
+    queue: &mut dyn TxQueue,
+    row: usize,
+    counters: &CounterTable,
+    pool: &mut Pool,
+    frames: &mut [Frame],
+    units: &[Unit],
+    pieces: &[Piece],
+) {
+    if units.is_empty() {
+        return;
+    }
+    let mut report = TxReport::default();
+    queue.send(pool, frames, units, pieces, &mut report);
+    counters.add(row, Cell::TxFrames, u64::from(report.sent));
+    counters.add(row, Cell::TxBytes, report.bytes);
+    for (reason, count) in report.drops() {
+        counters.add_drops(row, reason, u64::from(count));
     }
 }
 
@@ -115,8 +127,8 @@ impl Egress {
     /// Serves one output of a burst.
     pub(super) fn serve(&mut self, output: &mut Output<'_>, frames: &mut [Frame], scatter: &Scatter, pool: &mut Pool) {
         let caps = output.port.device.caps();
-        // Which units are this output's alone: the others must keep their bytes.
-        let mut soles = 0u64;
+        // Which units, and which frames, are this output's alone: the others must keep their bytes.
+        let (mut soles, mut sole_frames) = (0u64, 0u64);
         for item in scatter.items(output.port.id) {
             let frame = &mut frames[usize::from(item.frame)];
             tag::apply(frame, item.tag);
@@ -130,7 +142,13 @@ impl Egress {
                 output.drop_frame(DropReason::EgressRate);
                 continue;
             }
-            match need(frame, caps) {
+            let need = need(frame, caps);
+            let may_stay_scattered = caps.scatter && need == Need::Nothing;
+            if !(may_stay_scattered || pool.linearize(frame)) {
+                output.drop_frame(DropReason::PoolEmpty);
+                continue;
+            }
+            match need {
                 Need::Nothing => {}
                 Need::Checksum => {
                     if let Csum::Partial { start, offset } = frame.offload.csum {
@@ -142,36 +160,40 @@ impl Egress {
                     }
                 }
                 Need::Segmentation => {
-                    self.flush(output, frames);
+                    self.flush(output, frames, pool);
                     soles = 0;
                     self.segment(output, &frames[usize::from(item.frame)], pool);
                     continue;
                 }
             }
             soles |= u64::from(item.sole) << self.units.len();
-            self.units.push(Unit { frame: item.frame, first_piece: 0, pieces_count: 0, offload: frame.offload });
+            sole_frames |= u64::from(item.sole) << item.frame;
+            let (offload, sole) = (frame.offload, item.sole);
+            self.units.push(Unit { frame: item.frame, first_piece: 0, pieces_count: 0, offload, sole });
         }
         if soles.count_ones() > 1 && caps.csum {
-            self.coalesce(output, frames, Accept { tcp4: caps.tso4, tcp6: caps.tso6, udp: caps.uso }, soles);
+            let accept = Accept { tcp4: caps.tso4, tcp6: caps.tso6, udp: caps.uso };
+            self.coalesce(output, frames, accept, soles, sole_frames);
         }
-        self.flush(output, frames);
+        self.flush(output, frames, pool);
     }
 
-    fn flush(&mut self, output: &mut Output<'_>, frames: &mut [Frame]) {
-        output.send(frames, &self.units, &self.pieces);
+    fn flush(&mut self, output: &mut Output<'_>, frames: &mut [Frame], pool: &mut Pool) {
+        output.send(pool, frames, &self.units, &self.pieces);
         self.units.clear();
         self.pieces.clear();
     }
 
-    /// Merges neighbours of one flow into super-frames, of those units that `soles` has a bit for.
-    fn coalesce(&mut self, output: &Output<'_>, frames: &mut [Frame], accept: Accept, soles: u64) {
+    /// Merges neighbours of one flow into super-frames, of those units that `soles` has a bit for;
+    /// `sole_frames` says the same by frame.
+    fn coalesce(&mut self, output: &Output<'_>, frames: &mut [Frame], accept: Accept, soles: u64, sole_frames: u64) {
         if !accept.any() {
             return;
         }
         self.coalescer.begin(accept);
         let mut merged = 0;
         for (at, unit) in self.units.iter().enumerate() {
-            if soles & 1 << at != 0 {
+            if soles & 1 << at != 0 && frames[usize::from(unit.frame)].is_linear() {
                 merged += u64::from(self.coalescer.push(frames, unit.frame));
             } else {
                 self.coalescer.push_apart(unit.frame);
@@ -187,7 +209,8 @@ impl Egress {
             let first_piece = pieces.len() as u16;
             pieces.extend(unit.pieces.map(|(frame, offset)| Piece { frame, offset }));
             let pieces_count = pieces.len() as u16 - first_piece;
-            units.push(Unit { frame: unit.frame, first_piece, pieces_count, offload: unit.offload });
+            let sole = sole_frames & 1 << unit.frame != 0;
+            units.push(Unit { frame: unit.frame, first_piece, pieces_count, offload: unit.offload, sole });
         });
     }
 
@@ -211,11 +234,12 @@ impl Egress {
                 segment.set_len(len);
                 segment.offload.csum = Csum::Valid;
                 let at = self.segments.len() as u16;
-                self.units.push(Unit { frame: at, first_piece: 0, pieces_count: 0, offload: segment.offload });
+                let offload = segment.offload;
+                self.units.push(Unit { frame: at, first_piece: 0, pieces_count: 0, offload, sole: true });
                 self.segments.push(segment);
             }
             next += batch;
-            output.send(&mut self.segments, &self.units, &[]);
+            output.send(pool, &mut self.segments, &self.units, &[]);
             self.units.clear();
             pool.free_all(self.segments.drain(..));
         }

@@ -5,19 +5,22 @@
 //! thread around it ([`super::worker`]) decides which port to serve and when to sleep; tests and
 //! benchmarks turn the crank themselves ([`super::inline`]).
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::clock::Now;
 use super::counters::{Cell, CounterTable, INJECTED_ROW, WorkerCells};
-use super::egress::{Egress, Output};
+use super::egress::{Egress, Output, send};
+use super::handover::HandoverTx;
 use super::pipeline::{Ingress, Pipeline, Source, Tally};
 use super::rate::Bucket;
 use super::resolve::Loop;
 use super::scatter::Scatter;
-use super::{Event, Shared, WorkerShared};
+use super::underlay::Underlays;
+use super::{DatapathConfig, Event, Shared, WorkerShared};
 use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Pool};
-use crate::io::{RxQueue, RxReport, RxStatus, TxQueue};
+use crate::io::{RxQueue, RxReport, RxStatus, TxQueue, UnderlayReport, Unit};
 use crate::snapshot::{BridgeEntry, PortEntry, PortId, Snapshot};
 
 /// Bytes after which a burst is full: a second super-frame would push the first one out of the
@@ -29,10 +32,11 @@ const LOOP_REPORTS_PER_SECOND: u32 = 10;
 
 /// Who wants to know which receiving sides a forwarder opens and closes.
 pub(super) trait Watcher {
-    /// The port is read from now on. An error means that it cannot be.
-    fn opened(&mut self, port: PortId, rx: &dyn RxQueue) -> std::io::Result<()>;
+    /// The port is read from now on; `fd` is readable when it has frames. An error means that it
+    /// cannot be.
+    fn opened(&mut self, port: PortId, fd: Option<BorrowedFd<'_>>) -> std::io::Result<()>;
     /// The port is not read any more.
-    fn closed(&mut self, port: PortId, rx: &dyn RxQueue);
+    fn closed(&mut self, port: PortId, fd: Option<BorrowedFd<'_>>);
 }
 
 /// What serving a port gave.
@@ -82,13 +86,16 @@ pub(super) struct Forwarder {
     egress: Egress,
     pool: Pool,
     burst: Burst,
+    underlays: Underlays,
     /// Whoever sends can make loops up: only so many are told of.
     loop_reports: Bucket,
 }
 
 impl Forwarder {
-    pub(super) fn new(number: usize, shared: Arc<Shared>, pool_frames: u32, seed: u64) -> std::io::Result<Self> {
-        let pool = Pool::new(pool_frames)?;
+    pub(super) fn new(number: usize, shared: Arc<Shared>, config: &DatapathConfig, seed: u64) -> std::io::Result<Self> {
+        let pool = Pool::with_chunks(config.pool_frames, config.pool_chunks)?;
+        // Nobody else sets it.
+        let _ = shared.workers[number].region.set(Arc::clone(pool.region()));
         shared.workers[number].cells.frames_total.store(pool.slots() as u64, Ordering::Relaxed);
         Ok(Self {
             number,
@@ -102,6 +109,7 @@ impl Forwarder {
             egress: Egress::default(),
             pool,
             burst: Burst::new(),
+            underlays: Underlays::default(),
             loop_reports: Bucket::frames(LOOP_REPORTS_PER_SECOND),
         })
     }
@@ -113,6 +121,7 @@ impl Forwarder {
     /// Whether the port is read here.
     pub(super) fn reads(&self, port: PortId) -> bool {
         self.lanes.get(port.index()).and_then(Option::as_ref).is_some_and(|lane| lane.rx.is_some())
+            || self.underlays.reads(port)
     }
 
     /// The port had more than it was expected to have: ask for more from now on.
@@ -128,10 +137,12 @@ impl Forwarder {
         self.shared.publisher.generation() != self.generation
     }
 
-    /// Moves one burst from a port to where it goes.
+    /// Moves one burst from a port, or an underlay, to where it goes.
     pub(super) fn serve(&mut self, port: PortId, watcher: &mut dyn Watcher) -> Turn {
         let nothing = Turn { served: Served::Drained, bytes: 0 };
-        let Some(lane) = self.lanes.get_mut(port.index()).and_then(Option::as_mut) else { return nothing };
+        let Some(lane) = self.lanes.get_mut(port.index()).and_then(Option::as_mut) else {
+            return if self.underlays.reads(port) { self.serve_underlay(port, watcher) } else { nothing };
+        };
         let Some(rx) = &mut lane.rx else { return nothing };
         let mut report = RxReport::default();
         let expected = lane.expected;
@@ -160,6 +171,76 @@ impl Forwarder {
         let bytes = if got > 0 { self.process_burst(port, port.index(), watcher) } else { 0 };
         self.acknowledge();
         Turn { served, bytes }
+    }
+
+    /// Takes one burst of tunnel packets, and processes each run of frames of one tunnel as a burst
+    /// of the tunnel's port.
+    fn serve_underlay(&mut self, id: PortId, watcher: &mut dyn Watcher) -> Turn {
+        let mut arrivals = std::mem::take(&mut self.underlays.arrivals);
+        let mut report = UnderlayReport::default();
+        let status = self.underlays.recv(id, &mut self.pool, &mut arrivals, BURST_BYTES_MAX, &mut report);
+        if report.dropped > 0 {
+            let row = id.index();
+            let counters = &self.shared.workers[self.number].counters;
+            counters.add(row, Cell::RxFrames, u64::from(report.dropped));
+            counters.add(row, Cell::RxBytes, report.bytes);
+            for (&reason, &count) in DropReason::ALL.iter().zip(&report.drops).filter(|(_, count)| **count > 0) {
+                counters.add_drops(row, reason, u64::from(count));
+            }
+        }
+        let (mut run, mut bytes) = (None, 0);
+        let generation = self.generation;
+        for (port, frame) in arrivals.drain() {
+            if run != Some(port)
+                && let Some(before) = run.replace(port)
+            {
+                bytes += self.process_run(before, generation, watcher);
+            }
+            self.burst.push(frame);
+        }
+        if let Some(port) = run {
+            bytes += self.process_run(port, generation, watcher);
+        }
+        self.underlays.arrivals = arrivals;
+        if status == RxStatus::Gone {
+            self.underlays.close(id, &mut self.pool, watcher);
+        }
+        self.acknowledge();
+        Turn { served: if status == RxStatus::More { Served::Again } else { Served::Drained }, bytes }
+    }
+
+    /// Processes the burst as frames of a tunnel's port, whose id they were given under `generation`.
+    fn process_run(&mut self, port: PortId, generation: u64, watcher: &mut dyn Watcher) -> usize {
+        if self.generation == generation {
+            return self.process_burst(port, port.index(), watcher);
+        }
+        // A run before this one took over another snapshot, where the id may be another port.
+        let counters = &self.shared.workers[self.number].counters;
+        counters.add(INJECTED_ROW, Cell::RxFrames, self.burst.len() as u64);
+        counters.add_drops(INJECTED_ROW, DropReason::PortDetached, self.burst.len() as u64);
+        self.pool.free_all(self.burst.drain(..));
+        0
+    }
+
+    /// Sends what other workers have for interfaces that only this one may use.
+    pub(super) fn take_handover(&mut self) {
+        let shared = Arc::clone(&self.shared);
+        let WorkerShared { counters, handover, .. } = &shared.workers[self.number];
+        while let Some(handed) = handover.take() {
+            let row = handed.to.index();
+            let lane = self.lanes.get_mut(row).and_then(Option::as_mut);
+            let lane = lane.filter(|lane| lane.entry.incarnation == handed.incarnation);
+            let (Some(lane), Some(mut frame)) = (lane, self.pool.alloc()) else {
+                counters.add_drops(row, DropReason::PortGone, 1);
+                continue;
+            };
+            frame.copy_from(&handed.bytes);
+            frame.offload = handed.offload;
+            let unit = Unit { frame: 0, first_piece: 0, pieces_count: 0, offload: handed.offload, sole: true };
+            let mut frames = [frame];
+            send(lane.tx.as_mut(), row, counters, &mut self.pool, &mut frames, &[unit], &[]);
+            self.pool.free_all(frames);
+        }
     }
 
     /// Processes a frame that the switch made as though `from` had received it.
@@ -231,8 +312,9 @@ impl Forwarder {
     /// Stops reading a port whose interface is gone, and says so.
     fn close_reader(&mut self, port: PortId, watcher: &mut dyn Watcher) {
         let Some(lane) = self.lanes.get_mut(port.index()).and_then(Option::as_mut) else { return };
-        if let Some(rx) = lane.rx.take() {
-            watcher.closed(port, &*rx);
+        if let Some(mut rx) = lane.rx.take() {
+            watcher.closed(port, rx.event_fd());
+            rx.close(&mut self.pool);
             lane.gone = true;
             let event = Event::PortGone { port, incarnation: lane.entry.incarnation };
             let _ = self.shared.events.send(event);
@@ -263,18 +345,18 @@ impl Forwarder {
             if let Some(lane) = slot
                 && wanted.is_none_or(|entry| entry.incarnation != lane.entry.incarnation)
             {
-                if let Some(rx) = &lane.rx {
-                    watcher.closed(lane.entry.id, &**rx);
-                }
+                lane.close(&mut self.pool, watcher);
                 *slot = None;
             }
             if let Some(entry) = wanted
                 && let Some(bridge) = snapshot.bridge(entry.bridge)
-                && let Err(error) = adopt_port(slot, entry, bridge, self.number, watcher)
+                && let Err(error) =
+                    adopt_port(slot, entry, bridge, (self.number, &self.shared), &mut self.pool, watcher)
             {
                 tracing::error!(port = entry.name, %error, "cannot open the port");
             }
         }
+        self.underlays.adopt(&snapshot.underlays, self.number, &mut self.pool, watcher);
         let reading = self.lanes.iter().flatten().filter(|lane| lane.rx.is_some()).count();
         self.shared.workers[self.number].cells.ports.store(reading as u64, Ordering::Relaxed);
         // The old snapshot's devices close here, if it was the last to have them.
@@ -283,8 +365,12 @@ impl Forwarder {
     }
 
     /// Lets go of everything, for good.
-    pub(super) fn close(&mut self) {
+    pub(super) fn close(&mut self, watcher: &mut dyn Watcher) {
+        for lane in self.lanes.iter_mut().flatten() {
+            lane.close(&mut self.pool, watcher);
+        }
         self.lanes.clear();
+        self.underlays.adopt(&[], self.number, &mut self.pool, watcher);
         self.snapshot = Arc::default();
         self.shared.publisher.acknowledge(self.number, u64::MAX);
     }
@@ -294,21 +380,29 @@ fn adopt_port(
     slot: &mut Option<Lane>,
     entry: &Arc<PortEntry>,
     bridge: &Arc<BridgeEntry>,
-    number: usize,
+    (number, shared): (usize, &Arc<Shared>),
+    pool: &mut Pool,
     watcher: &mut dyn Watcher,
 ) -> std::io::Result<()> {
     let lane = match slot {
         Some(lane) => lane,
-        None => slot.insert(Lane::new(Arc::clone(entry), Arc::clone(bridge), entry.device.open_tx()?)),
+        None => {
+            let tx = match entry.device.home() {
+                Some(home) if usize::from(home) != number => HandoverTx::open(shared, usize::from(home), entry),
+                _ => entry.device.open_tx(pool)?,
+            };
+            slot.insert(Lane::new(Arc::clone(entry), Arc::clone(bridge), tx))
+        }
     };
     lane.update(entry, bridge);
     let reads = entry.reader.is_some_and(|reader| usize::from(reader) == number);
     if reads && lane.rx.is_none() && !lane.gone {
-        let rx = entry.device.open_rx()?;
-        watcher.opened(entry.id, &*rx)?;
+        let rx = entry.device.open_rx(pool)?;
+        watcher.opened(entry.id, rx.event_fd())?;
         lane.rx = Some(rx);
-    } else if !reads && let Some(rx) = lane.rx.take() {
-        watcher.closed(entry.id, &*rx);
+    } else if !reads && let Some(mut rx) = lane.rx.take() {
+        watcher.closed(entry.id, rx.event_fd());
+        rx.close(pool);
     }
     Ok(())
 }
@@ -318,6 +412,15 @@ impl Lane {
         let ingress =
             Ingress { rate: entry.ingress_rate_bps.map(Bucket::bits), storm: bridge.storm_limit.map(Bucket::frames) };
         Self { entry, bridge, tx, rx: None, ingress, expected: 1, gone: false }
+    }
+
+    /// Gives everything back, before the lane goes.
+    fn close(&mut self, pool: &mut Pool, watcher: &mut dyn Watcher) {
+        if let Some(mut rx) = self.rx.take() {
+            watcher.closed(self.entry.id, rx.event_fd());
+            rx.close(pool);
+        }
+        self.tx.close(pool);
     }
 
     /// Takes over what a newer snapshot says of the port; buckets keep their state unless their

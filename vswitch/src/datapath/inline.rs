@@ -3,20 +3,20 @@
 //! It is the same code that the threads run, less the waiting, so what is measured and asserted
 //! here is what the switch does.
 
+use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
 use super::forwarder::{Forwarder, Served, Watcher};
-use super::{Event, PortCounters, Shared, WorkerCounters};
-use crate::io::RxQueue;
+use super::{DatapathConfig, Event, PortCounters, Shared, WorkerCounters};
 use crate::snapshot::{PortId, Snapshot};
 
 struct Nobody;
 
 impl Watcher for Nobody {
-    fn opened(&mut self, _: PortId, _: &dyn RxQueue) -> std::io::Result<()> {
+    fn opened(&mut self, _: PortId, _: Option<BorrowedFd<'_>>) -> std::io::Result<()> {
         Ok(())
     }
-    fn closed(&mut self, _: PortId, _: &dyn RxQueue) {}
+    fn closed(&mut self, _: PortId, _: Option<BorrowedFd<'_>>) {}
 }
 
 /// One worker, turned by its owner.
@@ -33,7 +33,8 @@ impl InlineDatapath {
     /// When the kernel grants no memory or descriptor.
     pub fn new(pool_frames: u32) -> std::io::Result<Self> {
         let (shared, events) = Shared::new(1)?;
-        let forwarder = Forwarder::new(0, Arc::clone(&shared), pool_frames, super::seed()?)?;
+        let config = DatapathConfig { workers: 1, pool_frames, pool_chunks: 0 };
+        let forwarder = Forwarder::new(0, Arc::clone(&shared), &config, super::seed()?)?;
         Ok(Self { shared, events, forwarder })
     }
 

@@ -15,6 +15,7 @@ pub mod fdb;
 pub mod flow;
 pub mod flow_cache;
 mod forwarder;
+mod handover;
 mod idle;
 pub mod inline;
 pub mod pipeline;
@@ -22,17 +23,19 @@ pub mod rate;
 pub mod resolve;
 pub mod scatter;
 mod tag;
+mod underlay;
 mod worker;
 mod zeroed;
 
 use std::os::fd::OwnedFd;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, OnceLock, PoisonError};
 use std::thread::JoinHandle;
 
 use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{EventfdFlags, eventfd};
 
+use crate::frame::pool::Region;
 use crate::snapshot::publish::Publisher;
 use crate::snapshot::{BridgeId, PORTS_MAX, PortId, Snapshot};
 use counters::{CounterTable, INJECTED_ROW, WorkerCells};
@@ -49,12 +52,15 @@ pub struct DatapathConfig {
     pub workers: usize,
     /// The frames of each thread's pool.
     pub pool_frames: u32,
+    /// The chunks of each thread's pool, 4 KB each, for AF_XDP ports to receive into. They cost
+    /// nothing until the thread has such a port.
+    pub pool_chunks: u32,
 }
 
 impl Default for DatapathConfig {
     fn default() -> Self {
         // A burst, the segments of one super-frame of tiny segments in batches, and slack.
-        Self { workers: 1, pool_frames: 256 }
+        Self { workers: 1, pool_frames: 256, pool_chunks: 8192 }
     }
 }
 
@@ -87,6 +93,18 @@ struct WorkerShared {
     wake: OwnedFd,
     counters: CounterTable,
     cells: WorkerCells,
+    /// What other workers have for interfaces that only this one may use.
+    handover: handover::Handover,
+    /// The memory of the thread's pool; set once the thread's forwarder exists.
+    region: OnceLock<Arc<Region>>,
+}
+
+impl WorkerShared {
+    /// Ends the worker's sleep.
+    fn wake(&self) {
+        // The only error is a full counter, and then the worker is being woken already.
+        let _ = rustix::io::write(&self.wake, &1u64.to_ne_bytes());
+    }
 }
 
 #[derive(Debug)]
@@ -108,6 +126,8 @@ impl Shared {
                     wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
                     counters: CounterTable::new(),
                     cells: WorkerCells::default(),
+                    handover: handover::Handover::default(),
+                    region: OnceLock::new(),
                 })
             })
             .collect::<std::io::Result<Vec<_>>>()?;
@@ -127,7 +147,9 @@ impl Shared {
 
     fn publish(&self, snapshot: Snapshot) -> u64 {
         let bridges: Vec<_> = snapshot.bridges.iter().flatten().map(|bridge| Arc::clone(&bridge.fdb)).collect();
-        self.ports_high.fetch_max(snapshot.ports.len(), Ordering::Relaxed);
+        let underlays = snapshot.underlays.iter().map(|underlay| underlay.id.index() + 1).max();
+        let high = snapshot.ports.len().max(underlays.unwrap_or(0));
+        self.ports_high.fetch_max(high, Ordering::Relaxed);
         let generation = self.publisher.publish(snapshot);
         // After the publication: a worker that reads a new epoch finds the new generation too.
         for fdb in bridges {
@@ -179,7 +201,7 @@ impl Datapath {
         for number in 0..count {
             // One worker processes what is injected: injected frames have no order among ports.
             let injected = (number == 0).then(|| injected.clone());
-            let worker = Worker::new(number, Arc::clone(&shared), injected, config.pool_frames, seed()?)?;
+            let worker = Worker::new(number, Arc::clone(&shared), injected, &config, seed()?)?;
             let thread = std::thread::Builder::new().name(format!("worker-{number}")).spawn(move || {
                 let _guard = AbortOnPanic;
                 worker.run();
@@ -199,11 +221,14 @@ impl Datapath {
         self.shared.workers.len()
     }
 
+    /// The memory of a worker's pool, for AF_XDP sockets that are to be that worker's.
+    #[must_use]
+    pub fn region(&self, worker: u16) -> Option<Arc<Region>> {
+        self.shared.workers.get(usize::from(worker))?.region.get().map(Arc::clone)
+    }
+
     fn wake(&self) {
-        for worker in &self.shared.workers {
-            // The only error is a full counter, and then the worker is being woken already.
-            let _ = rustix::io::write(&worker.wake, &1u64.to_ne_bytes());
-        }
+        self.shared.workers.iter().for_each(WorkerShared::wake);
     }
 
     /// Makes `snapshot` the configuration and returns its generation. The threads adopt it

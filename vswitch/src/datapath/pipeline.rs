@@ -181,7 +181,7 @@ fn flood(source: &Source<'_>, key: FlowKey, frame: u16, out: &mut Scatter) -> u6
             continue;
         }
         let Some(to) = snapshot.port(to) else { continue };
-        if !resolve::may_talk(bridge, port, to) {
+        if !to.flooding || resolve::same_group(port, to) || !resolve::may_talk(bridge, port, to) {
             continue;
         }
         let tag = match vlan {

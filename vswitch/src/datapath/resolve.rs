@@ -87,7 +87,15 @@ pub fn egress_tag(mode: &VlanMode, vlan: u16, tag: Option<u16>) -> Option<TagOp>
 #[inline]
 #[must_use]
 pub fn may_talk(bridge: &BridgeEntry, from: &PortEntry, to: &PortEntry) -> bool {
-    bridge.icc || from.kind == PortKind::Host || to.kind == PortKind::Host
+    let outside = |port: &PortEntry| matches!(port.kind, PortKind::Host | PortKind::Uplink);
+    bridge.icc || outside(from) || outside(to)
+}
+
+/// Whether the two ports are remotes of one tunnel, which reach each other without us.
+#[inline]
+#[must_use]
+pub fn same_group(from: &PortEntry, to: &PortEntry) -> bool {
+    from.group.is_some() && from.group == to.group
 }
 
 /// Decides for a frame with `key` that came in through `port`.
@@ -102,7 +110,11 @@ pub fn resolve(snapshot: &Snapshot, bridge: &BridgeEntry, port: &PortEntry, key:
         return drop(DropReason::LinkLocal);
     }
     let Some(vlan) = ingress_vlan(&port.vlan, tag) else { return drop(DropReason::VlanIngress) };
-    let (learned, found) = bridge.fdb.resolve(source, destination, vlan, port.id, now.s);
+    let (learned, found) = if port.learning {
+        bridge.fdb.resolve(source, destination, vlan, port.id, now.s)
+    } else {
+        (LearnOutcome::Here(NO_STAMP), bridge.fdb.lookup(destination, vlan))
+    };
     let stamp = match learned {
         LearnOutcome::Here(stamp) | LearnOutcome::Moved(stamp) => Some(stamp),
         // The frame may pass all the same; only nothing was learned from it.
@@ -123,6 +135,8 @@ pub fn resolve(snapshot: &Snapshot, bridge: &BridgeEntry, port: &PortEntry, key:
     };
     let verdict = if out.id == port.id {
         Verdict::Drop(DropReason::SamePort)
+    } else if same_group(port, out) {
+        Verdict::Drop(DropReason::SplitHorizon)
     } else if !may_talk(bridge, port, out) {
         Verdict::Drop(DropReason::Isolated)
     } else if let Some(tag) = egress_tag(&out.vlan, vlan, tag) {

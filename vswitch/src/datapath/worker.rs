@@ -13,18 +13,17 @@
 //!
 //! *Order.* A flow enters through one port, a port has one reader, a reader keeps the order.
 
-use std::os::fd::{AsFd, OwnedFd};
+use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Receiver;
 use rustix::event::epoll;
 
-use super::Shared;
 use super::counters::WorkerCells;
 use super::forwarder::{Forwarder, Served, Watcher};
 use super::idle::{Idle, Wait};
-use crate::io::RxQueue;
+use super::{DatapathConfig, Shared};
 use crate::snapshot::PortId;
 
 /// The token of the wake-up descriptor in epoll; ports have theirs below.
@@ -50,8 +49,8 @@ struct Ready {
 }
 
 impl Watcher for Ready {
-    fn opened(&mut self, port: PortId, rx: &dyn RxQueue) -> std::io::Result<()> {
-        match rx.event_fd() {
+    fn opened(&mut self, port: PortId, fd: Option<BorrowedFd<'_>>) -> std::io::Result<()> {
+        match fd {
             Some(fd) => {
                 let token = epoll::EventData::new_u64(u64::from(port.0));
                 epoll::add(&self.epoll, fd, token, epoll::EventFlags::IN)?;
@@ -62,8 +61,8 @@ impl Watcher for Ready {
         Ok(())
     }
 
-    fn closed(&mut self, port: PortId, rx: &dyn RxQueue) {
-        if let Some(fd) = rx.event_fd() {
+    fn closed(&mut self, port: PortId, fd: Option<BorrowedFd<'_>>) {
+        if let Some(fd) = fd {
             // Explicitly, because a duplicate of the descriptor may stay open elsewhere.
             let _ = epoll::delete(&self.epoll, fd);
         }
@@ -86,13 +85,13 @@ impl Worker {
         number: usize,
         shared: Arc<Shared>,
         injections: Option<Receiver<Injection>>,
-        pool_frames: u32,
+        config: &DatapathConfig,
         seed: u64,
     ) -> std::io::Result<Self> {
         let epoll = epoll::create(epoll::CreateFlags::CLOEXEC)?;
         let wake = shared.workers[number].wake.as_fd();
         epoll::add(&epoll, wake, epoll::EventData::new_u64(WAKE_TOKEN), epoll::EventFlags::IN)?;
-        let forwarder = Forwarder::new(number, Arc::clone(&shared), pool_frames, seed)?;
+        let forwarder = Forwarder::new(number, Arc::clone(&shared), config, seed)?;
         let ready = Ready { epoll, active: Vec::new(), assumed: Vec::new() };
         Ok(Self { number, shared, injections, forwarder, ready, idle: Idle::default() })
     }
@@ -109,6 +108,7 @@ impl Worker {
             while let Some(injection) = self.injections.as_ref().and_then(|channel| channel.try_recv().ok()) {
                 self.forwarder.inject(injection.from, &injection.bytes, &mut self.ready);
             }
+            self.forwarder.take_handover();
             if self.ready.active.is_empty() {
                 self.wait(&mut events);
                 bursts_since_poll = 0;
@@ -121,7 +121,7 @@ impl Worker {
             }
             bursts_since_poll += self.serve_round();
         }
-        self.forwarder.close();
+        self.forwarder.close(&mut self.ready);
     }
 
     /// Serves each active port once; returns the number of bursts.

@@ -49,7 +49,32 @@ reasons! {
     NoDestination => "no-destination",
     /// The port was detached between reception and processing.
     PortDetached => "port-detached",
+    /// Between two remotes of one tunnel: they reach each other without us (split horizon).
+    SplitHorizon => "split-horizon",
+    /// The interface had to drop it before the switch could read it: no room in its receive ring.
+    RxOverrun => "rx-overrun",
+    // Found on an underlay, counted on it, or on the tunnel's port where there is one.
+    /// A tunnel packet whose headers are truncated or contradict themselves.
+    TunnelMalformed => "tunnel-malformed",
+    /// A tunnel packet with a wrong outer checksum.
+    TunnelChecksum => "tunnel-checksum",
+    /// A tunnel packet for a network identifier that no tunnel here has.
+    UnknownVni => "unknown-vni",
+    /// A tunnel packet from a host that is no remote of the tunnel.
+    UnknownPeer => "unknown-peer",
+    /// An inner VLAN tag on a tunnel that carries none (RFC 7348 section 6.1).
+    TunnelTag => "tunnel-tag",
+    /// Congestion was marked outside, but the inner packet cannot carry the mark (RFC 6040 section 4.2).
+    TunnelEcn => "tunnel-ecn",
+    /// Taken from the host's interface, but nothing here belongs to it.
+    NotOurs => "not-ours",
     // Found at egress, counted on the port that the frame was for.
+    /// The host has no route to the tunnel's remote.
+    NoRoute => "no-route",
+    /// The next hop towards the tunnel's remote does not answer.
+    NoNeighbour => "no-neighbour",
+    /// The worker that serves the interface has too much to do to take more from other workers.
+    HandoverFull => "handover-full",
     /// The destination's VLAN set does not include the frame's VLAN.
     VlanEgress => "vlan-egress",
     /// Larger than the MTU of the port that it was for.

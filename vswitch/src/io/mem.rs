@@ -55,6 +55,7 @@ struct Shared {
     sent_bytes: AtomicU64,
     gone: AtomicBool,
     event: Option<OwnedFd>,
+    home: Option<u16>,
 }
 
 #[derive(Debug)]
@@ -98,6 +99,7 @@ impl MemDevice {
                 sent_bytes: AtomicU64::new(0),
                 gone: AtomicBool::new(false),
                 event: None,
+                home: None,
             }),
         }
     }
@@ -117,6 +119,16 @@ impl MemDevice {
             shared.signal();
         }
         Ok(self)
+    }
+
+    /// The same for one worker only.
+    ///
+    /// # Panics
+    /// If queues of the device are open, or it was cloned.
+    #[must_use]
+    pub fn with_home(mut self, worker: u16) -> Self {
+        Arc::get_mut(&mut self.shared).expect("the device is not in use yet").home = Some(worker);
+        self
     }
 
     /// Lets the device receive a frame.
@@ -187,11 +199,15 @@ impl Device for MemDevice {
         self.shared.caps
     }
 
-    fn open_rx(&self) -> io::Result<Box<dyn RxQueue>> {
+    fn home(&self) -> Option<u16> {
+        self.shared.home
+    }
+
+    fn open_rx(&self, _pool: &mut Pool) -> io::Result<Box<dyn RxQueue>> {
         Ok(Box::new(MemRx { shared: Arc::clone(&self.shared), next: 0 }))
     }
 
-    fn open_tx(&self) -> io::Result<Box<dyn TxQueue>> {
+    fn open_tx(&self, _pool: &mut Pool) -> io::Result<Box<dyn TxQueue>> {
         Ok(Box::new(MemTx { shared: Arc::clone(&self.shared) }))
     }
 }
@@ -283,7 +299,14 @@ struct MemTx {
 }
 
 impl TxQueue for MemTx {
-    fn send(&mut self, frames: &mut [Frame], units: &[Unit], pieces: &[Piece], report: &mut TxReport) {
+    fn send(
+        &mut self,
+        _pool: &mut Pool,
+        frames: &mut [Frame],
+        units: &[Unit],
+        pieces: &[Piece],
+        report: &mut TxReport,
+    ) {
         if self.shared.is_gone() {
             units.iter().for_each(|_| report.drop_unit(DropReason::PortGone));
             return;

@@ -12,7 +12,10 @@ use crate::frame::{Burst, DropReason, Frame, Offload, Pool};
 
 pub mod mem;
 pub mod tap;
+mod underlay;
 pub mod uplink;
+
+pub use underlay::{Arrivals, Underlay, UnderlayReport, UnderlayRx};
 
 /// What a device can take on the way out, and promises on the way in.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,13 +30,15 @@ pub struct Caps {
     pub ecn: bool,
     /// UDP super-frames.
     pub uso: bool,
+    /// Frames that are scattered over several chunks ([`Frame::is_linear`]).
+    pub scatter: bool,
 }
 
 impl Caps {
     /// Nothing: plain finished frames only.
-    pub const NONE: Self = Self { csum: false, tso4: false, tso6: false, ecn: false, uso: false };
-    /// Everything.
-    pub const ALL: Self = Self { csum: true, tso4: true, tso6: true, ecn: true, uso: true };
+    pub const NONE: Self = Self { csum: false, tso4: false, tso6: false, ecn: false, uso: false, scatter: false };
+    /// Every offload, what a TAP of a new kernel has.
+    pub const ALL: Self = Self { csum: true, tso4: true, tso6: true, ecn: true, uso: true, scatter: false };
 
     /// The names of the granted offloads, for people.
     #[must_use]
@@ -50,17 +55,23 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     /// What the device can take now; may shrink in its life when the kernel takes back a promise.
     fn caps(&self) -> Caps;
 
-    /// Opens the receiving side. A worker calls it when it becomes the port's reader.
-    ///
-    /// # Errors
-    /// What the kernel says.
-    fn open_rx(&self) -> std::io::Result<Box<dyn RxQueue>>;
+    /// The only worker that may open queues, because the device works in that worker's memory; none
+    /// if any may. The other workers hand it what they have for the device.
+    fn home(&self) -> Option<u16> {
+        None
+    }
 
-    /// Opens a sending side for one worker.
+    /// Opens the receiving side. A worker calls it with its pool when it becomes the port's reader.
     ///
     /// # Errors
     /// What the kernel says.
-    fn open_tx(&self) -> std::io::Result<Box<dyn TxQueue>>;
+    fn open_rx(&self, pool: &mut Pool) -> std::io::Result<Box<dyn RxQueue>>;
+
+    /// Opens a sending side for the worker whose pool this is.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    fn open_tx(&self, pool: &mut Pool) -> std::io::Result<Box<dyn TxQueue>>;
 }
 
 /// How a receive call ended.
@@ -98,6 +109,9 @@ pub trait RxQueue: Send {
 
     /// The descriptor that is readable when frames wait; none for devices in memory.
     fn event_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Gives back what the queue has of the pool, before it is dropped.
+    fn close(&mut self, _pool: &mut Pool) {}
 }
 
 /// A part of a unit's payload beyond its head: the bytes of `frame` from `offset` on.
@@ -120,6 +134,8 @@ pub struct Unit {
     pub pieces_count: u16,
     /// What is still to be done to the unit (the head frame's own offload where nothing was coalesced).
     pub offload: Offload,
+    /// Whether the frame goes to this output alone, so that the device may keep it.
+    pub sole: bool,
 }
 
 /// What became of a send.
@@ -156,7 +172,11 @@ impl TxReport {
 /// The sending side of a device, owned by one worker.
 pub trait TxQueue: Send {
     /// Sends `units` in order and accounts for each of them in `report`: sent or dropped, never
-    /// neither. The frames stay the caller's; the device may write to their headroom, and to
-    /// nothing else.
-    fn send(&mut self, frames: &mut [Frame], units: &[Unit], pieces: &[Piece], report: &mut TxReport);
+    /// neither. The device may write to the frames' headroom, and to nothing else. The frames stay
+    /// the caller's; a device that still needs the bytes of a frame when it returns puts another
+    /// frame of `pool` in its place (a *sole* unit), or sends a copy.
+    fn send(&mut self, pool: &mut Pool, frames: &mut [Frame], units: &[Unit], pieces: &[Piece], report: &mut TxReport);
+
+    /// Gives back what the queue has of the pool, before it is dropped.
+    fn close(&mut self, _pool: &mut Pool) {}
 }

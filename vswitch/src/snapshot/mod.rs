@@ -13,7 +13,8 @@ use std::sync::Arc;
 
 use crate::datapath::fdb::Fdb;
 use crate::datapath::rate::SharedBucket;
-use crate::io::Device;
+use crate::io::{Device, Underlay};
+use crate::tunnel::TunnelTable;
 
 pub mod publish;
 mod sync;
@@ -62,6 +63,11 @@ pub enum PortKind {
     Host,
     /// A container.
     Container,
+    /// A physical interface on the bridge: the outside, reachable also under `icc off`.
+    Uplink,
+    /// A remote end of a tunnel: containers elsewhere. Each remote is a port of its own, so that
+    /// learning an address *behind a remote*, and flooding to all of them, need nothing special.
+    Tunnel,
 }
 
 /// A set of VLAN ids, 0 to 4095; 0 stands for untagged frames.
@@ -116,6 +122,12 @@ pub struct PortEntry {
     pub bridge: BridgeId,
     /// What it is for.
     pub kind: PortKind,
+    /// Ports of one group never reach each other: the remotes of one tunnel (split horizon).
+    pub group: Option<u16>,
+    /// Whether source addresses are learned from what the port sends.
+    pub learning: bool,
+    /// Whether frames to unknown and group addresses go to the port.
+    pub flooding: bool,
     /// Its VLANs.
     pub vlan: VlanMode,
     /// The largest IP packet that the port takes, in bytes.
@@ -149,6 +161,23 @@ pub struct BridgeEntry {
     pub vlan_aware: bool,
 }
 
+/// Where tunnels arrive: one source of frames for many ports.
+#[derive(Debug, Clone)]
+pub struct UnderlayEntry {
+    /// Its id among the ports: it is no port, but is counted and read like one.
+    pub id: PortId,
+    /// Different for every port and underlay that ever was, also under a reused id.
+    pub incarnation: u64,
+    /// Its name, for logs.
+    pub name: String,
+    /// The worker that reads it; none while it moves from one to another.
+    pub reader: Option<u16>,
+    /// Where its frames come from.
+    pub device: Arc<dyn Underlay>,
+    /// Which of them is for which port.
+    pub tunnels: Arc<TunnelTable>,
+}
+
 /// Everything that the datapath knows of the configuration.
 #[derive(Debug, Clone, Default)]
 pub struct Snapshot {
@@ -156,6 +185,8 @@ pub struct Snapshot {
     pub ports: Vec<Option<Arc<PortEntry>>>,
     /// The bridges by id.
     pub bridges: Vec<Option<Arc<BridgeEntry>>>,
+    /// The underlays.
+    pub underlays: Vec<Arc<UnderlayEntry>>,
 }
 
 impl Snapshot {

@@ -8,7 +8,7 @@ use vswitch::datapath::{Event, PortCounters};
 use vswitch::frame::{Csum, DropReason};
 use vswitch::io::Caps;
 use vswitch::io::mem::{MemDevice, MemFrame};
-use vswitch::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Snapshot, VlanMode};
+use vswitch::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Snapshot, UnderlayEntry, VlanMode};
 
 pub(crate) const P0: PortId = PortId(0);
 pub(crate) const P1: PortId = PortId(1);
@@ -54,6 +54,7 @@ pub(crate) struct Topology {
     pub(crate) ports: Vec<Option<PortEntry>>,
     pub(crate) bridges: Vec<BridgeEntry>,
     devices: Vec<MemDevice>,
+    pub(crate) underlays: Vec<Arc<UnderlayEntry>>,
     incarnations: u64,
 }
 
@@ -69,7 +70,13 @@ impl Topology {
             ports: Vec::new(),
             vlan_aware: false,
         };
-        Self { ports: Vec::new(), bridges: (0..bridges).map(bridge).collect(), devices: Vec::new(), incarnations: 0 }
+        Self {
+            ports: Vec::new(),
+            bridges: (0..bridges).map(bridge).collect(),
+            devices: Vec::new(),
+            underlays: Vec::new(),
+            incarnations: 0,
+        }
     }
 
     /// Adds a port with a new device to a bridge, under the next id.
@@ -91,6 +98,9 @@ impl Topology {
             name: format!("port{port}"),
             bridge: BridgeId(bridge),
             kind: PortKind::Container,
+            group: None,
+            learning: true,
+            flooding: true,
             vlan: VlanMode::Transparent,
             mtu: 1500,
             ingress_rate_bps: None,
@@ -127,6 +137,7 @@ impl Topology {
         Snapshot {
             ports: self.ports.iter().map(|port| port.clone().map(Arc::new)).collect(),
             bridges: self.bridges.iter().map(bridge).collect(),
+            underlays: self.underlays.clone(),
         }
     }
 }

@@ -14,6 +14,7 @@ mod offloads;
 mod probe;
 mod snapshots;
 mod threads;
+mod tunnels;
 mod vlans;
 #[path = "../wire_packets/mod.rs"]
 mod wire_packets;

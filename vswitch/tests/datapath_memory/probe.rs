@@ -61,17 +61,17 @@ impl Device for Probe {
         self.device.caps()
     }
 
-    fn open_rx(&self) -> io::Result<Box<dyn RxQueue>> {
+    fn open_rx(&self, pool: &mut Pool) -> io::Result<Box<dyn RxQueue>> {
         Ok(Box::new(ProbeRx {
-            queue: self.device.open_rx()?,
+            queue: self.device.open_rx(pool)?,
             received: Arc::clone(&self.received),
             _alive: self.alive(),
         }))
     }
 
-    fn open_tx(&self) -> io::Result<Box<dyn TxQueue>> {
+    fn open_tx(&self, pool: &mut Pool) -> io::Result<Box<dyn TxQueue>> {
         Ok(Box::new(ProbeTx {
-            queue: self.device.open_tx()?,
+            queue: self.device.open_tx(pool)?,
             sending: Arc::clone(&self.sending),
             _alive: self.alive(),
         }))
@@ -112,8 +112,8 @@ struct ProbeTx {
 }
 
 impl TxQueue for ProbeTx {
-    fn send(&mut self, frames: &mut [Frame], units: &[Unit], pieces: &[Piece], report: &mut TxReport) {
+    fn send(&mut self, pool: &mut Pool, frames: &mut [Frame], units: &[Unit], pieces: &[Piece], report: &mut TxReport) {
         call(&self.sending);
-        self.queue.send(frames, units, pieces, report);
+        self.queue.send(pool, frames, units, pieces, report);
     }
 }

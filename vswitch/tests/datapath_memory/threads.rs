@@ -17,7 +17,7 @@ use crate::probe::Probe;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn start(workers: usize) -> Arc<Datapath> {
-    Arc::new(Datapath::start(DatapathConfig { workers, pool_frames: 128 }).unwrap())
+    Arc::new(Datapath::start(DatapathConfig { workers, pool_frames: 128, pool_chunks: 0 }).unwrap())
 }
 
 fn device() -> MemDevice {
@@ -320,4 +320,27 @@ fn an_idle_switch_sleeps_and_a_stopped_one_lets_go() {
     let generation = datapath.publish(Default::default());
     datapath.wait_seen(generation);
     assert_eq!(Arc::strong_count(&alive), 1, "all queues are closed");
+}
+
+#[test]
+fn frames_for_another_workers_device_are_handed_over() {
+    let datapath = start(2);
+    let mut topology = Topology::new(1);
+    let source = device();
+    let home = MemDevice::new(Caps::ALL).with_event_fd().unwrap().with_home(1);
+    topology.attach(0, source.clone());
+    topology.attach(0, home.clone());
+    topology.port(P1).reader = Some(1);
+    datapath.wait_seen(datapath.publish(topology.snapshot()));
+    // Learned, so that frames to it are not floods.
+    home.inject(frame(BROADCAST, mac(2)));
+    wait_for("the broadcast", || source.sent_frames() == 1);
+    for number in 0..500u16 {
+        source.inject(frame_of(mac(2), mac(1), None, &number.to_be_bytes().repeat(23)));
+    }
+    wait_for("all frames at their home, in order", || home.sent_frames() == 500);
+    let sent = home.take_sent();
+    assert!(sent.iter().zip(0u16..).all(|(frame, number)| frame.bytes[14..16] == number.to_be_bytes()));
+    assert_eq!(datapath.worker_counters()[0].ports + datapath.worker_counters()[1].ports, 2);
+    stop(&datapath);
 }

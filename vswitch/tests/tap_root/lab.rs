@@ -129,11 +129,11 @@ impl Wire {
     pub(crate) fn between(a: &TapDevice, b: &TapDevice) -> Self {
         let stop = Arc::new(AtomicBool::new(false));
         let longest_frame = Arc::new(AtomicU64::new(0));
-        let mut rx = [a.open_rx().unwrap(), b.open_rx().unwrap()];
-        let mut tx = [b.open_tx().unwrap(), a.open_tx().unwrap()];
+        let mut pool = Pool::new(128).unwrap();
+        let mut rx = [a.open_rx(&mut pool).unwrap(), b.open_rx(&mut pool).unwrap()];
+        let mut tx = [b.open_tx(&mut pool).unwrap(), a.open_tx(&mut pool).unwrap()];
         let (stopped, longest) = (Arc::clone(&stop), Arc::clone(&longest_frame));
         let thread = std::thread::spawn(move || {
-            let mut pool = Pool::new(128).unwrap();
             let mut totals = Totals::default();
             while !stopped.load(Ordering::Relaxed) {
                 wait_readable(rx.iter().map(AsRef::as_ref), Duration::from_millis(50));
@@ -144,7 +144,7 @@ impl Wire {
                     longest.fetch_max(longest_here, Ordering::Relaxed);
                     let units: Vec<_> = (0..burst.len()).map(|i| whole(i, &burst)).collect();
                     let mut report = TxReport::default();
-                    tx.send(&mut burst, &units, &[], &mut report);
+                    tx.send(&mut pool, &mut burst, &units, &[], &mut report);
                     totals.received += burst.len() as u64;
                     totals.sent += u64::from(report.sent);
                     totals.dropped += report.drops().map(|(_, count)| u64::from(count)).sum::<u64>();
@@ -177,7 +177,7 @@ impl Drop for Wire {
 
 /// The unit that is frame `i` of `burst` and nothing else.
 pub(crate) fn whole(i: usize, burst: &[vswitch::frame::Frame]) -> Unit {
-    Unit { frame: i as u16, first_piece: 0, pieces_count: 0, offload: burst[i].offload }
+    Unit { frame: i as u16, first_piece: 0, pieces_count: 0, offload: burst[i].offload, sole: true }
 }
 
 /// Waits until a queue has something, and says what poll said of each.

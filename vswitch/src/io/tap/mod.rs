@@ -49,6 +49,7 @@ use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
 use self::offload::LiveCaps;
 use super::{Caps, Device, RxQueue, TxQueue};
+use crate::frame::Pool;
 use crate::wire::vnet_hdr;
 
 /// The transmit queue of a TAP in frames (`IFLA_TXQLEN`): what the container has sent and the
@@ -163,11 +164,11 @@ impl Device for TapDevice {
         self.shared.caps.get()
     }
 
-    fn open_rx(&self) -> io::Result<Box<dyn RxQueue>> {
+    fn open_rx(&self, _pool: &mut Pool) -> io::Result<Box<dyn RxQueue>> {
         Ok(Box::new(queue::TapRx::new(Arc::clone(&self.shared))))
     }
 
-    fn open_tx(&self) -> io::Result<Box<dyn TxQueue>> {
+    fn open_tx(&self, _pool: &mut Pool) -> io::Result<Box<dyn TxQueue>> {
         Ok(Box::new(queue::TapTx::new(Arc::clone(&self.shared))))
     }
 }

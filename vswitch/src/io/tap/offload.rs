@@ -97,6 +97,7 @@ fn from_bits(bits: u8) -> Caps {
         tso6: bits & TSO6 != 0,
         ecn: bits & ECN != 0,
         uso: bits & USO != 0,
+        scatter: false,
     }
 }
 

@@ -163,7 +163,14 @@ impl TapTx {
 }
 
 impl TxQueue for TapTx {
-    fn send(&mut self, frames: &mut [Frame], units: &[Unit], pieces: &[Piece], report: &mut TxReport) {
+    fn send(
+        &mut self,
+        _pool: &mut Pool,
+        frames: &mut [Frame],
+        units: &[Unit],
+        pieces: &[Piece],
+        report: &mut TxReport,
+    ) {
         for unit in units {
             match self.send_unit(frames, unit, pieces) {
                 Ok(bytes) => {
