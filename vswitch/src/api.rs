@@ -18,6 +18,9 @@
 //! | `GET /v1/bridges/{bridge}/ports` | | `[`[`Port`]`]` |
 //! | `POST /v1/bridges/{bridge}/ports` | [`PortSpec`] | [`Port`] |
 //! | `DELETE /v1/bridges/{bridge}/ports/{port}` | | 204 |
+//! | `POST /v1/bridges/{bridge}/uplinks` | [`UplinkSpec`] | [`Uplink`] |
+//! | `DELETE /v1/bridges/{bridge}/uplinks/{interface}` | | 204 |
+//! | `GET /v1/uplinks` | | [`Uplinks`] |
 //! | `GET /v1/bridges/{bridge}/fdb` | | `[`[`FdbEntry`]`]` |
 //! | `POST /v1/bridges/{bridge}/fdb` | [`FdbStatic`] | [`FdbEntry`] |
 //! | `DELETE /v1/bridges/{bridge}/fdb/{mac}?vlan=N` | | [`Flushed`] |
@@ -33,6 +36,10 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
+
+mod uplink;
+
+pub use uplink::{SharedUplink, Uplink, UplinkCarry, UplinkSpec, UplinkState, Uplinks};
 
 /// The largest request body that the daemon reads, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;

@@ -59,6 +59,7 @@ impl Desired {
             storm_limit: spec.storm_limit.unwrap_or(STORM_LIMIT_DEFAULT),
             labels: spec.labels.clone(),
             ports: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
             statics: Vec::new(),
         };
         record.check_values(name)?;
@@ -100,7 +101,16 @@ impl Desired {
     /// # Errors
     /// There is no such bridge, or it has ports and `force` is not given.
     pub fn remove_bridge(&mut self, name: &str, force: bool) -> Result<BridgeRecord> {
-        let ports = self.bridge(name)?.ports.len();
+        let record = self.bridge(name)?;
+        if let Some(uplink) = record.uplinks.keys().next()
+            && !force
+        {
+            return Err(conflict(
+                format!("the bridge {name:?} has the uplink {uplink:?}"),
+                "take it off first with `vswitchctl del-uplink`, or remove all at once with --force",
+            ));
+        }
+        let ports = record.ports.len();
         if ports > 0 && !force {
             return Err(conflict(
                 format!("the bridge {name:?} has {ports} port{}", if ports == 1 { "" } else { "s" }),

@@ -25,6 +25,7 @@ impl Desired {
         }
         let mut nets = Vec::new();
         let mut interfaces = HashSet::new();
+        let mut uplinks = HashSet::new();
         for (name, bridge) in &self.bridges {
             bridge.check(name)?;
             for subnet in &bridge.subnets {
@@ -35,6 +36,12 @@ impl Desired {
                         format!("the subnet {} of bridge {name:?} overlaps {other} of bridge {owner:?}", subnet.net),
                         "",
                     ));
+                }
+            }
+            for (uplink, record) in &bridge.uplinks {
+                record.check(name, uplink)?;
+                if !uplinks.insert(uplink) {
+                    return Err(conflict(format!("the interface {uplink:?} is an uplink of two bridges"), ""));
                 }
             }
             nets.extend(bridge.subnets.iter().map(|subnet| (subnet.net, name.as_str())));
@@ -69,6 +76,7 @@ impl BridgeRecord {
         self.check_values(name)?;
 
         let mut names = HashSet::from([name]);
+        names.extend(self.uplinks.keys().map(String::as_str));
         let mut macs: HashSet<_> = self.mac.into_iter().collect();
         let mut addresses = HashSet::new();
         for (port_name, port) in &self.ports {
@@ -107,7 +115,9 @@ impl BridgeRecord {
         }
         let mut seen = HashSet::new();
         for entry in &self.statics {
-            let known = self.ports.contains_key(&entry.port) || (entry.port == name && !self.l2);
+            let known = self.ports.contains_key(&entry.port)
+                || self.uplinks.contains_key(&entry.port)
+                || (entry.port == name && !self.l2);
             let owned_elsewhere = self.ports.iter().any(|(port, other)| other.mac == entry.mac && *port != entry.port);
             let bad = !known
                 || owned_elsewhere

@@ -22,8 +22,8 @@ impl Desired {
                 format!("choose from 1 to {VLAN_ID_MAX}, and 0 for untagged frames"),
             ));
         }
-        let port = if entry.port == bridge && !record.l2 {
-            bridge.to_owned()
+        let port = if (entry.port == bridge && !record.l2) || record.uplinks.contains_key(&entry.port) {
+            entry.port.clone()
         } else {
             record.find_port(bridge, &entry.port)?.to_owned()
         };

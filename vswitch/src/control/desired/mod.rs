@@ -34,9 +34,11 @@ mod port;
 mod reboot;
 #[cfg(test)]
 mod tests;
+mod uplink;
 
 pub use limits::*;
 pub use names::{INTERFACE_NAME_BYTES_MAX, NAME_BYTES_MAX};
+pub use uplink::{UplinkRecord, UplinkTarget};
 
 /// Everything that the switch was told to be.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -78,6 +80,9 @@ pub struct BridgeRecord {
     pub labels: BTreeMap<String, String>,
     /// The attached ports by name.
     pub ports: BTreeMap<String, PortRecord>,
+    /// The physical interfaces that are ports, by the names that they had when they were added.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub uplinks: BTreeMap<String, UplinkRecord>,
     /// Static entries of the forwarding database, without those that the switch makes itself.
     pub statics: Vec<StaticRecord>,
 }
@@ -212,7 +217,7 @@ impl Desired {
     /// The number of ports, the hosts' own included: what counts against [`crate::snapshot::PORTS_MAX`].
     #[must_use]
     pub fn ports_count(&self) -> usize {
-        self.bridges.values().map(|bridge| bridge.ports.len() + usize::from(!bridge.l2)).sum()
+        self.bridges.values().map(|bridge| bridge.ports.len() + bridge.uplinks.len() + usize::from(!bridge.l2)).sum()
     }
 }
 
