@@ -14,6 +14,7 @@ mod address;
 mod link;
 pub mod monitor;
 mod neighbour;
+mod programs;
 mod route;
 
 use std::io;
@@ -28,6 +29,7 @@ use rustix::io::Errno;
 
 pub use self::address::Address;
 pub use self::link::{IPV6_MTU_MIN, Link, LinkChange};
+pub use self::programs::{Filter, XdpAttached};
 pub use self::route::{NewRoute, Route, RouteKind, TABLE_LOCAL, TABLE_MAIN};
 
 /// As large as the kernel ever makes one part of a dump (`NLMSG_GOODSIZE` up to 32 KB), and more
