@@ -22,6 +22,7 @@ use crate::control::server::socket::{self, Socket, SocketError};
 use crate::control::service::{Service, StopRequest};
 use crate::control::store::{LoadError, Store};
 use crate::control::switch::Switch;
+use crate::control::uplink::options::UplinkOption;
 use crate::control::{upkeep, watch as netns_watch};
 use crate::datapath::{Datapath, DatapathConfig};
 
@@ -41,6 +42,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// The number of datapath threads; default one per core, at most 8.
     pub workers: Option<usize>,
+    /// The interfaces that are shared with the host.
+    pub uplinks: Vec<UplinkOption>,
 }
 
 /// Why the daemon could not start.
@@ -99,6 +102,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let datapath = Arc::new(Datapath::start(config).map_err(doing("the datapath cannot be started"))?);
     let mut switch = Switch::new(desired, store, Arc::clone(&datapath))
         .map_err(doing("the daemon's own network namespace cannot be opened"))?;
+    switch.set_uplinks(options.uplinks.clone()).map_err(|error| StartError::Reconcile(error.message))?;
+    let host_changes = switch.host_changes();
     switch.reconcile().map_err(|error| StartError::Reconcile(error.message))?;
     let (bridges, ports) = (switch.bridges().len(), switch.ports(None).map_or(0, |ports| ports.len()));
 
@@ -116,6 +121,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let upkeep = [
             tokio::spawn(upkeep::handle_events(service.clone(), events)),
             tokio::spawn(upkeep::tick(service.clone())),
+            tokio::spawn(upkeep::follow_host(service.clone(), host_changes)),
             tokio::spawn(netns_watch::watch(service.clone())),
         ];
         let balance = (workers > 1).then(|| tokio::spawn(upkeep::balance(service.clone(), Arc::clone(&datapath))));

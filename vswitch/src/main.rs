@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
+use vswitch::control::uplink::options::{self, UplinkOption};
 use vswitch::daemon::{self, Options, WORKERS_MAX};
 
 /// A virtual switch for containers: bridges, and ports in network namespaces.
@@ -28,6 +29,12 @@ struct Arguments {
     /// The number of datapath threads [default: one per core, at most 8].
     #[arg(long, value_name = "N", value_parser = parse_workers)]
     workers: Option<usize>,
+
+    /// An interface of the host through which the switch's traffic leaves, too, and how it is taken
+    /// there: at the tc hook, or by AF_XDP (repeatable). `auto` is the interface of the default route, and
+    /// touched only when something needs it [default: auto].
+    #[arg(long = "uplink", value_name = "auto|none|IFACE[,tc|,xdp=native|generic]")]
+    uplinks: Vec<UplinkOption>,
 
     /// What to log: error, warn, info, debug or trace, also per module as in RUST_LOG.
     #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
@@ -59,6 +66,10 @@ Examples:
   A second switch beside the first:
     vswitch --socket /run/vswitch/two.sock --state-dir /var/lib/vswitch-two
 
+  Share an interface other than that of the default route, and do so from the beginning:
+    vswitch --uplink eth1
+    vswitch --uplink eth1,xdp=native --uplink auto
+
   See more of what it does:
     vswitch --log debug
 
@@ -87,7 +98,7 @@ fn completion_script(shell: Supported) -> Vec<u8> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { socket, state_dir, workers, log, completion } = Arguments::parse();
+    let Arguments { socket, state_dir, workers, uplinks, log, completion } = Arguments::parse();
     if let Some(shell) = completion {
         return match std::io::stdout().write_all(&completion_script(shell)) {
             Ok(()) => ExitCode::SUCCESS,
@@ -99,8 +110,12 @@ fn main() -> ExitCode {
             }
         };
     }
+    let uplinks = match options::check(uplinks) {
+        Ok(uplinks) => uplinks,
+        Err(why) => Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, why).exit(),
+    };
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(false).init();
-    match daemon::run(&Options { socket, state_dir, workers }) {
+    match daemon::run(&Options { socket, state_dir, workers, uplinks }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vswitch: {error}");

@@ -307,7 +307,11 @@ impl Classifier {
 fn refuse_foreign(interface: &str) -> Result<()> {
     let mut programs = attached_programs(interface)?;
     programs.retain(|program| program.hook.starts_with("xdp"));
-    if programs.is_empty() { Ok(()) } else { Err(ClassifierError::Foreign { interface: interface.to_owned(), programs }) }
+    if programs.is_empty() {
+        Ok(())
+    } else {
+        Err(ClassifierError::Foreign { interface: interface.to_owned(), programs })
+    }
 }
 
 fn index_of(interface: &str) -> Result<u32> {

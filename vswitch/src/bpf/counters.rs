@@ -67,7 +67,8 @@ mod tests {
             .filter(|name| !name.is_empty())
             .map(|name| name.to_lowercase().replace('_', "-"))
             .collect();
-        let expected = [&["passed"], &*Counter::ALL.iter().map(|c| c.name()).collect::<Vec<_>>(), &["counters"]].concat();
+        let expected =
+            [&["passed"], &*Counter::ALL.iter().map(|c| c.name()).collect::<Vec<_>>(), &["counters"]].concat();
         assert_eq!(names, expected);
     }
 }

@@ -290,7 +290,10 @@ fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {
 
 /// What cannot be: the object and this file belong together.
 pub(super) fn wrong_map(name: &str) -> ClassifierError {
-    ClassifierError::refused(format!("find {name} in the compiled classifier"), &std::io::Error::other("it is not there"))
+    ClassifierError::refused(
+        format!("find {name} in the compiled classifier"),
+        &std::io::Error::other("it is not there"),
+    )
 }
 
 /// Kernels before 5.11 count maps as locked memory, of which a process may have 64 KB.

@@ -288,9 +288,7 @@ impl Maps {
                 || self.port(protocol, ip.source, to) == Some(Counter::Vxlan);
         }
         let request = if ip.is_ipv6() { 128 } else { 8 };
-        ip.is_icmp()
-            && header[0] == request
-            && self.translated.contains(&(Flow::Icmp, ip.is_ipv6(), be16(header, 4)))
+        ip.is_icmp() && header[0] == request && self.translated.contains(&(Flow::Icmp, ip.is_ipv6(), be16(header, 4)))
     }
 }
 

@@ -147,9 +147,8 @@ mod tests {
     #[test]
     fn the_filter_goes_with_the_last_service_of_its_protocol_port_and_family() {
         let mut services = Services::default();
-        let of = |address: &str, port| {
-            Service::each(Protocol::Tcp, Some(address.parse().unwrap()), port).next().unwrap()
-        };
+        let of =
+            |address: &str, port| Service::each(Protocol::Tcp, Some(address.parse().unwrap()), port).next().unwrap();
         let any: Vec<_> = Service::each(Protocol::Tcp, None, 80).collect();
         for service in any.iter().copied().chain([of("192.0.2.1", 80), of("192.0.2.1", 81), of("2001:db8::1", 81)]) {
             assert!(services.is_new(&service, Counter::Published).unwrap());

@@ -59,6 +59,8 @@ pub struct LinkChange<'a> {
     pub up: Option<bool>,
     /// The length of the transmit queue in packets.
     pub txqlen: Option<u32>,
+    /// Whether neighbours are asked for on it (the opposite of `IFF_NOARP`).
+    pub arp: Option<bool>,
     /// Whether IPv6 gives it a link-local address (RFC 4291 section 2.5.6) when it comes up.
     /// Without one the interface starts no IPv6 traffic of its own.
     pub ipv6_link_local: Option<bool>,
@@ -191,8 +193,12 @@ fn message_to(index: u32) -> LinkMessage {
 fn change_message(index: u32, change: &LinkChange<'_>) -> LinkMessage {
     let mut message = message_to(index);
     if let Some(up) = change.up {
-        message.header.change_mask = LinkFlags::Up;
-        message.header.flags = if up { LinkFlags::Up } else { LinkFlags::empty() };
+        message.header.change_mask |= LinkFlags::Up;
+        message.header.flags.set(LinkFlags::Up, up);
+    }
+    if let Some(arp) = change.arp {
+        message.header.change_mask |= LinkFlags::Noarp;
+        message.header.flags.set(LinkFlags::Noarp, !arp);
     }
     let attributes = &mut message.attributes;
     attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
@@ -210,6 +216,7 @@ fn describe(index: u32, change: &LinkChange<'_>) -> String {
     parts.extend(change.name.map(|name| format!("name {name}")));
     parts.extend(change.up.map(|up| if up { "up" } else { "down" }.to_owned()));
     parts.extend(change.txqlen.map(|packets| format!("txqlen {packets}")));
+    parts.extend(change.arp.map(|on| if on { "arp on" } else { "arp off" }.to_owned()));
     parts.extend(change.ipv6_link_local.map(|on| format!("IPv6 link-local {}", if on { "on" } else { "off" })));
     format!("change interface {index}: {}", parts.join(", "))
 }

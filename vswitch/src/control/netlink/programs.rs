@@ -69,9 +69,8 @@ impl Netlink {
             |payload| {
                 // Kernels without strict checks list those of all interfaces.
                 let message = TcMessageBuffer::new_checked(payload).ok()?;
-                let is_clsact = |nla: NlaBuffer<&[u8]>| {
-                    nla.kind() == libc::TCA_KIND && value::string(nla.value()) == "clsact"
-                };
+                let is_clsact =
+                    |nla: NlaBuffer<&[u8]>| nla.kind() == libc::TCA_KIND && value::string(nla.value()) == "clsact";
                 (message.index() == index as i32 && message.attributes().flatten().any(is_clsact)).then_some(())
             },
         )?;

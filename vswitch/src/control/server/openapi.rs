@@ -24,6 +24,9 @@ use crate::api;
         routes::list_bridge_ports,
         routes::add_port,
         routes::remove_port,
+        routes::add_uplink,
+        routes::remove_uplink,
+        routes::list_uplinks,
         routes::list_fdb,
         routes::add_fdb,
         routes::remove_fdb,
@@ -52,7 +55,7 @@ mod tests {
             .filter_map(|p| p.as_object())
             .map(serde_json::Map::len)
             .sum();
-        assert_eq!(count, 18);
+        assert_eq!(count, 21);
         for schema in ["BridgeSpec", "PortSpec", "Port", "Stats", "Error"] {
             assert!(document["components"]["schemas"][schema].is_object(), "{schema}");
         }

@@ -65,6 +65,7 @@ impl Switch {
             fdb: Arc::new(Fdb::new(fdb_limits(record))),
             host: None,
             ports: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
             last_loop: None,
         };
         self.live.bridges.insert(name.to_owned(), bridge);
@@ -112,6 +113,9 @@ impl Switch {
         next.remove_bridge(name, force)?;
         let record = self.desired.bridge(name)?.clone();
         self.live_bridge(name)?;
+        if !record.uplinks.is_empty() {
+            return self.remove_bridge_with_uplinks(name, &record);
+        }
         let Some(bridge) = self.live.bridges.remove(name) else { return Ok(()) };
         let persist = |bridge: &LiveBridge, on| {
             bridge.all_ports().for_each(|port| super::ports::set_persistent(name, port, on));

@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Switch;
-use super::live::{LiveBridge, LivePort};
+use super::live::{LiveBridge, LivePort, LiveUplink};
 use crate::api::{Bridge, Port, PortState};
 use crate::control::desired::{BridgeRecord, PortRecord};
 use crate::control::refusal::{Result, not_found};
@@ -71,6 +71,11 @@ fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge) -> Brid
     for (port, LivePort { attachment, .. }) in &live.ports {
         if let Err(why) = attachment {
             warnings.push(format!("port {port} is down: {why}"));
+        }
+    }
+    for (uplink, LiveUplink { attachment }) in &live.uplinks {
+        if let Err(why) = attachment {
+            warnings.push(format!("uplink {uplink} is not attached: {why}"));
         }
     }
     Bridge {

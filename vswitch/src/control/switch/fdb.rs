@@ -20,8 +20,9 @@ impl Switch {
         self.desired.bridge(bridge)?;
         let live = self.live_bridge(bridge)?;
         let host = live.host.iter().map(|port| (port.id, bridge));
+        let uplinks = live.uplinks.iter().filter_map(|(name, uplink)| Some((uplink.entry()?.id, name.as_str())));
         let names: HashMap<PortId, &str> =
-            host.chain(live.ports.iter().map(|(name, port)| (port.id, name.as_str()))).collect();
+            host.chain(live.ports.iter().map(|(name, port)| (port.id, name.as_str()))).chain(uplinks).collect();
         let now = now_s();
         let mut rows = live.fdb.entries();
         rows.sort_unstable_by_key(|row| (row.vlan, row.mac));
@@ -94,6 +95,7 @@ impl Switch {
         let port = match port {
             None => None,
             Some(port) if port == bridge && !record.l2 => Some(self.port_id(bridge, bridge)?),
+            Some(port) if record.uplinks.contains_key(port) => Some(self.port_id(bridge, port)?),
             Some(port) => Some(self.port_id(bridge, record.find_port(bridge, port)?)?),
         };
         Ok(Flushed { removed: self.live_bridge(bridge)?.fdb.flush(port) })
@@ -101,6 +103,14 @@ impl Switch {
 
     fn port_id(&self, bridge: &str, port: &str) -> Result<PortId> {
         let live = self.live_bridge(bridge)?;
+        if let Some(uplink) = live.uplinks.get(port) {
+            return uplink.entry().map(|entry| entry.id).ok_or_else(|| {
+                failed(
+                    format!("the uplink {port:?} is not attached"),
+                    "`vswitchctl show` says why; repeat the command when it is",
+                )
+            });
+        }
         let found = if port == bridge { live.host.as_ref() } else { live.ports.get(port) };
         found.map(|port| port.id).ok_or_else(|| {
             failed(format!("port {port:?} does not exist in the datapath"), "restart the daemon and report this")

@@ -21,6 +21,7 @@ impl Switch {
     /// The interfaces of these ports are gone. A port whose namespace is gone, too, is dropped; one
     /// whose interface somebody removed is made again in a moment.
     pub fn interfaces_gone(&mut self, ports: &[(PortId, u64)]) {
+        let ports = self.uplinks_gone(ports);
         let mut dropped = Vec::new();
         let lookup = Lookup::default();
         let names: Vec<_> = ports.iter().filter_map(|&(id, incarnation)| self.live.find(id, incarnation)).collect();
@@ -113,6 +114,11 @@ impl Switch {
         let port_name = |id: PortId| {
             if live.host.as_ref().is_some_and(|host| host.id == id) {
                 return name.clone();
+            }
+            let uplink =
+                |(name, uplink): (&String, &super::live::LiveUplink)| (uplink.entry()?.id == id).then(|| name.clone());
+            if let Some(name) = live.uplinks.iter().find_map(uplink) {
+                return name;
             }
             live.ports
                 .iter()

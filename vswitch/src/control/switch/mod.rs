@@ -27,6 +27,7 @@ mod advertisements;
 mod announce;
 mod bridges;
 mod describe;
+mod describe_uplinks;
 mod fdb;
 mod gone;
 mod identity;
@@ -35,14 +36,18 @@ mod live;
 mod ports;
 mod readers;
 mod reconcile;
+mod shared_uplinks;
 mod stats;
+mod uplinks;
 
 pub use announce::Announcement;
 pub use gone::Suspect;
+pub use shared_uplinks::SharedCarry;
 pub use stats::StatsPlan;
 
 use interface::Interface;
 use live::{Attachment, Live, LiveBridge, LivePort};
+use shared_uplinks::UplinkPlane;
 
 /// The switch: desired state, live objects, and the means to change them.
 #[derive(Debug)]
@@ -57,6 +62,8 @@ pub struct Switch {
     announcements: Vec<Announcement>,
     /// Whether something changed that the watch of namespaces must know.
     watch_changed: bool,
+    /// The uplinks' common means, and the shared uplinks.
+    uplinks: UplinkPlane,
 }
 
 impl Switch {
@@ -74,6 +81,7 @@ impl Switch {
             host,
             announcements: Vec::new(),
             watch_changed: false,
+            uplinks: UplinkPlane::default(),
         })
     }
 

@@ -71,6 +71,7 @@ impl Switch {
                 }
             }
         }
+        self.reconcile_uplinks(&mut next)?;
         self.publish(&next);
         // A state without bridges is not worth a file.
         if next.bridges != stored.bridges || (next != stored && !next.bridges.is_empty()) {
@@ -139,12 +140,16 @@ impl Switch {
             self.desired = next;
         }
         self.drop_ports(&dropped);
+        if self.has_failed_uplinks() {
+            self.follow_uplinks();
+        }
     }
 
     /// Whether there is something for [`Switch::retry_failed`].
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.live.bridges.values().any(|bridge| bridge.all_ports().any(|port| port.attachment.is_err()))
+            || self.has_failed_uplinks()
     }
 
     /// The failed ports; the host's have their bridge's name.
@@ -196,6 +201,7 @@ impl Switch {
     /// Removes every interface that the switch made, here and in namespaces, and takes down the
     /// loopback interfaces that were down; the state stays.
     pub fn cleanup(&mut self) {
+        self.restore_uplinks(&self.desired.bridges.keys().cloned().collect::<Vec<_>>());
         let lookup = Lookup::default();
         let ports = self.desired.bridges.values().flat_map(|record| record.ports.values());
         for netns in ports.filter(|port| port.lo_raised).filter_map(|port| lookup.open(port)) {

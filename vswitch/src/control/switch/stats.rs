@@ -31,6 +31,8 @@ struct PlannedPort {
     id: PortId,
     /// Where the interface is; none for the host's own, which is here.
     record: Option<PortRecord>,
+    /// The name of an interface that is here, where it is not the port's.
+    interface: Option<String>,
 }
 
 impl Switch {
@@ -47,6 +49,7 @@ impl Switch {
                 let record = self.desired.bridge(bridge)?;
                 match port {
                     Some(port) if port == bridge && !record.l2 => Some(bridge.to_owned()),
+                    Some(port) if record.uplinks.contains_key(port) => Some(port.to_owned()),
                     Some(port) => Some(record.find_port(bridge, port)?.to_owned()),
                     None => None,
                 }
@@ -71,8 +74,21 @@ impl Switch {
                         name: port_name.clone(),
                         id: live.id,
                         record,
+                        interface: None,
                     }),
             );
+            for (uplink_name, uplink) in &live.uplinks {
+                let Ok(attachment) = &uplink.attachment else { continue };
+                if port.as_ref().is_none_or(|port| port == uplink_name) {
+                    ports.push(PlannedPort {
+                        bridge: name.clone(),
+                        name: uplink_name.clone(),
+                        id: attachment.entry.id,
+                        record: None,
+                        interface: attachment.carry.tap().map(str::to_owned),
+                    });
+                }
+            }
         }
         Ok(StatsPlan { datapath: Arc::clone(&self.datapath), ports })
     }
@@ -131,7 +147,10 @@ impl PlannedPort {
     /// What the kernel dropped on either side of the interface.
     fn kernel(&self, lookup: &Lookup) -> Option<(u64, u64)> {
         let link = match &self.record {
-            None => Netlink::open().ok()?.link_by_name(&self.name).ok()?,
+            None => {
+                let name = self.interface.as_ref().unwrap_or(&self.name);
+                Netlink::open().ok()?.link_by_name(name).ok()?
+            }
             Some(record) => lookup.open(record)?.run(|| link_here(record)).ok()?.ok()?,
         };
         link.map(|link| (link.tx_dropped, link.rx_dropped))

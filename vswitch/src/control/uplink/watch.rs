@@ -3,7 +3,7 @@
 //! Theory of operation: one thread sleeps in poll on the monitor's socket and on an eventfd. What the
 //! kernel says goes into the [`Mirror`]; when that is no longer sure of the routes, they are asked
 //! for again. After an overrun of the socket everything is. Whoever follows the host is told by a
-//! counter ([`HostWatch::changes`]) and looks for itself ([`HostWatch::look`]).
+//! counter ([`HostWatch::start`]) and looks for itself ([`HostWatch::look`]).
 //!
 //! The forwarding table ([`Fib`]) is made only once somebody wants next hops ([`HostWatch::next_hops`]),
 //! because it needs the neighbours, which change all the time. A new one is published when something
@@ -96,10 +96,11 @@ impl Shared {
 
 impl HostWatch {
     /// Begins to watch the namespace of the calling thread; returns when everything was read once.
+    /// `changes` counts up with every change of links, addresses, routes and rules.
     ///
     /// # Errors
     /// The kernel gives no socket or no thread, or cannot be asked.
-    pub fn start() -> std::io::Result<Self> {
+    pub fn start(changes: watch::Sender<u64>) -> std::io::Result<Self> {
         let mut watcher = Watcher {
             monitor: Monitor::open()?,
             netlink: Netlink::open()?,
@@ -109,7 +110,7 @@ impl HostWatch {
                 generation: AtomicU64::new(1),
                 requests: Mutex::default(),
                 wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
-                changes: watch::Sender::new(0),
+                changes,
             }),
             pending: Touched::default(),
             neighbours: false,
@@ -125,12 +126,6 @@ impl HostWatch {
     /// Looks at the host as it is now.
     pub fn look<T>(&self, f: impl FnOnce(&Mirror) -> T) -> T {
         f(&self.owner.shared.mirror())
-    }
-
-    /// Counts up with every change of links, addresses, routes and rules.
-    #[must_use]
-    pub fn changes(&self) -> watch::Receiver<u64> {
-        self.owner.shared.changes.subscribe()
     }
 
     /// Answers where packets go; from the first call on the neighbours are watched, too.
