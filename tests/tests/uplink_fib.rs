@@ -39,7 +39,7 @@ impl World {
     }
 
     fn watch(&self) -> HostWatch {
-        self.host.enter(|| must(HostWatch::start(tokio::sync::watch::Sender::new(0))))
+        self.host.enter(|| must(HostWatch::start(Default::default())))
     }
 
     /// What the kernel answers, in the form of [`ours`].

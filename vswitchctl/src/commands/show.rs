@@ -2,9 +2,9 @@
 
 use clap::Args;
 use serde::Serialize;
-use vswitch::api::{Bridge, Port, PortState};
+use vswitch::api::{Bridge, Port, PortState, Uplink};
 
-use super::{on_off, port};
+use super::{on_off, port, uplink};
 use crate::client::{Client, Target};
 use crate::failure::Failure;
 use crate::output::{Output, Table, count, join, visible};
@@ -28,30 +28,45 @@ pub(crate) struct Show {
 struct Tree {
     bridge: Bridge,
     ports: Vec<Port>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    uplinks: Vec<Uplink>,
 }
 
 impl Show {
     pub(super) async fn exec(self, client: &Client) -> Result<Output, Failure> {
         let bridges = Target::v1().segment("bridges");
-        let trees = match self.bridge {
+        let mut section = String::new();
+        let (mut trees, uplinks) = match self.bridge {
             Some(name) => {
                 let target = bridges.segment(&name);
                 let bridge = client.get(&target).await?;
-                vec![Tree { bridge, ports: client.get(&target.segment("ports")).await? }]
+                let ports = client.get(&target.segment("ports")).await?;
+                (vec![Tree { bridge, ports, uplinks: Vec::new() }], uplink::get(client).await?)
             }
             None => {
                 let bridges: Vec<Bridge> = client.get(&bridges).await?;
-                group(bridges, client.get(&Target::v1().segment("ports")).await?)
+                let trees = group(bridges, client.get(&Target::v1().segment("ports")).await?);
+                let uplinks = uplink::get(client).await?;
+                section = uplink::section(&uplinks);
+                (trees, uplinks)
             }
         };
-        Output::new(trees.iter().map(render).collect::<Vec<_>>().join("\n"), &trees)
+        for uplink in uplinks.l2 {
+            if let Some(tree) = trees.iter_mut().find(|tree| tree.bridge.name == uplink.bridge) {
+                tree.uplinks.push(uplink);
+            }
+        }
+        let mut parts: Vec<String> = trees.iter().map(render).collect();
+        parts.extend((!section.is_empty()).then_some(section));
+        Output::new(parts.join("\n"), &trees)
     }
 }
 
 /// Gives each bridge its ports. A port of a bridge that was made between the two questions has no
 /// place and is left out, as though both had been asked before.
 fn group(bridges: Vec<Bridge>, ports: Vec<Port>) -> Vec<Tree> {
-    let mut trees: Vec<Tree> = bridges.into_iter().map(|bridge| Tree { bridge, ports: Vec::new() }).collect();
+    let mut trees: Vec<Tree> =
+        bridges.into_iter().map(|bridge| Tree { bridge, ports: Vec::new(), uplinks: Vec::new() }).collect();
     for port in ports {
         if let Some(tree) = trees.iter_mut().find(|tree| tree.bridge.name == port.bridge) {
             tree.ports.push(port);
@@ -61,10 +76,13 @@ fn group(bridges: Vec<Bridge>, ports: Vec<Port>) -> Vec<Tree> {
 }
 
 fn render(tree: &Tree) -> String {
-    let Tree { bridge, ports } = tree;
+    let Tree { bridge, ports, uplinks } = tree;
     let mut text = format!("{}\n", bridge.name);
     for (key, value) in facts(bridge) {
         text.push_str(&format!("├─ {key:<8}  {}\n", visible(&value)));
+    }
+    for uplink in uplinks {
+        text.push_str(&format!("├─ {:<8}  {}\n", "uplink", visible(&uplink::line(uplink))));
     }
     text.push_str(&format!("└─ {:<8}  {}\n", "ports", count(ports.len(), "port", "ports")));
     if ports.is_empty() {
@@ -171,7 +189,7 @@ fn details(bridge: &Bridge, port: &Port) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{bridge, port};
+    use super::super::{bridge, port, uplink};
     use super::*;
 
     #[test]
@@ -179,6 +197,7 @@ mod tests {
         let tree = Tree {
             bridge: bridge::tests::example(),
             ports: vec![port::tests::example("web", 2), port::tests::example("database", 3)],
+            uplinks: vec![],
         };
         assert_eq!(
             render(&tree),
@@ -217,7 +236,7 @@ br0
         port.worker = None;
         port.offloads.clear();
         assert_eq!(
-            render(&Tree { bridge, ports: vec![port] }),
+            render(&Tree { bridge, ports: vec![port], uplinks: vec![uplink::tests::example()] }),
             "\
 br0
 ├─ network   172.17.0.0/16 fd00:17::/64
@@ -228,6 +247,7 @@ br0
 ├─ macs      3 of 131072 known (at most 16384 per port), flooding unlimited
 ├─ labels    owner=ops
 ├─ WARNING   loop: 02:00:00:00:00:01 moves between web and db
+├─ uplink    eth1, tc (tcx), mtu 1500, worker 0, csum tso4
 └─ ports     1 port
    └─ web  eth0 in web  172.17.0.2/16 fd00:17::2/64  02:42:ac:11:00:02  FAILED, mtu 9000, trunk 10,20, no default \
              route, alias www, ingress 100mbit, egress 1.5gbit, no offloads
@@ -239,7 +259,10 @@ br0
     fn a_bare_switch_without_ports() {
         let mut bridge = bridge::tests::example();
         bridge.l2 = true;
-        assert!(render(&Tree { bridge: bridge.clone(), ports: vec![] }).contains("├─ network   none, a bare"));
+        assert!(
+            render(&Tree { bridge: bridge.clone(), ports: vec![], uplinks: vec![] })
+                .contains("├─ network   none, a bare")
+        );
         let trees = group(vec![bridge], vec![port::tests::example("web", 2)]);
         assert_eq!(trees[0].ports.len(), 1);
     }

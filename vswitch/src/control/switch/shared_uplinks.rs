@@ -26,7 +26,7 @@ use crate::control::uplink::carry::{Carry, CarryError};
 use crate::control::uplink::fib::Fib;
 use crate::control::uplink::mirror::Mirror;
 use crate::control::uplink::options::UplinkOption;
-use crate::control::uplink::watch::HostWatch;
+use crate::control::uplink::watch::{HostWatch, read_host};
 use crate::io::Device;
 use crate::io::uplink::NextHops;
 
@@ -298,23 +298,19 @@ impl Switch {
     ///
     /// # Errors
     /// The host's interfaces cannot be read.
-    pub fn list_uplinks(&mut self) -> Result<Uplinks> {
-        // Where nothing is followed, the host is looked at for this once.
-        let once;
-        let watch = match &self.uplinks.watch {
-            Some(watch) => watch,
-            None if self.uplinks.options.is_empty() => return Ok(Uplinks::default()),
-            None => {
-                once = HostWatch::start(watch::Sender::new(0)).map_err(|error| {
-                    failed(format!("the host's interfaces cannot be read: {error}"), "see the daemon's log")
-                })?;
-                &once
-            }
-        };
-        let shared = watch.look(|mirror| {
+    pub fn list_uplinks(&self) -> Result<Uplinks> {
+        let describe = |mirror: &Mirror| -> Vec<SharedUplink> {
             let pairs = self.uplinks.options.iter().zip(&self.uplinks.shared);
             pairs.map(|(option, shared)| self.describe_shared(option, shared, mirror)).collect()
-        });
+        };
+        let shared = match &self.uplinks.watch {
+            Some(watch) => watch.look(describe),
+            None if self.uplinks.options.is_empty() => Vec::new(),
+            // Where nothing is followed, the host is looked at for this once.
+            None => describe(&read_host().map_err(|error| {
+                failed(format!("the host's interfaces cannot be read: {error}"), "see the daemon's log")
+            })?),
+        };
         let mut l2 = Vec::new();
         for (bridge, record) in &self.desired.bridges {
             for name in record.uplinks.keys() {

@@ -36,6 +36,22 @@ const SOLICIT_INTERVAL: Duration = Duration::from_secs(1);
 /// Neighbours that are remembered as asked for; beyond that the oldest are asked for again.
 const SOLICITED_MAX: usize = 4096;
 
+/// The host as it is now, read once.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn read_host() -> Result<Mirror, NetlinkError> {
+    let mut netlink = Netlink::open()?;
+    let mut mirror = Mirror::default();
+    for table in CONFIGURATION {
+        mirror.replace(table, netlink.host_table(table)?);
+    }
+    Ok(mirror)
+}
+
+/// The tables that are always followed.
+const CONFIGURATION: [HostTable; 4] = [HostTable::Links, HostTable::Addresses, HostTable::Rules, HostTable::Routes];
+
 /// A handle of the watch; the thread ends with the last of them.
 #[derive(Debug, Clone)]
 pub struct HostWatch {
@@ -283,7 +299,7 @@ impl Watcher {
 
     /// Reads everything.
     fn resync(&mut self) -> Result<(), NetlinkError> {
-        for table in [HostTable::Links, HostTable::Addresses, HostTable::Rules, HostTable::Routes] {
+        for table in CONFIGURATION {
             self.reload(table)?;
         }
         if self.neighbours {
