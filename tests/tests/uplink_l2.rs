@@ -1,19 +1,21 @@
 //! L2 uplinks: containers on the network of a physical interface.
 //!
 //! A veth pair plays the wire: `phy0` is in the host's namespace and is given to the bridge, the other
-//! end is in a namespace that plays the LAN, on a kernel bridge that filters VLANs.
+//! end is in a namespace that plays the LAN, on a kernel bridge.
 
 use std::net::IpAddr;
 use std::time::{Duration, Instant};
 
 use vswitch::api::{UplinkState, Uplinks};
+use vswitch_tests::frame::{BROADCAST, EXPERIMENTAL, VLAN, ethernet, mac, tagged};
 use vswitch_tests::inventory::Inventory;
 use vswitch_tests::lab::{any_port, assert_no_reach, assert_reaches, must};
 use vswitch_tests::process::wait_until;
+use vswitch_tests::raw::PacketSocket;
 use vswitch_tests::stream::{Plan, Transfer};
 use vswitch_tests::{Lab, announce};
 
-/// The LAN's own host, in VLAN 1, and where it is.
+/// The LAN's own host.
 const LAN: &str = "192.168.7.1";
 const LAN6: &str = "fd00:7::1";
 
@@ -25,7 +27,7 @@ fn lan() -> Option<Lab> {
     wire(&lab, "phy0");
     let lan = lab.container("lan");
     for line in [
-        "link add lan0 type bridge vlan_filtering 1 mcast_snooping 0",
+        "link add lan0 type bridge mcast_snooping 0",
         "link set phy0-lan master lan0",
         "link set lan0 up",
         "addr add 192.168.7.1/24 dev lan0",
@@ -154,46 +156,77 @@ fn super_frames_survive_the_way_to_the_wire() {
 }
 
 #[test]
-fn vlans_reach_their_ports_and_no_other() {
-    let Some(mut lab) = lan() else { return };
-    // The LAN's host is in VLAN 10 by an access port of the kernel's bridge, in VLAN 20 by another one.
-    let lan = lab.container("lan");
-    for vlan in [10, 20] {
-        for line in [
-            format!("link add v{vlan} type veth peer name v{vlan}b"),
-            format!("link set v{vlan}b master lan0 up"),
-            format!("link set v{vlan} up"),
-            format!("addr add 10.{vlan}.0.1/24 dev v{vlan}"),
-        ] {
-            must(lan.ip(&line));
-        }
-        must(lan.run(&format!("bridge vlan add dev v{vlan}b vid {vlan} pvid untagged")));
-        must(lan.run(&format!("bridge vlan del dev v{vlan}b vid 1")));
-        must(lan.run(&format!("bridge vlan add dev phy0-lan vid {vlan}")));
-    }
+fn vlans_are_tags_on_the_wire() {
+    let Some(mut lab) = Lab::new() else { return };
+    must(lab.host().sysctl("net.ipv6.conf.default.disable_ipv6", "1"));
+    must(lab.add_container("lan").sysctl("net.ipv6.conf.default.disable_ipv6", "1"));
+    lab.expect_changes("lan");
+    lab.expect_changes("host");
+    wire(&lab, "phy0");
+    let outside = must(PacketSocket::open(lab.container("lan"), "phy0-lan"));
     lab.add_bridge("br0", "--l2");
-    for (role, vlan, args) in [("a", 10, "--vlan 10"), ("b", 20, "--vlan 20")] {
+    let [a, b] = [("a", "--vlan 10"), ("b", "--vlan 20")].map(|(role, args)| {
+        must(lab.add_container(role).sysctl("net.ipv6.conf.default.disable_ipv6", "1"));
         lab.attach("br0", role, args);
-        must(lab.container(role).ip(&format!("addr add 10.{vlan}.0.2/24 dev eth0")));
-    }
+        must(PacketSocket::open(lab.container(role), "eth0"))
+    });
+    let plain = |number: u32| ethernet(BROADCAST, mac(number), EXPERIMENTAL, b"vswitch");
+    let nothing = Vec::<Vec<u8>>::new();
+
     lab.ctl(&["add-uplink", "br0", "phy0"]);
-    for (role, vlan, other) in [("a", 10, 20), ("b", 20, 10)] {
-        assert_reaches(lab.container(role), ip(&format!("10.{vlan}.0.1")));
-        must(lab.container(role).ip(&format!("addr add 10.{other}.0.9/24 dev eth0")));
-        assert_no_reach(lab.container(role), ip(&format!("10.{other}.0.1")));
-        let server = any_port(ip(&format!("10.{vlan}.0.1")));
-        must(
-            must(Transfer::start(lab.container("lan"), lab.container(role), server, Plan::both_ways(4 << 20))).finish(),
-        );
-    }
-    // As an access port the wire's untagged frames are one VLAN of the bridge.
+    must(a.send(&plain(1)));
+    assert_eq!((received(&outside), received(&b)), (vec![tagged(10, &plain(1))], nothing.clone()), "a trunk");
+    must(outside.send(&tagged(20, &plain(9))));
+    assert_eq!((received(&a), received(&b)), (nothing.clone(), vec![plain(9)]));
+    must(outside.send(&plain(9)));
+    assert_eq!((received(&a), received(&b)), (nothing.clone(), nothing.clone()), "untagged is neither VLAN");
     lab.ctl(&["del-uplink", "br0", "phy0"]);
+
     lab.ctl(&["add-uplink", "br0", "phy0", "--vlan", "10"]);
-    must(lab.container("a").ip("addr add 192.168.7.10/24 dev eth0"));
-    must(lab.container("b").ip("addr add 192.168.7.11/24 dev eth0"));
-    assert_reaches(lab.container("a"), ip(LAN));
-    assert_no_reach(lab.container("b"), ip(LAN));
+    must(a.send(&plain(1)));
+    assert_eq!(received(&outside), [plain(1)], "an access port");
+    must(outside.send(&plain(9)));
+    assert_eq!((received(&a), received(&b)), (vec![plain(9)], nothing.clone()));
+    must(outside.send(&tagged(20, &plain(9))));
+    assert_eq!((received(&a), received(&b)), (nothing.clone(), nothing));
+    assert_eq!(lab.drops("br0", "phy0", "vlan-ingress"), 1);
     finish(lab);
+}
+
+#[test]
+fn two_hosts_share_vlans_over_one_wire() {
+    let (Some(mut one), Some(mut two)) = (Lab::new(), Lab::new()) else { return };
+    must(one.host().ip(&format!("link add phy0 type veth peer name phy0 netns {}", two.host().name())));
+    for lab in [&one, &two] {
+        must(lab.host().ip("link set phy0 up"));
+    }
+    for (number, lab) in [(1, &mut one), (2, &mut two)] {
+        lab.add_bridge("br0", "--l2");
+        for (role, vlan) in [("a", 10), ("b", 20)] {
+            lab.attach("br0", role, &format!("--vlan {vlan}"));
+            must(lab.container(role).ip(&format!("addr add 10.{vlan}.0.{number}/24 dev eth0")));
+        }
+        lab.ctl(&["add-uplink", "br0", "phy0"]);
+    }
+    for (role, vlan, other) in [("a", 10, 20), ("b", 20, 10)] {
+        let server = ip(&format!("10.{vlan}.0.2"));
+        assert_reaches(one.container(role), server);
+        let plan = Plan::both_ways(8 << 20);
+        must(must(Transfer::start(two.container(role), one.container(role), any_port(server), plan)).finish());
+        must(one.container(role).ip(&format!("addr add 10.{other}.0.9/24 dev eth0")));
+        assert_no_reach(one.container(role), ip(&format!("10.{other}.0.2")));
+    }
+    must(one.host().ip("link del phy0"));
+    one.finish();
+    two.finish();
+}
+
+/// Our frames that arrived, tagged or not.
+fn received(socket: &PacketSocket) -> Vec<Vec<u8>> {
+    let ours = EXPERIMENTAL.to_be_bytes();
+    must(socket.recv_all(Duration::from_millis(150), |frame| {
+        frame.len() >= 18 && (frame[12..14] == ours || (frame[12..14] == VLAN.to_be_bytes() && frame[16..18] == ours))
+    }))
 }
 
 #[test]
@@ -281,7 +314,7 @@ fn the_interface_is_followed() {
 
 #[test]
 fn interfaces_that_would_be_missed_are_refused() {
-    let Some(mut lab) = lan() else { return };
+    let Some(lab) = lan() else { return };
     lab.add_bridge("br0", "--l2");
     lab.add_bridge("br1", "--subnet 10.99.0.0/24");
     let refused = |args: &[&str], why: &str| {

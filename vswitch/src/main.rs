@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{ArgAction, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 use vswitch::control::uplink::options::{self, UplinkOption};
@@ -35,6 +35,11 @@ struct Arguments {
     /// touched only when something needs it [default: auto].
     #[arg(long = "uplink", value_name = "auto|none|IFACE[,tc|,xdp=native|generic]")]
     uplinks: Vec<UplinkOption>,
+
+    /// Whether neighbours of one flow are merged into super-frames towards interfaces that take them.
+    /// Off is for measurements: what it saves is the receiver's work per packet.
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = parse_switch, action = ArgAction::Set)]
+    coalesce: bool,
 
     /// What to log: error, warn, info, debug or trace, also per module as in RUST_LOG.
     #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
@@ -86,6 +91,14 @@ fn parse_workers(text: &str) -> Result<usize, String> {
     }
 }
 
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off is needed".to_owned()),
+    }
+}
+
 fn completion_script(shell: Supported) -> Vec<u8> {
     let shell = match shell {
         Supported::Bash => Shell::Bash,
@@ -98,7 +111,7 @@ fn completion_script(shell: Supported) -> Vec<u8> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { socket, state_dir, workers, uplinks, log, completion } = Arguments::parse();
+    let Arguments { socket, state_dir, workers, coalesce, uplinks, log, completion } = Arguments::parse();
     if let Some(shell) = completion {
         return match std::io::stdout().write_all(&completion_script(shell)) {
             Ok(()) => ExitCode::SUCCESS,
@@ -115,7 +128,7 @@ fn main() -> ExitCode {
         Err(why) => Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, why).exit(),
     };
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(false).init();
-    match daemon::run(&Options { socket, state_dir, workers, uplinks }) {
+    match daemon::run(&Options { socket, state_dir, workers, coalesce, uplinks }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vswitch: {error}");

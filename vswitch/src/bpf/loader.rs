@@ -7,6 +7,7 @@ use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 
 use aya::maps::{HashMap, Map, MapData, PerCpuArray, XskMap};
+use aya::programs::{ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use rustix::process::{Resource, Rlimit};
 
@@ -97,14 +98,14 @@ impl Classifier {
         raise_memlock();
         let refused = |what: &str, error: &(dyn Error + 'static)| ClassifierError::refused(what, error);
         let mut ebpf = EbpfLoader::new()
-            // The verifier's log is megabytes, and the kernel's refusal is asked for again if there is one.
-            .verifier_log_level(VerifierLogLevel::DISABLE)
+            // Asked for only after a refusal; the way to the instruction that is refused is enough.
+            .verifier_log_level(VerifierLogLevel::DEBUG)
             .load(OBJECT)
             .map_err(|error| refused("load the uplink classifier", &error))?;
         let bits = |ebpf: &mut Ebpf, name: &str| {
             let Map::Array(data) = take(ebpf, name)? else { return Err(wrong_map(name)) };
             let what = || format!("map the array {name} of the uplink classifier");
-            PortBits::map(data.fd().as_fd()).map_err(|error| ClassifierError::refused(what(), &error))
+            PortBits::map(data).map_err(|error| ClassifierError::refused(what(), &error))
         };
         let map_error = |name: &str, error: &(dyn Error + 'static)| refused(&format!("use the map {name}"), error);
         Ok(Self {
@@ -258,18 +259,14 @@ impl Classifier {
     /// # Errors
     /// When the verifier refuses, or the kernel is too old.
     pub fn load_program(&mut self, program: Program) -> Result<()> {
-        let what = || format!("load the program {}", program.name());
         let found = self.ebpf.program_mut(program.name()).ok_or_else(|| wrong_map(program.name()))?;
         if found.fd().is_ok() {
             return Ok(());
         }
-        let outcome = match program {
-            Program::Xdp => <&mut aya::programs::Xdp>::try_from(found).and_then(aya::programs::Xdp::load),
-            Program::Tc | Program::Out | Program::L2 => {
-                <&mut aya::programs::SchedClassifier>::try_from(found).and_then(aya::programs::SchedClassifier::load)
-            }
-        };
-        outcome.map_err(|error| ClassifierError::refused(what(), &error))
+        load_into_kernel(found, program).map_err(|error| {
+            let what = format!("load the program {}", program.name());
+            ClassifierError::refused(what, &error)
+        })
     }
 
     /// The descriptor of a loaded program, to run it by hand (`BPF_PROG_TEST_RUN`).
@@ -281,6 +278,13 @@ impl Classifier {
         let found = self.ebpf.program(program.name()).ok_or_else(|| wrong_map(program.name()))?;
         let fd = found.fd().map_err(|error| ClassifierError::refused("find a loaded program", &error))?;
         Ok(fd.as_fd())
+    }
+}
+
+fn load_into_kernel(found: &mut aya::programs::Program, program: Program) -> std::result::Result<(), ProgramError> {
+    match program {
+        Program::Xdp => <&mut Xdp>::try_from(found)?.load(),
+        Program::Tc | Program::Out | Program::L2 => <&mut SchedClassifier>::try_from(found)?.load(),
     }
 }
 

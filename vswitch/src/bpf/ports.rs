@@ -4,11 +4,11 @@
 #![allow(unsafe_code)]
 
 use std::io;
-use std::os::fd::BorrowedFd;
 use std::ptr::NonNull;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU8, Ordering};
 
+use aya::maps::MapData;
 use rustix::mm::{MapFlags, ProtFlags};
 
 /// One byte for each 16-bit port (`struct port_bits`).
@@ -41,6 +41,8 @@ pub(super) fn bit(flow: Flow, ipv6: bool) -> u8 {
 #[derive(Debug)]
 pub(super) struct PortBits {
     base: NonNull<AtomicU8>,
+    /// Programs that are loaded later name the map by its descriptor.
+    _map: MapData,
 }
 
 // SAFETY: the mapping is valid from any thread until it is dropped, and is only accessed by atomic operations.
@@ -50,13 +52,13 @@ unsafe impl Sync for PortBits {}
 
 impl PortBits {
     /// Maps the array, a map of one value with `BPF_F_MMAPABLE`.
-    pub(super) fn map(fd: BorrowedFd<'_>) -> io::Result<Self> {
+    pub(super) fn map(map: MapData) -> io::Result<Self> {
         let prot = ProtFlags::READ | ProtFlags::WRITE;
         // SAFETY: a new mapping at an address of the kernel's choice aliases nothing; `array_map_mmap` refuses one
         // that is longer than the map.
-        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), PORTS, prot, MapFlags::SHARED, fd, 0) }?;
+        let base = unsafe { rustix::mm::mmap(std::ptr::null_mut(), PORTS, prot, MapFlags::SHARED, map.fd(), 0) }?;
         let base = NonNull::new(base.cast()).ok_or_else(|| io::Error::other("a map cannot be at address zero"))?;
-        Ok(Self { base })
+        Ok(Self { base, _map: map })
     }
 
     fn byte(&self, port: u16) -> &AtomicU8 {

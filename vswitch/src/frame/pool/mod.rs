@@ -80,6 +80,9 @@ impl Pool {
     /// An empty frame with full headroom, or nothing when all slots are in use.
     #[inline]
     pub fn alloc(&mut self) -> Option<Frame> {
+        if self.free.is_empty() {
+            self.collect_retired();
+        }
         let slot = self.free.pop()?;
         Some(Frame::new(self.region.pointer(Buffer::Slot(slot)), SLOT_BYTES, HEADROOM_BYTES, self.id))
     }
