@@ -31,6 +31,7 @@ impl Switch {
                 UplinkState::Waiting
             }
         };
+        details.extend(attachment.into_iter().flat_map(|attachment| attachment.carry.refused()));
         if let Some(link) = &link {
             if link.name != name {
                 details.push(format!("renamed, it was {name}"));
@@ -51,7 +52,7 @@ impl Switch {
             interface: link.as_ref().map(|link| link.name.clone()),
             state,
             carry: record.carry,
-            hook: attachment.map(|attachment| attachment.carry.hook().to_owned()),
+            hook: attachment.map(|attachment| attachment.carry.hook()),
             details,
             vlan: record.vlan,
             mac: link.as_ref().and_then(|link| link.mac).map(|mac| crate::wire::MacAddr(mac).to_string()),

@@ -22,13 +22,15 @@ use crate::api::{SharedUplink, UplinkCarry, UplinkState, Uplinks};
 use crate::bpf::{Classifier, attached_programs};
 use crate::control::netlink::monitor::HostLink;
 use crate::control::refusal::{Result, failed};
-use crate::control::uplink::carry::{Carry, CarryError};
+use crate::control::uplink::carry::{Carry, Means};
 use crate::control::uplink::fib::Fib;
 use crate::control::uplink::mirror::Mirror;
 use crate::control::uplink::options::UplinkOption;
 use crate::control::uplink::watch::{HostWatch, read_host};
+use crate::datapath::Datapath;
 use crate::io::Device;
 use crate::io::uplink::NextHops;
+use crate::io::xdp::Umems;
 
 /// What the names of our programs begin with.
 const PROGRAM_PREFIX: &str = "vswitch_";
@@ -40,6 +42,8 @@ pub(super) struct UplinkPlane {
     changes: watch::Sender<u64>,
     watch: Option<HostWatch>,
     classifier: Option<Classifier>,
+    /// The memory that AF_XDP sockets share with the kernel.
+    umems: Arc<Umems>,
     /// Who needs the shared uplink, in words for people.
     claims: BTreeSet<String>,
     /// In the order of the options.
@@ -83,6 +87,7 @@ impl Default for UplinkPlane {
             changes: watch::Sender::new(0),
             watch: None,
             classifier: None,
+            umems: Arc::default(),
             claims: BTreeSet::new(),
             shared: Vec::new(),
         }
@@ -121,25 +126,9 @@ impl UplinkPlane {
         self.shared.iter().any(|shared| matches!(shared.attachment, Err(Detached::Failed(_))))
     }
 
-    fn classifier(&mut self) -> std::result::Result<&mut Classifier, CarryError> {
-        let classifier = match self.classifier.take() {
-            Some(classifier) => classifier,
-            None => Classifier::load()?,
-        };
-        Ok(self.classifier.insert(classifier))
-    }
-
-    /// Carries every frame of an interface.
-    pub(super) fn carry_whole(
-        &mut self,
-        link: &HostLink,
-        carry: UplinkCarry,
-    ) -> std::result::Result<Carry, CarryError> {
-        Carry::whole(self.classifier()?, link, carry)
-    }
-
-    fn carry_shared(&mut self, link: &HostLink, carry: UplinkCarry) -> std::result::Result<Carry, CarryError> {
-        Carry::shared(self.classifier()?, link, carry)
+    /// What interfaces are carried with.
+    pub(super) fn means<'a>(&'a mut self, datapath: &'a Datapath) -> Means<'a> {
+        Means { classifier: &mut self.classifier, datapath, umems: &self.umems }
     }
 }
 
@@ -208,6 +197,10 @@ impl Switch {
     #[must_use]
     pub fn shared_carries(&self) -> Vec<SharedCarry> {
         let attached = self.uplinks.shared.iter().filter_map(|shared| shared.attachment.as_ref().ok());
+        let attached: Vec<_> = attached.collect();
+        // Neighbours are watched only where somebody sends by himself.
+        let by_itself = attached.iter().any(|attached| attached.carry.tap().is_none());
+        let next_hops = self.uplinks.watch.as_ref().filter(|_| by_itself).map(HostWatch::next_hops);
         let carry = |attached: &SharedAttachment| {
             self.uplinks
                 .look(|mirror| {
@@ -218,12 +211,12 @@ impl Switch {
                         mtu: link.mtu,
                         addresses: mirror.addresses_of(link.index).map(|address| address.net.addr()).collect(),
                         device: attached.carry.device(),
-                        next_hops: None,
+                        next_hops: attached.carry.tap().is_none().then(|| next_hops.clone()).flatten(),
                     })
                 })
                 .flatten()
         };
-        attached.filter_map(carry).collect()
+        attached.into_iter().filter_map(carry).collect()
     }
 
     /// The classifier of the shared uplinks, to be told what is the switch's; none while nothing is
@@ -272,9 +265,9 @@ impl Switch {
         if attached.is_some() {
             self.uplinks.shared[at].attachment = Err(Detached::Missing);
         }
-        let attachment = next.and_then(|link| match self.uplinks.carry_shared(&link, carry_of(&option)) {
+        let attachment = next.and_then(|link| match Carry::shared(&mut self.uplinks.means(&self.datapath), &link, carry_of(&option)) {
             Ok(carry) => {
-                tracing::info!(uplink = %option, interface = %link.name, hook = carry.hook(), "the uplink is shared");
+                tracing::info!(uplink = %option, interface = %link.name, hook = %carry.hook(), "the uplink is shared");
                 Ok(SharedAttachment { carry, index: link.index })
             }
             Err(error) => Err(Detached::Failed(error.to_string())),
@@ -351,7 +344,8 @@ impl Switch {
                 UplinkState::Idle
             }
         };
-        if let (Some(_), Some(link)) = (attachment, link) {
+        if let (Some(attachment), Some(link)) = (attachment, link) {
+            details.extend(attachment.carry.refused());
             match attached_programs(&link.name) {
                 Ok(programs) => details.extend(
                     programs
@@ -370,7 +364,7 @@ impl Switch {
             interface: link.map(|link| link.name.clone()),
             state,
             carry: carry_of(option),
-            hook: attachment.map(|attached| attached.carry.hook().to_owned()),
+            hook: attachment.map(|attached| attached.carry.hook()),
             tap: attachment.and_then(|attached| attached.carry.tap().map(str::to_owned)),
             needed_by: self.uplinks.claims.iter().cloned().collect(),
             addresses: link

@@ -33,6 +33,8 @@ struct PlannedPort {
     record: Option<PortRecord>,
     /// The name of an interface that is here, where it is not the port's.
     interface: Option<String>,
+    /// What was dropped before the switch could read it, where not the interface but its sockets know.
+    dropped: Option<u64>,
 }
 
 impl Switch {
@@ -75,6 +77,7 @@ impl Switch {
                         id: live.id,
                         record,
                         interface: None,
+                        dropped: None,
                     }),
             );
             for (uplink_name, uplink) in &live.uplinks {
@@ -86,6 +89,7 @@ impl Switch {
                         id: attachment.entry.id,
                         record: None,
                         interface: attachment.carry.tap().map(str::to_owned),
+                        dropped: attachment.carry.dropped(),
                     });
                 }
             }
@@ -146,6 +150,9 @@ impl PlannedPort {
 
     /// What the kernel dropped on either side of the interface.
     fn kernel(&self, lookup: &Lookup) -> Option<(u64, u64)> {
+        if let Some(dropped) = self.dropped {
+            return Some((dropped, 0));
+        }
         let link = match &self.record {
             None => {
                 let name = self.interface.as_ref().unwrap_or(&self.name);

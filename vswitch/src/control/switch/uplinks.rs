@@ -15,7 +15,7 @@ use crate::api::{Uplink, UplinkCarry, UplinkSpec};
 use crate::control::desired::{Desired, UplinkRecord, UplinkTarget};
 use crate::control::netlink::monitor::HostLink;
 use crate::control::refusal::{Result, failed, not_found};
-use crate::control::uplink::carry::TAP_PREFIX;
+use crate::control::uplink::carry::{Carry, TAP_PREFIX};
 use crate::control::uplink::features::Offload;
 use crate::control::uplink::mirror::Mirror;
 use crate::control::uplink::options::UplinkOption;
@@ -105,7 +105,7 @@ impl Switch {
         let record = next.bridge(bridge)?.uplink(bridge, name)?.clone();
         let ids = self.new_port_id()?;
         let lowered = lower(link, &record);
-        let carry = match self.uplinks.carry_whole(link, record.carry) {
+        let carry = match Carry::whole(&mut self.uplinks.means(&self.datapath), link, record.carry) {
             Ok(carry) => carry,
             Err(error) => {
                 self.live.port_ids.release(ids.0.0);
@@ -223,6 +223,14 @@ impl Switch {
                 if attachment.entry.mtu != link.mtu {
                     attachment.entry = Arc::new(PortEntry { mtu: link.mtu, ..(*attachment.entry).clone() });
                     self.publish(&self.desired);
+                } else {
+                    match attachment.carry.mend() {
+                        Ok(false) => {}
+                        Ok(true) => {
+                            tracing::info!(%bridge, uplink = name, "somebody detached the XDP program; it is attached again");
+                        }
+                        Err(error) => tracing::warn!(%bridge, uplink = name, %error, "the uplink receives nothing"),
+                    }
                 }
             }
             (Err(Detached::Missing), None) => {}
