@@ -6,7 +6,7 @@ DESTDIR ?=
 # How long `make fuzz` spends on each target, in seconds.
 FUZZ_TIME ?= 60
 
-.PHONY: help demo test build bench lab fuzz setup install uninstall clean
+.PHONY: help demo test build bench lab fuzz bpf setup install uninstall clean
 
 help:
 	@echo 'make demo      set up, build, and show the switch at work (nothing of this machine is touched)'
@@ -15,6 +15,7 @@ help:
 	@echo 'make bench     micro-benchmarks of the datapath, no root needed'
 	@echo 'make lab       measure against the kernel bridge and Open vSwitch, as root'
 	@echo 'make fuzz      fuzz each target for FUZZ_TIME=$(FUZZ_TIME) seconds; needs nightly and cargo-fuzz'
+	@echo 'make bpf       compile the programs that run in the kernel; needs clang 14 and libbpf-dev'
 	@echo 'make install   into PREFIX=$(PREFIX), with the systemd unit and shell completion'
 
 demo:
@@ -39,6 +40,9 @@ lab: build
 
 fuzz:
 	@scripts/fuzz $(FUZZ_TIME)
+
+bpf:
+	@scripts/build-bpf vswitch/src/bpf/classifier.bpf.c vswitch/src/bpf/classifier.bpf.o
 
 # Does not build, so that `make build && sudo make install` leaves no files of root in target/.
 install:

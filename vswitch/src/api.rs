@@ -233,6 +233,43 @@ pub enum PortType {
     /// A TAP interface; super-frames travel whole.
     #[default]
     Tap,
+    /// One end of a veth pair, whose other end the switch reads and writes through AF_XDP: for small
+    /// packets and short round trips.
+    Xdp,
+}
+
+impl std::fmt::Display for PortType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tap => "tap",
+            Self::Xdp => "xdp",
+        })
+    }
+}
+
+/// How packets get between an interface and the switch through AF_XDP, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpMode {
+    /// The device itself reads and writes the switch's memory.
+    ZeroCopy,
+    /// The XDP program runs in the interface's driver; the kernel copies each packet once.
+    Native,
+    /// The program runs behind the driver: with every interface, and slower.
+    Generic,
+}
+
+/// How an interface is served through AF_XDP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct XdpStatus {
+    /// The interface in the host's namespace that is served.
+    pub ifname: String,
+    /// How; absent while the interface is not open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<XdpMode>,
+    /// What would have been better, and why it was refused; the best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
 }
 
 /// A port to be attached.
@@ -305,6 +342,9 @@ pub struct Port {
     /// The kind of interface.
     #[serde(rename = "type")]
     pub port_type: PortType,
+    /// How an `xdp` port is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xdp: Option<XdpStatus>,
     /// Whether it carries packets.
     pub state: PortState,
     /// The addresses with their prefix lengths.

@@ -5,6 +5,7 @@
 //! command's, and where each part lives.
 
 pub mod api;
+pub mod bpf;
 pub mod control;
 pub mod daemon;
 pub mod datapath;

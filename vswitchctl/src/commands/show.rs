@@ -2,7 +2,7 @@
 
 use clap::Args;
 use serde::Serialize;
-use vswitch::api::{Bridge, Port, PortState};
+use vswitch::api::{Bridge, Port, PortState, PortType};
 
 use super::{on_off, port};
 use crate::client::{Client, Target};
@@ -135,11 +135,26 @@ fn facts(bridge: &Bridge) -> Vec<(&'static str, String)> {
     facts
 }
 
+/// The kind of a port's interface, and why it is not served in a better way.
+fn kind(port: &Port) -> String {
+    let mut text = port::kind(port);
+    if let Some(xdp) = &port.xdp {
+        text.push_str(&format!(" on {}", xdp.ifname));
+        if !xdp.refused.is_empty() {
+            text.push_str(&format!(" (refused: {})", xdp.refused.join("; ")));
+        }
+    }
+    text
+}
+
 /// What is particular about a port: only what differs from the ordinary is said.
 fn details(bridge: &Bridge, port: &Port) -> String {
     let mut details = Vec::new();
     if port.state != PortState::Up {
         details.push(port::state(port.state).to_uppercase());
+    }
+    if port.port_type != PortType::Tap {
+        details.push(kind(port));
     }
     if port.mtu != bridge.mtu {
         details.push(format!("mtu {}", port.mtu));
@@ -233,6 +248,20 @@ br0
              route, alias www, ingress 100mbit, egress 1.5gbit, no offloads
 "
         );
+    }
+
+    #[test]
+    fn how_an_xdp_port_is_served_and_why_not_better() {
+        let mut port = port::tests::xdp_example("web", 2);
+        let bridge = bridge::tests::example();
+        assert_eq!(
+            details(&bridge, &port),
+            "xdp native, copy on vsxk3f97qpl2mzd (refused: zero-copy: the driver has none (Operation not \
+             supported)), worker 0, csum"
+        );
+        (port.state, port.worker) = (PortState::Failed, None);
+        port.xdp.iter_mut().for_each(|xdp| (xdp.mode, xdp.refused) = (None, vec![]));
+        assert_eq!(details(&bridge, &port), "FAILED, xdp on vsxk3f97qpl2mzd, csum");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::limits::{PORT_ADDRESSES_MAX, STATICS_MAX, VLAN_ID_MAX};
 use super::names::{check_interface_name, check_port_name};
 use super::port::{check_rate, check_vlans};
 use super::{BridgeRecord, Desired};
+use crate::api::PortType;
 use crate::control::refusal::{Result, conflict, invalid, limit};
 use crate::snapshot::{BRIDGES_MAX, PORTS_MAX};
 
@@ -25,6 +26,7 @@ impl Desired {
         }
         let mut nets = Vec::new();
         let mut interfaces = HashSet::new();
+        let mut host_ends = HashSet::new();
         for (name, bridge) in &self.bridges {
             bridge.check(name)?;
             for subnet in &bridge.subnets {
@@ -42,6 +44,17 @@ impl Desired {
                 if !interfaces.insert((port.netns_id, &port.ifname)) {
                     return Err(conflict(
                         format!("port {port_name:?} of bridge {name:?} shares its interface with another port"),
+                        "",
+                    ));
+                }
+                if let Some(end) = &port.host_end
+                    && (self.bridges.contains_key(&end.ifname) || !host_ends.insert(&end.ifname))
+                {
+                    return Err(conflict(
+                        format!(
+                            "port {port_name:?} of bridge {name:?}: the host's interface {:?} is taken",
+                            end.ifname
+                        ),
                         "",
                     ));
                 }
@@ -74,6 +87,15 @@ impl BridgeRecord {
         for (port_name, port) in &self.ports {
             check_port_name("port name", port_name)?;
             check_interface_name("interface name", &port.ifname)?;
+            if (port.port_type == PortType::Xdp) != port.host_end.is_some() {
+                return Err(invalid(
+                    format!("port {port_name:?}: its type and its interfaces contradict each other"),
+                    "",
+                ));
+            }
+            if let Some(end) = &port.host_end {
+                check_interface_name("interface name", &end.ifname)?;
+            }
             for taken in std::iter::once(port_name).chain(&port.aliases) {
                 check_port_name("alias", taken)?;
                 if !names.insert(taken) {

@@ -26,6 +26,7 @@ mod addresses;
 mod bridge;
 mod check;
 mod fdb;
+mod host_end;
 mod limits;
 #[cfg(test)]
 mod model_tests;
@@ -35,6 +36,7 @@ mod reboot;
 #[cfg(test)]
 mod tests;
 
+pub use host_end::{HostEnd, Owner};
 pub use limits::*;
 pub use names::{INTERFACE_NAME_BYTES_MAX, NAME_BYTES_MAX};
 
@@ -116,9 +118,12 @@ pub struct PortRecord {
     /// Whether the namespace's loopback interface was down before the port came.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lo_raised: bool,
-    /// The kind of interface.
-    #[serde(rename = "type")]
+    /// The kind of interface; a TAP in a state file of a version that knew no other.
+    #[serde(default, rename = "type")]
     pub port_type: PortType,
+    /// The other end of the interface, where that is a veth pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_end: Option<HostEnd>,
     /// The addresses with their prefix lengths.
     pub ips: Vec<IpNet>,
     /// The MAC address.
@@ -180,6 +185,8 @@ pub struct FoundInterface {
     pub ifindex: Option<u32>,
     /// See [`PortRecord::lo_raised`].
     pub lo_raised: bool,
+    /// See [`PortRecord::host_end`].
+    pub host_end: Option<HostEnd>,
 }
 
 /// The namespace that a port is to be attached to.
@@ -191,6 +198,8 @@ pub struct PortTarget {
     pub id: NetnsId,
     /// Its cookie; see [`PortRecord::netns_cookie`].
     pub cookie: Option<u64>,
+    /// Whose interfaces the port's are.
+    pub owner: Owner,
     /// Four random bytes, for a MAC address that no IPv4 address determines.
     pub random: [u8; 4],
 }

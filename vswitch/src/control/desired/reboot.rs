@@ -33,6 +33,7 @@ impl Desired {
                 {
                     (port.netns_id, port.netns_cookie) = (id, cookie);
                     (port.ifindex, port.lo_raised) = (None, false);
+                    port.host_end.iter_mut().for_each(|end| end.ifindex = None);
                     return true;
                 }
                 dropped.push((bridge.clone(), name.clone()));

@@ -4,10 +4,10 @@ use std::time::{Duration, Instant};
 
 use super::Switch;
 use super::live::{LiveBridge, LivePort};
-use crate::api::{Bridge, Port, PortState};
-use crate::control::desired::{BridgeRecord, PortRecord};
+use super::port_link::PortLink;
+use crate::api::{Bridge, Port, PortState, XdpStatus};
+use crate::control::desired::{BridgeRecord, HostEnd, PortRecord};
 use crate::control::refusal::{Result, not_found};
-use crate::io::Device;
 
 /// How long a loop is worth a warning after it was last noticed.
 const LOOP_WARNING: Duration = Duration::from_secs(60);
@@ -95,13 +95,14 @@ fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge) -> Brid
 }
 
 fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRecord, live: &LivePort) -> Port {
-    let caps = live.device().map(|device| device.caps()).unwrap_or_default();
+    let caps = live.entry().map(|entry| entry.device.caps()).unwrap_or_default();
     Port {
         name: name.to_owned(),
         bridge: bridge.to_owned(),
         netns: port.netns.to_string(),
         ifname: port.ifname.clone(),
         port_type: port.port_type,
+        xdp: xdp_status(port, live),
         state: if live.attachment.is_ok() { PortState::Up } else { PortState::Failed },
         ips: port.ips.clone(),
         mac: port.mac.to_string(),
@@ -115,6 +116,12 @@ fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRec
         offloads: caps.names().into_iter().map(str::to_owned).collect(),
         worker: live.entry().and_then(|entry| entry.reader).map(usize::from),
     }
+}
+
+/// How an `xdp` port is served; of one that is not open no more is known than where it would be.
+fn xdp_status(port: &PortRecord, live: &LivePort) -> Option<XdpStatus> {
+    let closed = |end: &HostEnd| XdpStatus { ifname: end.ifname.clone(), mode: None, refused: Vec::new() };
+    live.link().and_then(PortLink::xdp_status).or_else(|| port.host_end.as_ref().map(closed))
 }
 
 impl LiveBridge {

@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::identity::Lookup;
+use super::port_link::PortLink;
 use super::{Switch, identity};
 use crate::control::netns::NetnsId;
 use crate::snapshot::{BridgeId, PortId};
@@ -43,7 +44,7 @@ impl Switch {
         let mut suspects = Vec::new();
         for (bridge, live) in &self.live.bridges {
             for (name, port) in &live.ports {
-                if port.attachment.is_ok()
+                if port.link().is_some_and(PortLink::holds_netns)
                     && let Some((_, record)) = self.record(bridge, name)
                 {
                     suspects.push(Suspect { id: port.id, incarnation: port.incarnation, netns: record.netns_id });

@@ -7,12 +7,11 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::port_link::PortLink;
 use crate::control::desired::{BridgeRecord, PortRecord};
 use crate::control::placement;
 use crate::datapath::fdb::{Fdb, FdbLimits};
 use crate::datapath::rate::SharedBucket;
-use crate::io::Device;
-use crate::io::tap::TapDevice;
 use crate::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Snapshot, VlanMode, VlanSet};
 
 /// Small indices in use.
@@ -55,8 +54,10 @@ pub(super) struct LivePort {
 /// A port's open interface.
 #[derive(Debug, Clone)]
 pub(super) struct Attachment {
-    pub(super) device: Arc<TapDevice>,
+    /// Declared, and so dropped, before the link: the datapath's devices close before the
+    /// interface goes.
     pub(super) entry: Arc<PortEntry>,
+    pub(super) link: PortLink,
 }
 
 impl LivePort {
@@ -64,8 +65,8 @@ impl LivePort {
         self.attachment.as_ref().ok().map(|attachment| &attachment.entry)
     }
 
-    pub(super) fn device(&self) -> Option<&Arc<TapDevice>> {
-        self.attachment.as_ref().ok().map(|attachment| &attachment.device)
+    pub(super) fn link(&self) -> Option<&PortLink> {
+        self.attachment.as_ref().ok().map(|attachment| &attachment.link)
     }
 }
 
@@ -74,6 +75,8 @@ impl LivePort {
 pub(super) struct LiveBridge {
     pub(super) id: BridgeId,
     pub(super) fdb: Arc<Fdb>,
+    /// The worker that all AF_XDP devices of the bridge belong to.
+    pub(super) home: u16,
     /// The host's port; none on an `l2` bridge.
     pub(super) host: Option<LivePort>,
     pub(super) ports: BTreeMap<String, LivePort>,
@@ -173,7 +176,7 @@ pub(super) fn port_entry(
     bridge: BridgeId,
     port: &PortRecord,
     mtu: u32,
-    device: Arc<TapDevice>,
+    link: &PortLink,
     workers: usize,
 ) -> PortEntry {
     let vlan = match port.vlan {
@@ -181,6 +184,7 @@ pub(super) fn port_entry(
         None if port.trunk.is_empty() => VlanMode::Transparent,
         None => VlanMode::Trunk(VlanSet::new(port.trunk.iter().copied())),
     };
+    let device = link.device();
     PortEntry {
         id,
         incarnation,
@@ -194,8 +198,8 @@ pub(super) fn port_entry(
         mtu,
         ingress_rate_bps: port.ingress_rate_bps,
         egress_bucket: port.egress_rate_bps.map(|rate| Arc::new(SharedBucket::new(rate))),
-        reader: placement::reader_of_new_port(workers),
-        device: device as Arc<dyn Device>,
+        reader: placement::reader_of_new_port(workers, device.home()),
+        device,
     }
 }
 
@@ -205,9 +209,10 @@ pub(super) fn host_entry(
     bridge_name: &str,
     bridge: BridgeId,
     mtu: u32,
-    device: Arc<TapDevice>,
+    link: &PortLink,
     workers: usize,
 ) -> PortEntry {
+    let device = link.device();
     PortEntry {
         id,
         incarnation,
@@ -221,8 +226,8 @@ pub(super) fn host_entry(
         mtu,
         ingress_rate_bps: None,
         egress_bucket: None,
-        reader: placement::reader_of_new_port(workers),
-        device: device as Arc<dyn Device>,
+        reader: placement::reader_of_new_port(workers, device.home()),
+        device,
     }
 }
 

@@ -20,7 +20,8 @@ impl Switch {
         let ports = self.live.bridges.values().flat_map(LiveBridge::all_ports);
         let load = |entry: &Arc<PortEntry>| {
             let counters = self.datapath.port_counters(entry.id);
-            Some(PortLoad::new((entry.id, entry.incarnation), entry.reader?, &counters))
+            let pinned = entry.device.home().is_some();
+            Some(PortLoad::new((entry.id, entry.incarnation), entry.reader?, pinned, &counters))
         };
         ports.filter_map(|port| port.entry().and_then(load)).collect()
     }

@@ -9,6 +9,7 @@ use std::sync::Arc;
 use super::Switch;
 use super::identity::Lookup;
 use super::interface::link_here;
+use super::port_link::XdpPort;
 use crate::api::{Balance, Counters, PortStats, Stats, WorkerStats};
 use crate::control::desired::PortRecord;
 use crate::control::netlink::Netlink;
@@ -31,6 +32,8 @@ struct PlannedPort {
     id: PortId,
     /// Where the interface is; none for the host's own, which is here.
     record: Option<PortRecord>,
+    /// The AF_XDP side of an `xdp` port.
+    xdp: Option<Arc<XdpPort>>,
 }
 
 impl Switch {
@@ -71,6 +74,7 @@ impl Switch {
                         name: port_name.clone(),
                         id: live.id,
                         record,
+                        xdp: live.link().and_then(|link| link.xdp()).map(Arc::clone),
                     }),
             );
         }
@@ -134,7 +138,9 @@ impl PlannedPort {
             None => Netlink::open().ok()?.link_by_name(&self.name).ok()?,
             Some(record) => lookup.open(record)?.run(|| link_here(record)).ok()?.ok()?,
         };
-        link.map(|link| (link.tx_dropped, link.rx_dropped))
+        // What an AF_XDP socket drops was sent already as far as the container's interface knows.
+        let before_us = self.xdp.as_ref().map_or(0, |xdp| xdp.dropped());
+        link.map(|link| (link.tx_dropped + before_us, link.rx_dropped))
     }
 }
 

@@ -216,7 +216,7 @@ impl UdpRx {
                 continue;
             }
             let bytes = headers[at].msg_len as usize;
-            let control_bytes = headers[at].msg_hdr.msg_controllen as usize;
+            let control_bytes = sys::control_bytes(&headers[at]);
             let message = self.message(bytes, &names[at], &mut controls[at], control_bytes, call.report);
             received_bytes += message.bytes;
             self.is_bulk |= message.size < message.bytes;

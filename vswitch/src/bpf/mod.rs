@@ -1,0 +1,70 @@
+//! The programs that run in the kernel (eBPF): which packets of a host's interface are the switch's, and how they
+//! get to it and back.
+//!
+//! # The classifier
+//!
+//! A *shared uplink* is an interface of the host through which containers reach the world, too. The host keeps it:
+//! addresses, routes, traffic. A program on the interface's ingress takes exactly what belongs to the switch, and passes
+//! everything else on untouched:
+//!
+//! | rule | what |
+//! |---|---|
+//! | published | a published port of one of the host's addresses, TCP, UDP, SCTP |
+//! | translated | a port that a translated flow has on the way out |
+//! | vxlan | the UDP port of a tunnel |
+//! | echo reply | to an identifier that a translated flow has |
+//! | ICMP error | about a packet that one of the above has sent: its source is looked up inside of the error |
+//! | later fragment | of a packet whose first fragment was taken in the last 30 s |
+//!
+//! What is malformed, cut short, tagged, multicast, or behind more than eight extension headers passes: when in doubt,
+//! a packet is the host's. Checksums are not verified; whoever takes the packet does that.
+//!
+//! The rules exist twice: in C for the kernel (`classifier.bpf.c`, compiled as a tc and as an XDP program), and in
+//! Rust ([`model`]). `tests/classifier.rs` runs both on the same packets.
+//!
+//! # Maps
+//!
+//! The control plane fills them ([`Classifier`]); the data plane writes only one, [`TranslatedPorts`], by plain stores to
+//! shared memory. Nearly every packet is the host's, so two bytes per port, in arrays of 64 KB, answer "no" before
+//! anything is hashed.
+//!
+//! # Two ways of carrying what was taken
+//!
+//! *tc*: after the kernel's GRO, so that super-frames come whole, redirected to a TAP (the *carry TAP*) that the switch reads;
+//! what the switch writes to that TAP is redirected to the uplink, where the kernel finds the next hop, its address, and
+//! cuts super-frames as late as the driver allows. *XDP*: redirected to AF_XDP sockets, before the kernel does anything.
+//!
+//! # Life
+//!
+//! Programs are attached by links, which end with the process: after `kill -9` nothing is left. Kernels before 6.6 have no
+//! such links for tc (TCX); there a filter on the interface's clsact hook stays behind, and is removed by the next start.
+//! Programs of other people are named and left alone: [`attached_programs`].
+//!
+//! # The object
+//!
+//! `classifier.bpf.o` is committed, so that building the switch needs no clang. `make bpf` compiles it, and
+//! `tests/classifier_object.rs` makes sure that it is what the source compiles to.
+
+mod attach;
+mod counters;
+mod error;
+mod loader;
+pub mod model;
+mod ports;
+mod programs;
+mod service;
+pub mod sys;
+
+pub use self::attach::{Attachment, TcHook, XdpMode, XdpUplink};
+pub use self::counters::Counter;
+pub use self::error::ClassifierError;
+pub use self::loader::{Classifier, Program};
+pub use self::ports::{Flow, TranslatedPorts};
+pub use self::programs::{AttachedProgram, attached_programs, remove_leftovers};
+pub use self::service::Protocol;
+
+/// A result of this module.
+pub type Result<T> = std::result::Result<T, ClassifierError>;
+
+/// The compiled programs: what `make bpf` makes of `classifier.bpf.c`.
+pub const OBJECT: &[u8] = aya::include_bytes_aligned!("classifier.bpf.o");
