@@ -17,9 +17,8 @@ use crate::snapshot::PortId;
 use crate::tunnel::ecn::{self, Ecn};
 use crate::tunnel::train::Run;
 use crate::tunnel::{TunnelEntry, TunnelTable, decap, inner};
-use crate::wire::icmp_error::{self, Origin};
 use crate::wire::layers::Layers;
-use crate::wire::{EtherType, arp, ethernet, icmpv6, ipv4, ipv6, protocol, tcp, udp, vnet_hdr, vxlan};
+use crate::wire::{EtherType, arp, ethernet, icmpv6, ipv4, ipv6, protocol, tcp, too_big, udp, vnet_hdr, vxlan};
 
 /// A target: its name, which is also its corpus's directory, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -33,7 +32,7 @@ pub const TARGETS: &[Target] = &[
     ("arp_nd", arp_nd),
     ("control_json", control_json),
     ("vxlan_train", vxlan_train),
-    ("packet_too_big", packet_too_big),
+    ("too_big", too_big),
 ];
 
 /// A frame through every view there is; the [`Layers`] lie within it and in order.
@@ -290,11 +289,16 @@ fn marked_and_right(frame: &[u8]) {
 }
 
 /// A two-byte big-endian MTU and a frame: the answer is a whole packet to the sender, and not answered.
-pub fn packet_too_big(data: &[u8]) {
+pub fn too_big(data: &[u8]) {
     let Some((mtu, frame)) = data.split_first_chunk::<2>() else { return };
     let mtu = u32::from(u16::from_be_bytes(*mtu));
-    let mut told = [0; icmp_error::ANSWER_BYTES_MAX];
-    let Ok(bytes) = icmp_error::packet_too_big(frame, mtu, Origin::default(), &mut told) else { return };
+    let answer = |frame: &[u8], told: &mut [u8]| {
+        // As the egress has it: only what is larger than the MTU is too big.
+        let packet_bytes = frame.len().max(mtu as usize + 1);
+        too_big::too_big(frame, packet_bytes, mtu, told)
+    };
+    let mut told = [0; too_big::BYTES_MAX];
+    let Some(bytes) = answer(frame, &mut told) else { return };
     let told = &told[..bytes];
     assert_eq!(told[..6], frame[6..12]);
     let (ethertype, offset) = ethernet::skip_tags(told).expect("it is a frame");
@@ -309,8 +313,7 @@ pub fn packet_too_big(data: &[u8]) {
             assert_eq!(checksum::fold(sum + checksum::sum(packet.payload())), 0xffff);
         }
     }
-    let answer = icmp_error::packet_too_big(told, mtu, Origin::default(), &mut [0; icmp_error::ANSWER_BYTES_MAX]);
-    assert!(answer.is_err(), "an error about an error would have no end");
+    assert_eq!(answer(told, &mut [0; too_big::BYTES_MAX]), None, "an error about an error would have no end");
 }
 
 /// A request's body, as every type that the control socket reads: what is understood survives

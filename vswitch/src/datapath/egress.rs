@@ -160,11 +160,12 @@ impl Egress {
     /// Serves one output of a burst.
     pub(super) fn serve(&mut self, output: &mut Output<'_>, frames: &mut [Frame], scatter: &Scatter, pool: &mut Pool) {
         let caps = output.port.device.caps();
+        let mtu = output.mtu();
         // Which units, and which frames, are this output's alone: the others must keep their bytes.
         let (mut soles, mut sole_frames) = (0u64, 0u64);
         for item in scatter.items(output.port.id) {
             let frame = &mut frames[usize::from(item.frame)];
-            if let Some(packet_bytes) = exceeds(frame, output.port.mtu) {
+            if let Some(packet_bytes) = exceeds(frame, mtu) {
                 self.flush(output, frames, pool);
                 (soles, sole_frames) = (0, 0);
                 self.fragment(output, &mut frames[usize::from(item.frame)], item, packet_bytes, pool);
@@ -206,7 +207,7 @@ impl Egress {
             let (offload, sole) = (frame.offload, item.sole);
             self.units.push(Unit { frame: item.frame, first_piece: 0, pieces_count: 0, offload, sole });
         }
-        if soles.count_ones() > 1 && caps.csum && self.coalesces {
+        if soles.count_ones() > 1 && caps.csum && self.coalesces && output.port.device.merges() {
             let accept = Accept { tcp4: caps.tso4, tcp6: caps.tso6, udp: caps.uso };
             self.coalesce(output, frames, accept, soles, sole_frames);
         }

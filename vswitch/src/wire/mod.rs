@@ -16,12 +16,12 @@
 pub mod announce;
 pub mod arp;
 pub mod ethernet;
-pub mod icmp_error;
 pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 pub mod layers;
 pub mod mac;
+pub mod resolution;
 pub mod tcp;
 pub mod too_big;
 pub mod udp;

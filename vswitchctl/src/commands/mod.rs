@@ -7,6 +7,7 @@ mod fdb;
 mod port;
 mod show;
 mod stats;
+mod vxlan;
 
 use clap::{Subcommand, ValueEnum};
 
@@ -25,6 +26,10 @@ pub(crate) enum Command {
     AddPort(port::AddPort),
     DelPort(port::DelPort),
     ListPorts(port::ListPorts),
+    AddVxlan(vxlan::AddVxlan),
+    DelVxlan(vxlan::DelVxlan),
+    AddRemote(vxlan::AddRemote),
+    DelRemote(vxlan::DelRemote),
     Fdb(fdb::List),
     FdbAdd(fdb::Add),
     FdbDel(fdb::Del),
@@ -48,6 +53,10 @@ impl Command {
             Self::AddPort(command) => command.exec(client).await,
             Self::DelPort(command) => command.exec(client).await,
             Self::ListPorts(command) => command.exec(client).await,
+            Self::AddVxlan(command) => command.exec(client).await,
+            Self::DelVxlan(command) => command.exec(client).await,
+            Self::AddRemote(command) => command.exec(client).await,
+            Self::DelRemote(command) => command.exec(client).await,
             Self::Fdb(command) => command.exec(client).await,
             Self::FdbAdd(command) => command.exec(client).await,
             Self::FdbDel(command) => command.exec(client).await,

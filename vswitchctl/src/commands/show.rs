@@ -2,9 +2,9 @@
 
 use clap::Args;
 use serde::Serialize;
-use vswitch::api::{Bridge, Port, PortState, PortType};
+use vswitch::api::{Bridge, Port, PortState, PortType, Vxlan};
 
-use super::{on_off, port};
+use super::{on_off, port, vxlan};
 use crate::client::{Client, Target};
 use crate::failure::Failure;
 use crate::output::{Output, Table, count, join, visible};
@@ -28,6 +28,7 @@ pub(crate) struct Show {
 struct Tree {
     bridge: Bridge,
     ports: Vec<Port>,
+    tunnels: Vec<Vxlan>,
 }
 
 impl Show {
@@ -37,21 +38,29 @@ impl Show {
             Some(name) => {
                 let target = bridges.segment(&name);
                 let bridge = client.get(&target).await?;
-                vec![Tree { bridge, ports: client.get(&target.segment("ports")).await? }]
+                let ports = client.get(&target.clone().segment("ports")).await?;
+                vec![Tree { bridge, ports, tunnels: client.get(&target.segment("vxlans")).await? }]
             }
             None => {
                 let bridges: Vec<Bridge> = client.get(&bridges).await?;
-                group(bridges, client.get(&Target::v1().segment("ports")).await?)
+                let ports = client.get(&Target::v1().segment("ports")).await?;
+                group(bridges, ports, client.get(&Target::v1().segment("vxlans")).await?)
             }
         };
         Output::new(trees.iter().map(render).collect::<Vec<_>>().join("\n"), &trees)
     }
 }
 
-/// Gives each bridge its ports. A port of a bridge that was made between the two questions has no
+/// Gives each bridge its ports and tunnels. A port of a bridge that was made between the two questions has no
 /// place and is left out, as though both had been asked before.
-fn group(bridges: Vec<Bridge>, ports: Vec<Port>) -> Vec<Tree> {
-    let mut trees: Vec<Tree> = bridges.into_iter().map(|bridge| Tree { bridge, ports: Vec::new() }).collect();
+fn group(bridges: Vec<Bridge>, ports: Vec<Port>, tunnels: Vec<Vxlan>) -> Vec<Tree> {
+    let tree = |bridge| Tree { bridge, ports: Vec::new(), tunnels: Vec::new() };
+    let mut trees: Vec<Tree> = bridges.into_iter().map(tree).collect();
+    for tunnel in tunnels {
+        if let Some(tree) = trees.iter_mut().find(|tree| tree.bridge.name == tunnel.bridge) {
+            tree.tunnels.push(tunnel);
+        }
+    }
     for port in ports {
         if let Some(tree) = trees.iter_mut().find(|tree| tree.bridge.name == port.bridge) {
             tree.ports.push(port);
@@ -61,10 +70,21 @@ fn group(bridges: Vec<Bridge>, ports: Vec<Port>) -> Vec<Tree> {
 }
 
 fn render(tree: &Tree) -> String {
-    let Tree { bridge, ports } = tree;
+    let Tree { bridge, ports, tunnels } = tree;
     let mut text = format!("{}\n", bridge.name);
     for (key, value) in facts(bridge) {
         text.push_str(&format!("├─ {key:<8}  {}\n", visible(&value)));
+    }
+    if !tunnels.is_empty() {
+        text.push_str(&format!("├─ {:<8}  {}\n", "tunnels", count(tunnels.len(), "tunnel", "tunnels")));
+        let mut table = Table::new(&["", ""]);
+        for tunnel in tunnels {
+            table.row([tunnel.name.clone(), vxlan::line(tunnel)]);
+        }
+        for (index, line) in table.render("").lines().skip(1).enumerate() {
+            let branch = if index + 1 == tunnels.len() { "└─" } else { "├─" };
+            text.push_str(&format!("│  {branch} {line}\n"));
+        }
     }
     text.push_str(&format!("└─ {:<8}  {}\n", "ports", count(ports.len(), "port", "ports")));
     if ports.is_empty() {
@@ -186,7 +206,7 @@ fn details(bridge: &Bridge, port: &Port) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{bridge, port};
+    use super::super::{bridge, port, vxlan};
     use super::*;
 
     #[test]
@@ -194,6 +214,7 @@ mod tests {
         let tree = Tree {
             bridge: bridge::tests::example(),
             ports: vec![port::tests::example("web", 2), port::tests::example("database", 3)],
+            tunnels: vec![],
         };
         assert_eq!(
             render(&tree),
@@ -232,7 +253,7 @@ br0
         port.worker = None;
         port.offloads.clear();
         assert_eq!(
-            render(&Tree { bridge, ports: vec![port] }),
+            render(&Tree { bridge, ports: vec![port], tunnels: vec![vxlan::tests::example()] }),
             "\
 br0
 ├─ network   172.17.0.0/16 fd00:17::/64
@@ -243,6 +264,8 @@ br0
 ├─ macs      3 of 131072 known (at most 16384 per port), flooding unlimited
 ├─ labels    owner=ops
 ├─ WARNING   loop: 02:00:00:00:00:01 moves between web and db
+├─ tunnels   1 tunnel
+│  └─ vxlan42  vni 42 198.18.0.1 to 198.18.0.2 198.18.0.3 port 4789 mtu 1450, worker 0
 └─ ports     1 port
    └─ web  eth0 in web  172.17.0.2/16 fd00:17::2/64  02:42:ac:11:00:02  FAILED, mtu 9000, trunk 10,20, no default \
              route, alias www, ingress 100mbit, egress 1.5gbit, no offloads
@@ -268,8 +291,11 @@ br0
     fn a_bare_switch_without_ports() {
         let mut bridge = bridge::tests::example();
         bridge.l2 = true;
-        assert!(render(&Tree { bridge: bridge.clone(), ports: vec![] }).contains("├─ network   none, a bare"));
-        let trees = group(vec![bridge], vec![port::tests::example("web", 2)]);
-        assert_eq!(trees[0].ports.len(), 1);
+        assert!(
+            render(&Tree { bridge: bridge.clone(), ports: vec![], tunnels: vec![] })
+                .contains("├─ network   none, a bare")
+        );
+        let trees = group(vec![bridge], vec![port::tests::example("web", 2)], vec![vxlan::tests::example()]);
+        assert_eq!((trees[0].ports.len(), trees[0].tunnels.len()), (1, 1));
     }
 }

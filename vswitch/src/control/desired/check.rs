@@ -7,7 +7,7 @@ use std::collections::HashSet;
 
 use super::addresses::{check_network, check_networks};
 use super::bridge::check_mtu;
-use super::limits::{PORT_ADDRESSES_MAX, STATICS_MAX, VLAN_ID_MAX};
+use super::limits::{PORT_ADDRESSES_MAX, STATIC_ADDRESSES_MAX, STATICS_MAX, VLAN_ID_MAX};
 use super::names::{check_interface_name, check_port_name};
 use super::port::{check_rate, check_vlans};
 use super::{BridgeRecord, Desired};
@@ -27,6 +27,7 @@ impl Desired {
         let mut nets = Vec::new();
         let mut interfaces = HashSet::new();
         let mut host_ends = HashSet::new();
+        let mut segments = HashSet::new();
         for (name, bridge) in &self.bridges {
             bridge.check(name)?;
             for subnet in &bridge.subnets {
@@ -35,6 +36,16 @@ impl Desired {
                 }) {
                     return Err(conflict(
                         format!("the subnet {} of bridge {name:?} overlaps {other} of bridge {owner:?}", subnet.net),
+                        "",
+                    ));
+                }
+            }
+            for (tunnel_name, tunnel) in &bridge.tunnels {
+                if let Some(underlay) = tunnel.underlay()
+                    && !segments.insert((underlay, tunnel.vni))
+                {
+                    return Err(conflict(
+                        format!("the tunnel {tunnel_name:?} of bridge {name:?} shares its VNI with another"),
                         "",
                     ));
                 }
@@ -81,7 +92,14 @@ impl BridgeRecord {
         check_networks(&self.subnets, &self.reserve)?;
         self.check_values(name)?;
 
+        self.check_tunnels(name)?;
         let mut names = HashSet::from([name]);
+        for tunnel in self.tunnels.keys() {
+            check_port_name("tunnel name", tunnel)?;
+            if !names.insert(tunnel) {
+                return Err(conflict(format!("the name {tunnel:?} is taken twice on bridge {name:?}"), ""));
+            }
+        }
         let mut macs: HashSet<_> = self.mac.into_iter().collect();
         let mut addresses = HashSet::new();
         for (port_name, port) in &self.ports {
@@ -129,7 +147,10 @@ impl BridgeRecord {
         }
         let mut seen = HashSet::new();
         for entry in &self.statics {
-            let known = self.ports.contains_key(&entry.port) || (entry.port == name && !self.l2);
+            let is_port = self.ports.contains_key(&entry.port) || (entry.port == name && !self.l2);
+            let is_tunnel = self.tunnels.contains_key(&entry.port);
+            let known = (is_port && entry.remote.is_none() && entry.ips.is_empty())
+                || (is_tunnel && entry.remote.is_some() && entry.ips.len() <= STATIC_ADDRESSES_MAX);
             let owned_elsewhere = self.ports.iter().any(|(port, other)| other.mac == entry.mac && *port != entry.port);
             let bad = !known
                 || owned_elsewhere

@@ -148,6 +148,12 @@ impl BridgeRecord {
     /// # Errors
     /// There is none, or the namespace has several ports on the bridge.
     pub fn find_port(&self, bridge: &str, key: &str) -> Result<&str> {
+        if self.tunnels.contains_key(key) {
+            return Err(not_found(
+                format!("{key:?} is a tunnel of bridge {bridge:?}, and not a port"),
+                "`vswitchctl del-vxlan`, `add-remote` and `del-remote` are for tunnels",
+            ));
+        }
         if let Some((name, _)) = self.ports.get_key_value(key) {
             return Ok(name);
         }
@@ -204,7 +210,7 @@ impl BridgeRecord {
         }
     }
 
-    fn check_names_free(&self, bridge: &str, name: &str, aliases: &[String]) -> Result<()> {
+    pub(super) fn check_names_free(&self, bridge: &str, name: &str, aliases: &[String]) -> Result<()> {
         if aliases.len() > LABELS_MAX {
             return Err(limit(format!("the port {name:?} would have more than {LABELS_MAX} aliases"), "use fewer"));
         }
@@ -222,6 +228,12 @@ impl BridgeRecord {
             return Err(conflict(
                 format!("{bridge:?} is the bridge's own name and stands for the host's port"),
                 "choose another port name with --name",
+            ));
+        }
+        if let Some(taken) = self.tunnels.keys().find(|taken| own.contains(taken.as_str())) {
+            return Err(conflict(
+                format!("the bridge {bridge:?} has a tunnel {taken:?} already"),
+                "choose another name with --name, or remove the tunnel first with `vswitchctl del-vxlan`",
             ));
         }
         for (other, port) in &self.ports {

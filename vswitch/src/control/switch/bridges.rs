@@ -6,6 +6,7 @@ use std::sync::Arc;
 use super::identity::Lookup;
 use super::live::{Attachment, LiveBridge, LivePort, fdb_limits, host_entry};
 use super::port_link::PortLink;
+use super::tunnels::derive_mtus;
 use super::{Switch, host_interface, host_view, interface, netlink_failed};
 use crate::api::{Bridge, BridgeChange, BridgeSpec};
 use crate::control::desired::BridgeRecord;
@@ -115,6 +116,8 @@ impl Switch {
         let record = self.desired.bridge(name)?.clone();
         self.live_bridge(name)?;
         let Some(bridge) = self.live.bridges.remove(name) else { return Ok(()) };
+        let overlay = self.live.overlay.clone();
+        let unused = self.apply_overlay(&next, &derive_mtus(&next), None)?;
         let persist = |bridge: &LiveBridge, on| {
             bridge.all_ports().for_each(|port| super::ports::set_persistent(name, port, on));
         };
@@ -123,11 +126,14 @@ impl Switch {
         if let Err(error) = self.commit(next) {
             persist(&bridge, true);
             self.live.bridges.insert(name.to_owned(), bridge);
+            let unused = self.restore_overlay(overlay);
             self.publish(&self.desired);
+            self.forget_overlay(unused);
             return Err(error);
         }
         self.discard_failed(name, &record, bridge.named_ports(name));
         self.forget_bridge(bridge);
+        self.forget_overlay(unused);
         self.watch_changed = true;
         Ok(())
     }
@@ -163,7 +169,7 @@ impl Switch {
     }
 
     /// Gives the host's interface and the ports without an MTU of their own the bridge's MTU.
-    fn apply_mtu(&mut self, name: &str, record: &BridgeRecord) -> Result<()> {
+    pub(super) fn apply_mtu(&mut self, name: &str, record: &BridgeRecord) -> Result<()> {
         if !record.l2 {
             interface::set_host_mtu(name, record.mtu)
                 .map_err(|error| netlink_failed(&format!("the MTU of {name:?} cannot be changed"), &error))?;
@@ -195,7 +201,7 @@ impl Switch {
         Ok(())
     }
 
-    fn restore_mtu(&mut self, name: &str, before: &BridgeRecord) {
+    pub(super) fn restore_mtu(&mut self, name: &str, before: &BridgeRecord) {
         if let Err(error) = self.apply_mtu(name, before) {
             tracing::error!(bridge = name, %error.message, "an MTU that was changed could not be changed back");
         }

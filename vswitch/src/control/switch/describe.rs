@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use super::Switch;
 use super::live::{LiveBridge, LivePort};
+use super::overlay::Overlay;
 use super::port_link::PortLink;
 use crate::api::{Bridge, Port, PortState, XdpStatus};
 use crate::control::desired::{BridgeRecord, HostEnd, PortRecord};
@@ -19,7 +20,9 @@ impl Switch {
         self.desired
             .bridges
             .iter()
-            .filter_map(|(name, record)| Some(describe_bridge(name, record, self.live.bridges.get(name)?)))
+            .filter_map(|(name, record)| {
+                Some(describe_bridge(name, record, self.live.bridges.get(name)?, &self.live.overlay))
+            })
             .collect()
     }
 
@@ -47,7 +50,7 @@ impl Switch {
     }
 
     pub(super) fn describe_bridge(&self, name: &str) -> Result<Bridge> {
-        Ok(describe_bridge(name, self.desired.bridge(name)?, self.live_bridge(name)?))
+        Ok(describe_bridge(name, self.desired.bridge(name)?, self.live_bridge(name)?, &self.live.overlay))
     }
 
     pub(super) fn describe_port(&self, bridge: &str, name: &str) -> Result<Port> {
@@ -58,7 +61,7 @@ impl Switch {
     }
 }
 
-fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge) -> Bridge {
+fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge, overlay: &Overlay) -> Bridge {
     let mut warnings = Vec::new();
     if let Some((text, at)) = &live.last_loop
         && at.elapsed() < LOOP_WARNING
@@ -71,6 +74,11 @@ fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge) -> Brid
     for (port, LivePort { attachment, .. }) in &live.ports {
         if let Err(why) = attachment {
             warnings.push(format!("port {port} is down: {why}"));
+        }
+    }
+    for (tunnel, live) in overlay.of_bridge(name) {
+        if let Some(why) = &live.failure {
+            warnings.push(format!("tunnel {tunnel} is down: {why}"));
         }
     }
     Bridge {
@@ -89,6 +97,7 @@ fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge) -> Brid
         storm_limit: record.storm_limit,
         labels: record.labels.clone(),
         ports: record.ports.len(),
+        tunnels: record.tunnels.len(),
         macs: live.fdb.len(),
         warnings,
     }

@@ -110,15 +110,15 @@ impl Switch {
 
     /// The datapath noticed an address that flaps between two ports.
     pub fn loop_noticed(&mut self, bridge: BridgeId, mac: [u8; 6], vlan: u16, ports: [PortId; 2]) {
+        let overlay = &self.live.overlay;
         let Some((name, live)) = self.live.bridges.iter_mut().find(|(_, live)| live.id == bridge) else { return };
         let port_name = |id: PortId| {
             if live.host.as_ref().is_some_and(|host| host.id == id) {
                 return name.clone();
             }
-            live.ports
-                .iter()
-                .find(|(_, port)| port.id == id)
-                .map_or_else(|| "a port that is gone".to_owned(), |(name, _)| name.clone())
+            let port = live.ports.iter().find(|(_, port)| port.id == id).map(|(name, _)| name.clone());
+            let vtep = || overlay.find(id).map(|((_, tunnel), remote)| format!("{tunnel} ({remote})"));
+            port.or_else(vtep).unwrap_or_else(|| "a port that is gone".to_owned())
         };
         let vlan = if vlan == 0 { String::new() } else { format!(" in VLAN {vlan}") };
         let text = format!(

@@ -7,6 +7,7 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::overlay::Overlay;
 use super::port_link::PortLink;
 use crate::control::desired::{BridgeRecord, PortRecord};
 use crate::control::placement;
@@ -103,6 +104,9 @@ pub(super) struct Live {
     pub(super) bridges: BTreeMap<String, LiveBridge>,
     pub(super) port_ids: Ids,
     pub(super) bridge_ids: Ids,
+    pub(super) overlay: Overlay,
+    /// The groups of split horizon.
+    pub(super) group_ids: Ids,
     pub(super) incarnation: u64,
 }
 
@@ -129,7 +133,8 @@ impl Live {
         let mut snapshot = Snapshot::default();
         for (name, live) in &self.bridges {
             let Some(record) = records.get(name) else { continue };
-            let entries: Vec<_> = live.all_ports().filter_map(LivePort::entry).collect();
+            let entries: Vec<_> =
+                live.all_ports().filter_map(LivePort::entry).chain(self.overlay.entries(name)).collect();
             for entry in &entries {
                 put(&mut snapshot.ports, entry.id.index(), Arc::clone(entry));
             }
@@ -140,10 +145,12 @@ impl Live {
                 icc: record.icc,
                 storm_limit: (record.storm_limit > 0).then_some(record.storm_limit),
                 ports: entries.iter().map(|entry| entry.id).collect(),
+                neighbours: self.overlay.neighbours.get(name).cloned(),
                 vlan_aware: entries.iter().any(|entry| entry.vlan != VlanMode::Transparent),
             };
             put(&mut snapshot.bridges, live.id.index(), Arc::new(bridge));
         }
+        snapshot.underlays = self.overlay.underlay_entries(records);
         snapshot
     }
 }

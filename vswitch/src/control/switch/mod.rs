@@ -26,6 +26,7 @@ use crate::snapshot::{PORTS_MAX, PortId};
 mod advertisements;
 mod announce;
 mod bridges;
+mod carrier;
 mod describe;
 mod fdb;
 mod gone;
@@ -33,12 +34,14 @@ mod host_ends;
 mod identity;
 mod interface;
 mod live;
+mod overlay;
 mod port_link;
 mod ports;
 mod readers;
 mod reconcile;
 mod settings;
 mod stats;
+mod tunnels;
 
 pub use announce::Announcement;
 pub use gone::Suspect;
@@ -49,6 +52,7 @@ use interface::Interface;
 use interface::veth::HostSide;
 use live::{Attachment, Live, LiveBridge, LivePort};
 use port_link::XdpOpener;
+use tunnels::OverlayWatch;
 
 /// The switch: desired state, live objects, and the means to change them.
 #[derive(Debug)]
@@ -67,6 +71,7 @@ pub struct Switch {
     announcements: Vec<Announcement>,
     /// Whether something changed that the watch of namespaces must know.
     watch_changed: bool,
+    overlay_watch: OverlayWatch,
 }
 
 impl Switch {
@@ -87,6 +92,7 @@ impl Switch {
             xdp,
             announcements: Vec::new(),
             watch_changed: false,
+            overlay_watch: OverlayWatch::default(),
         })
     }
 

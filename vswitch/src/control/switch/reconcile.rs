@@ -11,7 +11,9 @@ use super::identity::Lookup;
 use super::interface::veth::remove_leftovers;
 use super::interface::{Changes, Interface, lower_lo};
 use super::live::LivePort;
+use super::overlay::Overlay;
 use super::port_link::{PortLink, XdpOpener};
+use super::tunnels::derive_mtus;
 use super::{Switch, host_interface, identity};
 use crate::api::Error;
 use crate::control::desired::{BridgeRecord, FoundInterface, PortRecord};
@@ -76,7 +78,9 @@ impl Switch {
                 }
             }
         }
+        let unused = self.apply_overlay(&next, &derive_mtus(&next), None)?;
         self.publish(&next);
+        self.forget_overlay(unused);
         // A state without bridges is not worth a file.
         if next.bridges != stored.bridges || (next != stored && !next.bridges.is_empty()) {
             self.commit(next)?;
@@ -214,9 +218,11 @@ impl Switch {
             }
         }
         let bridges = std::mem::take(&mut self.live.bridges);
+        let unused = self.restore_overlay(Overlay::default());
         self.publish(&self.desired);
         let ports = bridges.into_values().flat_map(|bridge| bridge.host.into_iter().chain(bridge.ports.into_values()));
         self.forget(ports.map(|port| (None, port)));
+        self.forget_overlay(unused);
     }
 }
 

@@ -223,7 +223,7 @@ fn make_deaf(name: &str, changes: &mut Changes) {
     for (family, settings) in [("ipv4", &DEAF_IPV4[..]), ("ipv6", &DEAF_IPV6[..])] {
         match set_in(&Path::new("/proc/sys/net").join(family).join("conf").join(name), settings) {
             Ok(changed) => {
-                changes.done.extend(changed.into_iter().map(|setting| format!("{name}: {family} {setting}")))
+                changes.done.extend(changed.into_iter().map(|setting| format!("{name}: {family} {setting}")));
             }
             Err(error) => tracing::warn!(
                 interface = name,

@@ -3,4 +3,4 @@
 
 use libfuzzer_sys::fuzz_target;
 
-fuzz_target!(|data: &[u8]| vswitch::fuzzing::packet_too_big(data));
+fuzz_target!(|data: &[u8]| vswitch::fuzzing::too_big(data));
