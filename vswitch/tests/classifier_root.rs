@@ -5,6 +5,8 @@
 #[path = "tap_root/lab.rs"]
 mod lab;
 
+#[path = "classifier/cost.rs"]
+mod cost;
 #[path = "classifier/foreign.rs"]
 mod foreign;
 #[path = "classifier/uplink.rs"]
