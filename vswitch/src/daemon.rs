@@ -41,6 +41,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// The number of datapath threads; default one per core, at most 8.
     pub workers: Option<usize>,
+    /// Whether neighbours of one flow are merged into super-frames on the way out.
+    pub coalesce: bool,
 }
 
 /// Why the daemon could not start.
@@ -95,7 +97,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let desired = store.load()?;
 
     let workers = options.workers.unwrap_or_else(default_workers);
-    let config = DatapathConfig { workers, ..DatapathConfig::default() };
+    let config = DatapathConfig { workers, coalesce: options.coalesce, ..DatapathConfig::default() };
     let datapath = Arc::new(Datapath::start(config).map_err(doing("the datapath cannot be started"))?);
     let mut switch = Switch::new(desired, store, Arc::clone(&datapath))
         .map_err(doing("the daemon's own network namespace cannot be opened"))?;

@@ -4,7 +4,7 @@ use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
 
-use clap::{CommandFactory, Parser, ValueEnum};
+use clap::{ArgAction, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 use vswitch::daemon::{self, Options, WORKERS_MAX};
@@ -28,6 +28,11 @@ struct Arguments {
     /// The number of datapath threads [default: one per core, at most 8].
     #[arg(long, value_name = "N", value_parser = parse_workers)]
     workers: Option<usize>,
+
+    /// Whether neighbours of one flow are merged into super-frames towards interfaces that take them.
+    /// Off is for measurements: what it saves is the receiver's work per packet.
+    #[arg(long, value_name = "on|off", default_value = "on", value_parser = parse_switch, action = ArgAction::Set)]
+    coalesce: bool,
 
     /// What to log: error, warn, info, debug or trace, also per module as in RUST_LOG.
     #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
@@ -75,6 +80,14 @@ fn parse_workers(text: &str) -> Result<usize, String> {
     }
 }
 
+fn parse_switch(text: &str) -> Result<bool, String> {
+    match text {
+        "on" => Ok(true),
+        "off" => Ok(false),
+        _ => Err("on or off is needed".to_owned()),
+    }
+}
+
 fn completion_script(shell: Supported) -> Vec<u8> {
     let shell = match shell {
         Supported::Bash => Shell::Bash,
@@ -87,7 +100,7 @@ fn completion_script(shell: Supported) -> Vec<u8> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { socket, state_dir, workers, log, completion } = Arguments::parse();
+    let Arguments { socket, state_dir, workers, coalesce, log, completion } = Arguments::parse();
     if let Some(shell) = completion {
         return match std::io::stdout().write_all(&completion_script(shell)) {
             Ok(()) => ExitCode::SUCCESS,
@@ -100,7 +113,7 @@ fn main() -> ExitCode {
         };
     }
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(false).init();
-    match daemon::run(&Options { socket, state_dir, workers }) {
+    match daemon::run(&Options { socket, state_dir, workers, coalesce }) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vswitch: {error}");

@@ -53,6 +53,7 @@ pub mod model;
 mod ports;
 mod programs;
 mod service;
+pub mod sys;
 
 pub use self::attach::{Attachment, TcHook, XdpMode, XdpUplink};
 pub use self::counters::Counter;

@@ -1,8 +1,8 @@
 //! The way out: brings each frame of an output's list into a shape that the output can take, and
 //! hands the list to the device in one call.
 //!
-//! Per frame, in order: the VLAN tag is put right; what is larger than the port's MTU or over its
-//! rate is dropped; what the device cannot take is segmented or has its checksum finished. A
+//! Per frame, in order: the VLAN tag is put right; what is larger than the port's MTU is fragmented,
+//! or dropped and its sender told; what is over the port's rate is dropped; what the device cannot take is segmented or has its checksum finished. A
 //! super-frame is measured by the segments it will become, not by its own length. Segments need
 //! buffers of their own: what was gathered before them is sent first, so that order is kept.
 
@@ -10,11 +10,12 @@ use arrayvec::ArrayVec;
 
 use super::clock::Now;
 use super::counters::{Cell, CounterTable};
-use super::scatter::Scatter;
+use super::scatter::{Item, Scatter};
 use super::tag;
+use crate::frame::fragment::Fragmenter;
 use crate::frame::gro::{Accept, Coalescer};
 use crate::frame::gso::Segmenter;
-use crate::frame::{BURST_FRAMES_MAX, Burst, Csum, DropReason, Frame, GsoKind, Pool, checksum};
+use crate::frame::{BURST_FRAMES_MAX, Burst, Csum, DropReason, Frame, GsoKind, Offload, Pool, checksum};
 use crate::io::{Caps, Piece, TxQueue, TxReport, Unit};
 use crate::snapshot::PortEntry;
 
@@ -59,12 +60,27 @@ pub(super) fn send(
 }
 
 /// A worker's scratch space for egress.
-#[derive(Debug, Default)]
+#[derive(Debug)]
 pub(super) struct Egress {
+    coalesces: bool,
     units: ArrayVec<Unit, BURST_FRAMES_MAX>,
     pieces: ArrayVec<Piece, BURST_FRAMES_MAX>,
     segments: Burst,
     coalescer: Coalescer,
+    too_big: ArrayVec<TooBig, BURST_FRAMES_MAX>,
+}
+
+/// A frame that did not fit through its output and could not be cut.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct TooBig {
+    /// Index into the burst.
+    pub(super) frame: u16,
+    /// The VLAN id that it came with.
+    pub(super) tag: Option<u16>,
+    /// The length of its packet, or of a segment of it.
+    pub(super) packet_bytes: usize,
+    /// What fits.
+    pub(super) mtu: u32,
 }
 
 /// What a frame needs before a device with given capabilities can take it.
@@ -99,12 +115,12 @@ fn link_header_bytes(data: &[u8]) -> usize {
     at + 2
 }
 
-/// Whether the frame, or a segment of it, is an IP packet of more than `mtu` bytes.
-fn exceeds(frame: &Frame, mtu: u32) -> bool {
+/// The length of the IP packet, or of a segment of it, if that is more than `mtu` bytes.
+fn exceeds(frame: &Frame, mtu: u32) -> Option<usize> {
     let mtu = mtu as usize;
     // Most frames are decided here, without a look at their bytes.
     if frame.len() <= mtu + super::flow::ETHERNET_BYTES {
-        return false;
+        return None;
     }
     let link = link_header_bytes(frame.data());
     let packet = match (frame.offload.gso, frame.offload.csum) {
@@ -120,10 +136,22 @@ fn exceeds(frame: &Frame, mtu: u32) -> bool {
         }
         _ => frame.len().saturating_sub(link),
     };
-    packet > mtu
+    (packet > mtu).then_some(packet)
 }
 
 impl Egress {
+    /// An egress that merges neighbours, or does not.
+    pub(super) fn new(coalesces: bool) -> Self {
+        Self {
+            coalesces,
+            units: ArrayVec::new(),
+            pieces: ArrayVec::new(),
+            segments: Burst::new(),
+            coalescer: Coalescer::default(),
+            too_big: ArrayVec::new(),
+        }
+    }
+
     /// Serves one output of a burst.
     pub(super) fn serve(&mut self, output: &mut Output<'_>, frames: &mut [Frame], scatter: &Scatter, pool: &mut Pool) {
         let caps = output.port.device.caps();
@@ -131,11 +159,13 @@ impl Egress {
         let (mut soles, mut sole_frames) = (0u64, 0u64);
         for item in scatter.items(output.port.id) {
             let frame = &mut frames[usize::from(item.frame)];
-            tag::apply(frame, item.tag);
-            if exceeds(frame, output.port.mtu) {
-                output.drop_frame(DropReason::TooBig);
+            if let Some(packet_bytes) = exceeds(frame, output.port.mtu) {
+                self.flush(output, frames, pool);
+                (soles, sole_frames) = (0, 0);
+                self.fragment(output, &mut frames[usize::from(item.frame)], item, packet_bytes, pool);
                 continue;
             }
+            tag::apply(frame, item.tag);
             if let Some(bucket) = &output.port.egress_bucket
                 && !bucket.admit_bytes(frame.len(), output.now.ns)
             {
@@ -162,7 +192,7 @@ impl Egress {
                 Need::Segmentation => {
                     self.flush(output, frames, pool);
                     soles = 0;
-                    self.segment(output, &frames[usize::from(item.frame)], pool);
+                    self.segment(output, &frames[usize::from(item.frame)], caps.csum, pool);
                     continue;
                 }
             }
@@ -171,7 +201,7 @@ impl Egress {
             let (offload, sole) = (frame.offload, item.sole);
             self.units.push(Unit { frame: item.frame, first_piece: 0, pieces_count: 0, offload, sole });
         }
-        if soles.count_ones() > 1 && caps.csum {
+        if soles.count_ones() > 1 && caps.csum && self.coalesces {
             let accept = Accept { tcp4: caps.tso4, tcp6: caps.tso6, udp: caps.uso };
             self.coalesce(output, frames, accept, soles, sole_frames);
         }
@@ -214,29 +244,92 @@ impl Egress {
         });
     }
 
-    /// Cuts a super-frame and sends the pieces.
-    fn segment(&mut self, output: &mut Output<'_>, frame: &Frame, pool: &mut Pool) {
-        let Ok(segmenter) = Segmenter::new(frame.data(), &frame.offload) else {
+    /// What does not fit is fragmented if it allows that; if not, its sender is to be told.
+    #[cold]
+    fn fragment(
+        &mut self,
+        output: &mut Output<'_>,
+        frame: &mut Frame,
+        item: Item,
+        packet_bytes: usize,
+        pool: &mut Pool,
+    ) {
+        let tag = tag::id(frame);
+        tag::apply(frame, item.tag);
+        let whole = frame.offload.gso.is_none() && pool.linearize(frame);
+        if let Csum::Partial { start, offset } = frame.offload.csum
+            && whole
+            && checksum::complete_partial(frame.data_mut(), start, offset)
+        {
+            frame.offload.csum = Csum::Valid;
+        }
+        let finished = whole && !matches!(frame.offload.csum, Csum::Partial { .. });
+        let fragmenter = Fragmenter::new(frame.data(), output.port.mtu).filter(|_| finished);
+        let Some(fragmenter) = fragmenter else {
+            output.drop_frame(DropReason::TooBig);
+            if item.sole {
+                // More than one burst has frames is more than any sender needs to be told.
+                let _ = self.too_big.try_push(TooBig { frame: item.frame, tag, packet_bytes, mtu: output.port.mtu });
+            }
+            return;
+        };
+        if let Some(bucket) = &output.port.egress_bucket
+            && !bucket.admit_bytes(frame.len(), output.now.ns)
+        {
+            output.drop_frame(DropReason::EgressRate);
+            return;
+        }
+        self.send_parts(output, fragmenter.count(), Offload::NONE, pool, |index, out| fragmenter.write(index, out));
+    }
+
+    /// Frames that were too big since this was asked last.
+    pub(super) fn take_too_big(&mut self) -> ArrayVec<TooBig, BURST_FRAMES_MAX> {
+        std::mem::take(&mut self.too_big)
+    }
+
+    /// Whether a frame was too big.
+    #[inline]
+    pub(super) fn has_too_big(&self) -> bool {
+        !self.too_big.is_empty()
+    }
+
+    /// Cuts a super-frame and sends the pieces, their checksums left to an output that has `csum`.
+    fn segment(&mut self, output: &mut Output<'_>, frame: &Frame, csum: bool, pool: &mut Pool) {
+        let Ok(mut segmenter) = Segmenter::new(frame.data(), &frame.offload) else {
             output.drop_frame(DropReason::Unsegmentable);
             return;
         };
-        let count = segmenter.count();
+        if csum {
+            segmenter = segmenter.leave_checksum_partial();
+        }
+        let offload = segmenter.segment_offload();
+        self.send_parts(output, segmenter.count(), offload, pool, |index, out| segmenter.write(index, out));
+    }
+
+    /// Sends the `count` parts that `write` makes of a frame.
+    fn send_parts(
+        &mut self,
+        output: &mut Output<'_>,
+        count: usize,
+        offload: Offload,
+        pool: &mut Pool,
+        write: impl Fn(usize, &mut [u8]) -> usize,
+    ) {
         output.counters.add(output.port.id.index(), Cell::Segments, count as u64 - 1);
         let mut next = 0;
         while next < count {
             let batch = (count - next).min(BURST_FRAMES_MAX);
             for index in next..next + batch {
-                let Some(mut segment) = pool.alloc() else {
+                let Some(mut part) = pool.alloc() else {
                     output.drop_frame(DropReason::PoolEmpty);
                     continue;
                 };
-                let len = segmenter.write(index, segment.area_mut(0));
-                segment.set_len(len);
-                segment.offload.csum = Csum::Valid;
+                let len = write(index, part.area_mut(0));
+                part.set_len(len);
+                part.offload = offload;
                 let at = self.segments.len() as u16;
-                let offload = segment.offload;
                 self.units.push(Unit { frame: at, first_piece: 0, pieces_count: 0, offload, sole: true });
-                self.segments.push(segment);
+                self.segments.push(part);
             }
             next += batch;
             output.send(pool, &mut self.segments, &self.units, &[]);

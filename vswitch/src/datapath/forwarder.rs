@@ -11,17 +11,20 @@ use std::sync::atomic::Ordering;
 
 use super::clock::Now;
 use super::counters::{Cell, CounterTable, INJECTED_ROW, WorkerCells};
-use super::egress::{Egress, Output, send};
+use super::egress::{Egress, Output, TooBig, send};
+use super::flow::TagOp;
 use super::handover::HandoverTx;
 use super::pipeline::{Ingress, Pipeline, Source, Tally};
 use super::rate::Bucket;
 use super::resolve::Loop;
 use super::scatter::Scatter;
+use super::tag;
 use super::underlay::Underlays;
 use super::{DatapathConfig, Event, Shared, WorkerShared};
-use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Pool};
+use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Offload, Pool};
 use crate::io::{RxQueue, RxReport, RxStatus, TxQueue, UnderlayReport, Unit};
 use crate::snapshot::{BridgeEntry, PortEntry, PortId, Snapshot};
+use crate::wire::too_big;
 
 /// Bytes after which a burst is full: a second super-frame would push the first one out of the
 /// cache before it is sent.
@@ -29,6 +32,9 @@ const BURST_BYTES_MAX: usize = 64 * 1024;
 
 /// Loops that are reported per second and worker.
 const LOOP_REPORTS_PER_SECOND: u32 = 10;
+
+/// "Too big" answers per second and worker (RFC 1812 section 4.3.2.8, RFC 4443 section 2.4 f).
+const ANSWERS_PER_SECOND: u32 = 1000;
 
 /// Who wants to know which receiving sides a forwarder opens and closes.
 pub(super) trait Watcher {
@@ -89,6 +95,8 @@ pub(super) struct Forwarder {
     underlays: Underlays,
     /// Whoever sends can make loops up: only so many are told of.
     loop_reports: Bucket,
+    /// Nor can they make us answer more often than this.
+    answers: Bucket,
 }
 
 impl Forwarder {
@@ -106,11 +114,12 @@ impl Forwarder {
             lanes: Vec::new(),
             pipeline: Pipeline::new(seed),
             scatter: Scatter::default(),
-            egress: Egress::default(),
+            egress: Egress::new(config.coalesce),
             pool,
             burst: Burst::new(),
             underlays: Underlays::default(),
             loop_reports: Bucket::frames(LOOP_REPORTS_PER_SECOND),
+            answers: Bucket::frames(ANSWERS_PER_SECOND),
         })
     }
 
@@ -145,7 +154,7 @@ impl Forwarder {
         };
         let Some(rx) = &mut lane.rx else { return nothing };
         let mut report = RxReport::default();
-        let expected = lane.expected;
+        let expected = if rx.polls_memory() { BURST_FRAMES_MAX } else { lane.expected };
         let status = rx.recv(&mut self.pool, &mut self.burst, expected, BURST_BYTES_MAX, &mut report);
         let got = self.burst.len();
         let served = match status {
@@ -160,13 +169,14 @@ impl Forwarder {
                 Served::Drained
             }
         };
-        let rejected = report.malformed + report.runt;
+        let rejected = report.malformed + report.runt + report.overrun;
         if rejected > 0 {
             let row = port.index();
             let counters = &self.shared.workers[self.number].counters;
             counters.add(row, Cell::RxFrames, u64::from(rejected));
             counters.add_drops(row, DropReason::Malformed, u64::from(report.malformed));
             counters.add_drops(row, DropReason::Runt, u64::from(report.runt));
+            counters.add_drops(row, DropReason::RxOverrun, u64::from(report.overrun));
         }
         let bytes = if got > 0 { self.process_burst(port, port.index(), watcher) } else { 0 };
         self.acknowledge();
@@ -270,7 +280,7 @@ impl Forwarder {
             self.take_over(watcher);
         };
         let shared = &*self.shared;
-        let WorkerShared { counters, cells, .. } = &shared.workers[self.number];
+        let WorkerShared { counters, .. } = &shared.workers[self.number];
         counters.add(row, Cell::RxFrames, self.burst.len() as u64);
         let bytes = self.burst.iter().map(Frame::len).sum();
         counters.add(row, Cell::RxBytes, bytes as u64);
@@ -301,12 +311,45 @@ impl Forwarder {
             self.egress.serve(&mut output, &mut self.burst, &self.scatter, &mut self.pool);
         }
         self.scatter.clear();
+        if self.egress.has_too_big() {
+            self.answer_too_big(port, now);
+        }
         self.pool.free_all(self.burst.drain(..));
+        let WorkerShared { cells, .. } = &self.shared.workers[self.number];
         WorkerCells::add(&cells.bursts, 1);
         WorkerCells::add(&cells.cache_hits, u64::from(tally.hits));
         WorkerCells::add(&cells.cache_misses, u64::from(tally.misses));
         cells.frames_outstanding.store(self.pool.outstanding() as u64, Ordering::Relaxed);
         bytes
+    }
+
+    /// Tells the senders of frames of the burst that were too big, through the port that they came from.
+    #[cold]
+    fn answer_too_big(&mut self, port: PortId, now: Now) {
+        let refused = self.egress.take_too_big();
+        let Some(lane) = self.lanes.get_mut(port.index()).and_then(Option::as_mut) else { return };
+        let counters = &self.shared.workers[self.number].counters;
+        for TooBig { frame, tag, packet_bytes, mtu } in refused {
+            if !self.answers.admit_frame(now.ns) {
+                return;
+            }
+            let Some(mut answer) = self.pool.alloc() else { return };
+            let frame = &self.burst[usize::from(frame)];
+            if let Some(bytes) = too_big::too_big(frame.data(), packet_bytes, mtu, answer.area_mut(0)) {
+                answer.set_len(bytes);
+                answer.tagged = frame.tagged;
+                tag::apply(&mut answer, tag.map_or(TagOp::Untag, TagOp::Tag));
+                let bytes = answer.len();
+                counters.add(INJECTED_ROW, Cell::RxFrames, 1);
+                counters.add(INJECTED_ROW, Cell::RxBytes, bytes as u64);
+                let unit = Unit { frame: 0, first_piece: 0, pieces_count: 0, offload: Offload::NONE, sole: true };
+                let mut frames = [answer];
+                send(lane.tx.as_mut(), port.index(), counters, &mut self.pool, &mut frames, &[unit], &[]);
+                self.pool.free_all(frames);
+            } else {
+                self.pool.free(answer);
+            }
+        }
     }
 
     /// Stops reading a port whose interface is gone, and says so.

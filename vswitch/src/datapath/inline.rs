@@ -33,7 +33,7 @@ impl InlineDatapath {
     /// When the kernel grants no memory or descriptor.
     pub fn new(pool_frames: u32) -> std::io::Result<Self> {
         let (shared, events) = Shared::new(1)?;
-        let config = DatapathConfig { workers: 1, pool_frames, pool_chunks: 0 };
+        let config = DatapathConfig { pool_frames, pool_chunks: 0, ..DatapathConfig::default() };
         let forwarder = Forwarder::new(0, Arc::clone(&shared), &config, super::seed()?)?;
         Ok(Self { shared, events, forwarder })
     }

@@ -55,12 +55,14 @@ pub struct DatapathConfig {
     /// The chunks of each thread's pool, 4 KB each, for AF_XDP ports to receive into. They cost
     /// nothing until the thread has such a port.
     pub pool_chunks: u32,
+    /// Whether neighbours of one flow are merged towards outputs that take super-frames.
+    pub coalesce: bool,
 }
 
 impl Default for DatapathConfig {
     fn default() -> Self {
         // A burst, the segments of one super-frame of tiny segments in batches, and slack.
-        Self { workers: 1, pool_frames: 256, pool_chunks: 8192 }
+        Self { workers: 1, pool_frames: 256, pool_chunks: 8192, coalesce: true }
     }
 }
 

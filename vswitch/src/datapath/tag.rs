@@ -39,6 +39,12 @@ pub(super) fn apply(frame: &mut Frame, tag: TagOp) {
     }
 }
 
+/// The VLAN id of the frame's outermost tag, if it has one.
+pub(super) fn id(frame: &Frame) -> Option<u16> {
+    let control = frame.data().get(ADDRESSES_BYTES + 2..)?.first_chunk()?;
+    frame.tagged.then(|| u16::from_be_bytes(*control) & 0xfff)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;

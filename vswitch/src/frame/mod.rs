@@ -8,6 +8,7 @@
 
 pub mod checksum;
 pub mod drop_reason;
+pub mod fragment;
 pub mod gro;
 pub mod gso;
 pub mod offload;

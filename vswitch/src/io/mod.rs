@@ -13,6 +13,7 @@ use crate::frame::{Burst, DropReason, Frame, Offload, Pool};
 pub mod mem;
 pub mod tap;
 mod underlay;
+pub mod xdp;
 
 pub use underlay::{Arrivals, Underlay, UnderlayReport, UnderlayRx};
 
@@ -91,6 +92,8 @@ pub struct RxReport {
     pub malformed: u32,
     /// Received, but shorter than an Ethernet header.
     pub runt: u32,
+    /// Not received: the interface had no room for them.
+    pub overrun: u32,
 }
 
 /// The receiving side of a device, used by one worker at a time.
@@ -108,6 +111,11 @@ pub trait RxQueue: Send {
 
     /// The descriptor that is readable when frames wait; none for devices in memory.
     fn event_fd(&self) -> Option<BorrowedFd<'_>>;
+
+    /// Whether a look for frames costs no system call, so that a worker need not be sparing with how many it asks for.
+    fn polls_memory(&self) -> bool {
+        false
+    }
 
     /// Gives back what the queue has of the pool, before it is dropped.
     fn close(&mut self, _pool: &mut Pool) {}

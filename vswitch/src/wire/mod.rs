@@ -22,6 +22,7 @@ pub mod ipv6;
 pub mod layers;
 pub mod mac;
 pub mod tcp;
+pub mod too_big;
 pub mod udp;
 pub mod vnet_hdr;
 
@@ -58,6 +59,8 @@ pub mod protocol {
     pub const TCP: u8 = 6;
     /// UDP (RFC 768).
     pub const UDP: u8 = 17;
+    /// ICMP (RFC 792).
+    pub const ICMP: u8 = 1;
     /// ICMPv6 (RFC 4443).
     pub const ICMPV6: u8 = 58;
 }

@@ -11,6 +11,7 @@ mod limits;
 mod loops;
 mod model;
 mod offloads;
+mod path_mtu;
 mod probe;
 mod snapshots;
 mod threads;

@@ -17,7 +17,7 @@ use crate::probe::Probe;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn start(workers: usize) -> Arc<Datapath> {
-    Arc::new(Datapath::start(DatapathConfig { workers, pool_frames: 128, pool_chunks: 0 }).unwrap())
+    Arc::new(Datapath::start(DatapathConfig { workers, pool_frames: 128, ..DatapathConfig::default() }).unwrap())
 }
 
 fn device() -> MemDevice {

@@ -57,8 +57,17 @@ pub(super) struct Ledger {
     /// Descriptors per buffer that the kernel has; slots first.
     claims: Vec<u8>,
     lenders: u32,
-    /// Lenders whose sockets are being closed.
-    retiring: Vec<(Lender, Arc<AtomicBool>)>,
+    /// What comes home when a socket is closed.
+    retiring: Vec<(Retired, Arc<AtomicBool>)>,
+}
+
+/// What a socket had when its queues were closed.
+#[derive(Debug)]
+enum Retired {
+    /// Chunks to receive into.
+    Lender(Lender),
+    /// Extents of frames on their way out.
+    Extents(Vec<u64>),
 }
 
 impl Ledger {
@@ -79,22 +88,13 @@ impl Ledger {
         self.links.len() - self.free.len() - self.lent
     }
 
-    /// Takes home what was lent by lenders whose sockets are closed by now.
-    fn collect(&mut self) {
-        let Self { free, lent_to, lent, retiring, .. } = self;
-        retiring.retain(|(lender, closed)| {
-            if !closed.load(Ordering::Acquire) {
-                return true;
-            }
-            for (chunk, to) in lent_to.iter_mut().enumerate() {
-                if *to == lender.0 {
-                    *to = NOBODY;
-                    *lent -= 1;
-                    free.push(chunk as u32);
-                }
-            }
-            false
-        });
+    /// Takes home what was lent by one lender.
+    fn collect(&mut self, lender: Lender) {
+        for (chunk, to) in self.lent_to.iter_mut().enumerate().filter(|(_, to)| **to == lender.0) {
+            *to = NOBODY;
+            self.lent -= 1;
+            self.free.push(chunk as u32);
+        }
     }
 }
 
@@ -109,7 +109,7 @@ impl Pool {
     #[inline]
     pub fn lend_chunk(&mut self, lender: Lender) -> Option<u64> {
         if self.ledger.free.is_empty() {
-            self.ledger.collect();
+            self.collect_retired();
         }
         let chunk = self.ledger.free.pop()?;
         self.ledger.lent_to[chunk as usize] = lender.0;
@@ -170,12 +170,34 @@ impl Pool {
 
     /// What was lent by `lender` comes home once `closed` is true: set it when the socket is closed.
     pub fn retire_lender(&mut self, lender: Lender, closed: Arc<AtomicBool>) {
-        self.ledger.retiring.push((lender, closed));
+        self.ledger.retiring.push((Retired::Lender(lender), closed));
+    }
+
+    /// Extents of frames that were lent and that no device will give back any more come home once `closed` is true.
+    pub fn retire_frames(&mut self, extents: Vec<u64>, closed: Arc<AtomicBool>) {
+        self.ledger.retiring.push((Retired::Extents(extents), closed));
+    }
+
+    /// Takes home what sockets had that are closed by now.
+    #[cold]
+    pub(super) fn collect_retired(&mut self) {
+        let is_closed = |(_, closed): &mut (Retired, Arc<AtomicBool>)| closed.load(Ordering::Acquire);
+        let home: Vec<_> = self.ledger.retiring.extract_if(.., is_closed).collect();
+        for (retired, _) in home {
+            match retired {
+                Retired::Lender(lender) => self.ledger.collect(lender),
+                Retired::Extents(extents) => {
+                    for addr in extents {
+                        self.reclaim(addr);
+                    }
+                }
+            }
+        }
     }
 
     /// The number of chunks that are lent, after those of closed sockets came home.
     pub fn lent(&mut self) -> usize {
-        self.ledger.collect();
+        self.collect_retired();
         self.ledger.lent
     }
 

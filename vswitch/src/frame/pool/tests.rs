@@ -142,3 +142,20 @@ fn chunks_of_a_closed_socket_come_home() {
     assert!(pool.lend_chunk(other).is_some());
     assert_eq!(pool.lent(), 1);
 }
+
+#[test]
+fn frames_that_a_closed_socket_had_come_home() {
+    let mut pool = Pool::with_chunks(1, 0).unwrap();
+    let mut frame = pool.alloc().unwrap();
+    frame.copy_from(&[1; 9000]);
+    let extents: Vec<_> = pool.extents(&frame).map(|(addr, _)| addr).collect();
+    assert_eq!(extents.len(), 3);
+    pool.lend_frame(frame);
+    let closed = Arc::new(AtomicBool::new(false));
+    pool.retire_frames(extents, Arc::clone(&closed));
+    assert!(pool.alloc().is_none(), "the kernel may still read it");
+    closed.store(true, Ordering::Release);
+    let frame = pool.alloc().unwrap();
+    pool.free(frame);
+    assert_eq!(pool.outstanding(), 0);
+}
