@@ -34,8 +34,8 @@ enum Held {
     Empty(std::os::fd::OwnedFd),
 }
 
-/// What to measure: the stream into the host, out of it, or the round trip. All over one connection for all variants, which
-/// are changed underneath it: a new connection's luck with cores and windows weighs more than what is measured.
+/// What to measure: the stream into the host, out of it, or the round trip. All over one connection for all variants,
+/// which are changed underneath it: a new connection's luck with cores and windows weighs more than what is measured.
 #[derive(Debug, Clone, Copy)]
 enum Load {
     Inward,
