@@ -7,7 +7,10 @@ use std::process::ExitCode;
 use clap::{ArgAction, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
-use vswitch::daemon::{self, Options, WORKERS_MAX};
+use vswitch::control::uplink::options::{self, UplinkOption};
+use vswitch::daemon::{
+    self, Options, WORKERS_MAX, XDP_BUSY_POLL_US_MAX, XDP_CHUNKS_DEFAULT, XDP_CHUNKS_MAX, XDP_CHUNKS_MIN,
+};
 
 /// A virtual switch for containers: bridges, and ports in network namespaces.
 ///
@@ -29,10 +32,26 @@ struct Arguments {
     #[arg(long, value_name = "N", value_parser = parse_workers)]
     workers: Option<usize>,
 
+    /// An interface of the host through which the switch's traffic leaves, too, and how it is taken
+    /// there: at the tc hook, or by AF_XDP (repeatable). `auto` is the interface of the default route, and
+    /// touched only when something needs it [default: auto].
+    #[arg(long = "uplink", value_name = "auto|none|IFACE[,tc|,xdp=native|generic]")]
+    uplinks: Vec<UplinkOption>,
+
     /// Whether neighbours of one flow are merged into super-frames towards interfaces that take them.
     /// Off is for measurements: what it saves is the receiver's work per packet.
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = parse_switch, action = ArgAction::Set)]
     coalesce: bool,
+
+    /// The memory that each datapath thread receives AF_XDP frames into, in chunks of 4 KB. It is pinned,
+    /// with the rest of the thread's frames, once the thread has an AF_XDP port.
+    #[arg(long, value_name = "N", default_value_t = XDP_CHUNKS_DEFAULT, value_parser = parse_chunks)]
+    xdp_chunks: u32,
+
+    /// Let threads poll the drivers of AF_XDP ports, up to so many microseconds at a time, instead of
+    /// sleeping until an interrupt: shorter round trips, for a core each [default: off].
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(1..=i64::from(XDP_BUSY_POLL_US_MAX)))]
+    xdp_busy_poll: Option<u32>,
 
     /// What to log: error, warn, info, debug or trace, also per module as in RUST_LOG.
     #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
@@ -64,6 +83,10 @@ Examples:
   A second switch beside the first:
     vswitch --socket /run/vswitch/two.sock --state-dir /var/lib/vswitch-two
 
+  Share an interface other than that of the default route, and do so from the beginning:
+    vswitch --uplink eth1
+    vswitch --uplink eth1,xdp=native --uplink auto
+
   See more of what it does:
     vswitch --log debug
 
@@ -88,6 +111,13 @@ fn parse_switch(text: &str) -> Result<bool, String> {
     }
 }
 
+fn parse_chunks(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(chunks) if (XDP_CHUNKS_MIN..=XDP_CHUNKS_MAX).contains(&chunks) => Ok(chunks),
+        _ => Err(format!("a number from {XDP_CHUNKS_MIN} to {XDP_CHUNKS_MAX} is needed")),
+    }
+}
+
 fn completion_script(shell: Supported) -> Vec<u8> {
     let shell = match shell {
         Supported::Bash => Shell::Bash,
@@ -100,7 +130,8 @@ fn completion_script(shell: Supported) -> Vec<u8> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { socket, state_dir, workers, coalesce, log, completion } = Arguments::parse();
+    let Arguments { socket, state_dir, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll, log, completion } =
+        Arguments::parse();
     if let Some(shell) = completion {
         return match std::io::stdout().write_all(&completion_script(shell)) {
             Ok(()) => ExitCode::SUCCESS,
@@ -112,8 +143,14 @@ fn main() -> ExitCode {
             }
         };
     }
+    let uplinks = match options::check(uplinks) {
+        Ok(uplinks) => uplinks,
+        Err(why) => Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, why).exit(),
+    };
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(false).init();
-    match daemon::run(&Options { socket, state_dir, workers, coalesce }) {
+    let options =
+        Options { socket, state_dir, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll_us: xdp_busy_poll };
+    match daemon::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vswitch: {error}");
@@ -130,7 +167,7 @@ mod tests {
     fn completion_scripts_know_the_options() {
         for shell in [Supported::Bash, Supported::Zsh, Supported::Fish] {
             let script = String::from_utf8(completion_script(shell)).expect("text");
-            for option in ["state-dir", "workers", "completion"] {
+            for option in ["state-dir", "workers", "xdp-chunks", "xdp-busy-poll", "completion"] {
                 assert!(script.contains(option), "{shell:?} does not know --{option}");
             }
         }
