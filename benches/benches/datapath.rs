@@ -132,6 +132,7 @@ impl Bench {
             icc: true,
             storm_limit: None,
             ports: (0..ports).map(|at| PortId(at as u16)).collect(),
+            neighbours: None,
             vlan_aware: false,
         };
         let mut datapath = InlineDatapath::new(256).expect("memory");

@@ -30,6 +30,7 @@ pub mod http;
 pub mod inventory;
 pub mod lab;
 pub mod namespace;
+pub mod overlay;
 pub mod process;
 pub mod raw;
 pub mod reach;

@@ -18,6 +18,12 @@
 //! | `GET /v1/bridges/{bridge}/ports` | | `[`[`Port`]`]` |
 //! | `POST /v1/bridges/{bridge}/ports` | [`PortSpec`] | [`Port`] |
 //! | `DELETE /v1/bridges/{bridge}/ports/{port}` | | 204 |
+//! | `GET /v1/vxlans` | | `[`[`Vxlan`]`]` |
+//! | `GET /v1/bridges/{bridge}/vxlans` | | `[`[`Vxlan`]`]` |
+//! | `POST /v1/bridges/{bridge}/vxlans` | [`VxlanSpec`] | [`Vxlan`] |
+//! | `DELETE /v1/bridges/{bridge}/vxlans/{tunnel}` | | 204 |
+//! | `POST /v1/bridges/{bridge}/vxlans/{tunnel}/remotes` | [`RemoteSpec`] | [`Vxlan`] |
+//! | `DELETE /v1/bridges/{bridge}/vxlans/{tunnel}/remotes/{ip}` | | [`Vxlan`] |
 //! | `POST /v1/bridges/{bridge}/uplinks` | [`UplinkSpec`] | [`Uplink`] |
 //! | `DELETE /v1/bridges/{bridge}/uplinks/{interface}` | | 204 |
 //! | `GET /v1/uplinks` | | [`Uplinks`] |
@@ -37,6 +43,9 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+mod overlay;
+
+pub use overlay::*;
 mod uplink;
 
 pub use uplink::{SharedUplink, Uplink, UplinkCarry, UplinkSpec, UplinkState, Uplinks};
@@ -136,7 +145,8 @@ pub struct BridgeSpec {
     /// Addresses that are never given automatically.
     #[serde(default)]
     pub reserve: Vec<Reservation>,
-    /// The MTU of the bridge's interfaces in bytes, 68 to 65535; default 1500. With IPv6 at least 1280.
+    /// The MTU of the bridge's interfaces in bytes, 68 to 65535. With IPv6 at least 1280. Default 1500,
+    /// or what the smallest of the bridge's tunnels carries, where that is less.
     #[serde(default)]
     pub mtu: Option<u32>,
     /// Whether ports reach one another (inter-container communication); default true.
@@ -227,6 +237,9 @@ pub struct Bridge {
     pub labels: BTreeMap<String, String>,
     /// The number of attached ports, the host's own not counted.
     pub ports: usize,
+    /// The number of tunnels.
+    #[serde(default)]
+    pub tunnels: usize,
     /// The number of MAC addresses known now.
     pub macs: usize,
     /// Conditions that a person should look at, such as a loop; empty when all is well.
@@ -240,6 +253,43 @@ pub enum PortType {
     /// A TAP interface; super-frames travel whole.
     #[default]
     Tap,
+    /// One end of a veth pair, whose other end the switch reads and writes through AF_XDP: for small
+    /// packets and short round trips.
+    Xdp,
+}
+
+impl std::fmt::Display for PortType {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.write_str(match self {
+            Self::Tap => "tap",
+            Self::Xdp => "xdp",
+        })
+    }
+}
+
+/// How packets get between an interface and the switch through AF_XDP, the best first.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "kebab-case")]
+pub enum XdpMode {
+    /// The device itself reads and writes the switch's memory.
+    ZeroCopy,
+    /// The XDP program runs in the interface's driver; the kernel copies each packet once.
+    Native,
+    /// The program runs behind the driver: with every interface, and slower.
+    Generic,
+}
+
+/// How an interface is served through AF_XDP.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+pub struct XdpStatus {
+    /// The interface in the host's namespace that is served.
+    pub ifname: String,
+    /// How; absent while the interface is not open.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mode: Option<XdpMode>,
+    /// What would have been better, and why it was refused; the best first.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub refused: Vec<String>,
 }
 
 /// A port to be attached.
@@ -312,6 +362,9 @@ pub struct Port {
     /// The kind of interface.
     #[serde(rename = "type")]
     pub port_type: PortType,
+    /// How an `xdp` port is served.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub xdp: Option<XdpStatus>,
     /// Whether it carries packets.
     pub state: PortState,
     /// The addresses with their prefix lengths.
@@ -368,19 +421,36 @@ pub struct FdbEntry {
     pub kind: FdbKind,
     /// Seconds since the address was last seen; 0 for static entries.
     pub age_s: u32,
+    /// The VTEP behind which the address is, where the port is a tunnel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    #[schema(value_type = Option<String>)]
+    pub remote: Option<IpAddr>,
+    /// The IP addresses that the switch answers for, of a static entry that has some.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub ips: Vec<IpAddr>,
 }
 
 /// A static entry to be made.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct FdbStatic {
     /// The MAC address (unicast).
     pub mac: String,
-    /// The port; the bridge's own name for the host.
+    /// The port or tunnel; the bridge's own name for the host.
     pub port: String,
     /// The VLAN; 0 for untagged.
     #[serde(default)]
     pub vlan: u16,
+    /// The VTEP behind which the address is, where the port is a tunnel; default: its only remote.
+    #[serde(default)]
+    #[schema(value_type = Option<String>)]
+    pub remote: Option<IpAddr>,
+    /// IP addresses of a station behind a tunnel: ARP requests and neighbour solicitations for them
+    /// are answered by the switch instead of being flooded.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>)]
+    pub ips: Vec<IpAddr>,
 }
 
 /// How many entries were removed.
@@ -477,6 +547,15 @@ pub struct Balance {
 pub struct Stats {
     /// The asked-for ports.
     pub ports: Vec<PortStats>,
+    /// The asked-for tunnels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub tunnels: Vec<TunnelStats>,
+    /// What carries those tunnels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub underlays: Vec<UnderlayStats>,
+    /// Answers in the name of stations behind those tunnels.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub neighbours: Vec<NeighbourStats>,
     /// All workers.
     pub workers: Vec<WorkerStats>,
     /// The accounting of the whole switch, ports that are gone included.

@@ -21,15 +21,26 @@ use crate::control::server::serve;
 use crate::control::server::socket::{self, Socket, SocketError};
 use crate::control::service::{Service, StopRequest};
 use crate::control::store::{LoadError, Store};
-use crate::control::switch::Switch;
+use crate::control::switch::{Switch, XdpContext};
 use crate::control::uplink::options::UplinkOption;
-use crate::control::{upkeep, watch as netns_watch};
+use crate::control::{host_ends, upkeep, watch as netns_watch};
 use crate::datapath::{Datapath, DatapathConfig};
+use crate::io::xdp::BusyPoll;
 
 /// The most datapath threads that are started without being asked for.
 const WORKERS_DEFAULT_MAX: usize = 8;
 /// The most datapath threads.
 pub const WORKERS_MAX: usize = 64;
+/// The chunks of each thread where none are asked for: 32 MB.
+pub const XDP_CHUNKS_DEFAULT: u32 = 8192;
+/// The fewest chunks: a packet of the largest MTU takes 17, and several are on their way.
+pub const XDP_CHUNKS_MIN: u32 = 256;
+/// The most chunks: 4 GB.
+pub const XDP_CHUNKS_MAX: u32 = 1 << 20;
+/// The longest time of one look at a driver, in microseconds.
+pub const XDP_BUSY_POLL_US_MAX: u32 = 1000;
+/// The most frames of one look at a driver: a burst.
+const XDP_BUSY_POLL_BUDGET: u32 = 64;
 /// Threads of the control plane that may block at one time.
 const BLOCKING_THREADS_MAX: usize = 8;
 
@@ -46,6 +57,10 @@ pub struct Options {
     pub uplinks: Vec<UplinkOption>,
     /// Whether neighbours of one flow are merged into super-frames on the way out.
     pub coalesce: bool,
+    /// The chunks of 4 KB that each thread receives AF_XDP frames into.
+    pub xdp_chunks: u32,
+    /// How long threads poll the drivers of AF_XDP ports at a time, in microseconds; none: not at all.
+    pub xdp_busy_poll_us: Option<u32>,
 }
 
 /// Why the daemon could not start.
@@ -100,9 +115,16 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let desired = store.load()?;
 
     let workers = options.workers.unwrap_or_else(default_workers);
-    let config = DatapathConfig { workers, coalesce: options.coalesce, ..DatapathConfig::default() };
+    let config = DatapathConfig {
+        workers,
+        coalesce: options.coalesce,
+        pool_chunks: options.xdp_chunks,
+        ..DatapathConfig::default()
+    };
     let datapath = Arc::new(Datapath::start(config).map_err(doing("the datapath cannot be started"))?);
-    let mut switch = Switch::new(desired, store, Arc::clone(&datapath))
+    let busy_poll = options.xdp_busy_poll_us.map(|us| BusyPoll { us, budget: XDP_BUSY_POLL_BUDGET });
+    let xdp = XdpContext { busy_poll, ..XdpContext::default() };
+    let mut switch = Switch::new(desired, store, Arc::clone(&datapath), xdp)
         .map_err(doing("the daemon's own network namespace cannot be opened"))?;
     switch.set_uplinks(options.uplinks.clone()).map_err(|error| StartError::Reconcile(error.message))?;
     let host_changes = switch.host_changes();
@@ -125,6 +147,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
             tokio::spawn(upkeep::tick(service.clone())),
             tokio::spawn(upkeep::follow_host(service.clone(), host_changes)),
             tokio::spawn(netns_watch::watch(service.clone())),
+            tokio::spawn(host_ends::watch(service.clone())),
         ];
         let balance = (workers > 1).then(|| tokio::spawn(upkeep::balance(service.clone(), Arc::clone(&datapath))));
         let (file, listener) = Socket::bind(&options.socket, &allowed)?;

@@ -8,7 +8,9 @@ use clap::{ArgAction, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
 use vswitch::control::uplink::options::{self, UplinkOption};
-use vswitch::daemon::{self, Options, WORKERS_MAX};
+use vswitch::daemon::{
+    self, Options, WORKERS_MAX, XDP_BUSY_POLL_US_MAX, XDP_CHUNKS_DEFAULT, XDP_CHUNKS_MAX, XDP_CHUNKS_MIN,
+};
 
 /// A virtual switch for containers: bridges, and ports in network namespaces.
 ///
@@ -40,6 +42,16 @@ struct Arguments {
     /// Off is for measurements: what it saves is the receiver's work per packet.
     #[arg(long, value_name = "on|off", default_value = "on", value_parser = parse_switch, action = ArgAction::Set)]
     coalesce: bool,
+
+    /// The memory that each datapath thread receives AF_XDP frames into, in chunks of 4 KB. It is pinned,
+    /// with the rest of the thread's frames, once the thread has an AF_XDP port.
+    #[arg(long, value_name = "N", default_value_t = XDP_CHUNKS_DEFAULT, value_parser = parse_chunks)]
+    xdp_chunks: u32,
+
+    /// Let threads poll the drivers of AF_XDP ports, up to so many microseconds at a time, instead of
+    /// sleeping until an interrupt: shorter round trips, for a core each [default: off].
+    #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(1..=i64::from(XDP_BUSY_POLL_US_MAX)))]
+    xdp_busy_poll: Option<u32>,
 
     /// What to log: error, warn, info, debug or trace, also per module as in RUST_LOG.
     #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
@@ -99,6 +111,13 @@ fn parse_switch(text: &str) -> Result<bool, String> {
     }
 }
 
+fn parse_chunks(text: &str) -> Result<u32, String> {
+    match text.parse() {
+        Ok(chunks) if (XDP_CHUNKS_MIN..=XDP_CHUNKS_MAX).contains(&chunks) => Ok(chunks),
+        _ => Err(format!("a number from {XDP_CHUNKS_MIN} to {XDP_CHUNKS_MAX} is needed")),
+    }
+}
+
 fn completion_script(shell: Supported) -> Vec<u8> {
     let shell = match shell {
         Supported::Bash => Shell::Bash,
@@ -111,7 +130,8 @@ fn completion_script(shell: Supported) -> Vec<u8> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { socket, state_dir, workers, coalesce, uplinks, log, completion } = Arguments::parse();
+    let Arguments { socket, state_dir, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll, log, completion } =
+        Arguments::parse();
     if let Some(shell) = completion {
         return match std::io::stdout().write_all(&completion_script(shell)) {
             Ok(()) => ExitCode::SUCCESS,
@@ -128,7 +148,9 @@ fn main() -> ExitCode {
         Err(why) => Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, why).exit(),
     };
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(false).init();
-    match daemon::run(&Options { socket, state_dir, workers, coalesce, uplinks }) {
+    let options =
+        Options { socket, state_dir, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll_us: xdp_busy_poll };
+    match daemon::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vswitch: {error}");
@@ -145,7 +167,7 @@ mod tests {
     fn completion_scripts_know_the_options() {
         for shell in [Supported::Bash, Supported::Zsh, Supported::Fish] {
             let script = String::from_utf8(completion_script(shell)).expect("text");
-            for option in ["state-dir", "workers", "completion"] {
+            for option in ["state-dir", "workers", "xdp-chunks", "xdp-busy-poll", "completion"] {
                 assert!(script.contains(option), "{shell:?} does not know --{option}");
             }
         }

@@ -256,7 +256,8 @@ fn every_command_asks_what_the_protocol_says() {
     assert_eq!(requests[0], "GET /v1/stats?bridge=b&port=p");
     assert!(requests[1].starts_with("PATCH /v1/bridges/b {"), "{}", requests[1]);
     assert!(requests[1].contains(r#""labels":{"a":""}"#), "{}", requests[1]);
-    assert_eq!(requests[2], r#"POST /v1/bridges/b/fdb {"mac":"02:00:00:00:00:01","port":"p","vlan":9}"#);
+    let pinned = r#"{"mac":"02:00:00:00:00:01","port":"p","vlan":9,"remote":null,"ips":[]}"#;
+    assert_eq!(requests[2], format!("POST /v1/bridges/b/fdb {pinned}"));
 }
 
 #[test]

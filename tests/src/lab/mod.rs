@@ -4,6 +4,7 @@ use std::collections::BTreeMap;
 use std::os::unix::fs::PermissionsExt as _;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::process::Signal;
 use serde::de::DeserializeOwned;
@@ -30,6 +31,21 @@ pub struct Options {
     pub log_level: String,
     /// Further environment variables of the daemon.
     pub env: Vec<(String, String)>,
+    /// Of which type ports are where `add-port` is not told.
+    pub ports: PortTypes,
+}
+
+/// Of which type the ports of a lab are.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
+pub enum PortTypes {
+    /// TAP interfaces.
+    #[default]
+    Tap,
+    /// Veth pairs, served through AF_XDP.
+    Xdp,
+    /// One and the other by turns: the ports of a container are all of one type, so that it keeps it
+    /// when it is attached again.
+    Mixed,
 }
 
 /// A host namespace with a running daemon, and container namespaces by role.
@@ -46,6 +62,9 @@ pub struct Lab {
     allowed: Vec<String>,
     background: Vec<Background>,
     directory: TempDir,
+    ports: PortTypes,
+    /// The containers that were attached, by the words that named them, in the order of their first time.
+    attached: Mutex<Vec<String>>,
     finished: bool,
 }
 
@@ -95,6 +114,8 @@ impl Lab {
             allowed: Vec::new(),
             background: Vec::new(),
             directory,
+            ports: options.ports,
+            attached: Mutex::default(),
             finished: false,
         })
     }
@@ -154,10 +175,31 @@ impl Lab {
 
     // ---- the client -------------------------------------------------------------------------
 
-    /// Runs `vswitchctl` and returns what it did, whatever its exit status.
+    /// Runs `vswitchctl` and returns what it did, whatever its exit status. `add-port` without a type
+    /// gets the lab's.
     #[track_caller]
     pub fn try_ctl(&self, args: &[&str]) -> Output {
-        must(self.config.ctl(&self.host, args))
+        let mut args = args.to_vec();
+        if let ["add-port", _, netns, ..] = args[..]
+            && !args.contains(&"--type")
+        {
+            args.extend(["--type", self.port_type(netns)]);
+        }
+        must(self.config.ctl(&self.host, &args))
+    }
+
+    /// The type of ports in the container that `netns` names.
+    fn port_type(&self, netns: &str) -> &'static str {
+        let mut attached = self.attached.lock().unwrap_or_else(PoisonError::into_inner);
+        let turn = attached.iter().position(|one| one == netns).unwrap_or_else(|| {
+            attached.push(netns.to_owned());
+            attached.len() - 1
+        });
+        match self.ports {
+            PortTypes::Tap => "tap",
+            PortTypes::Xdp => "xdp",
+            PortTypes::Mixed => ["tap", "xdp"][turn % 2],
+        }
     }
 
     /// Runs `vswitchctl`, which must succeed, and returns its standard output.

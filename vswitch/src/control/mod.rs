@@ -1,11 +1,12 @@
 //! The control plane: what the switch was told to be, and everything that makes it so.
 //!
 //! One command at a time changes the switch ([`switch`]), whoever it comes from: the control
-//! socket ([`server`]) or the switch's own upkeep ([`upkeep`], [`watch`]). [`desired`] decides,
+//! socket ([`server`]) or the switch's own upkeep ([`upkeep`], [`watch`], [`host_ends`]). [`desired`] decides,
 //! without touching the outside world; [`store`] remembers; [`netns`], [`netlink`] and
 //! [`crate::io::tap`] touch the kernel.
 
 pub mod desired;
+pub mod host_ends;
 pub mod ipam;
 pub mod lock;
 pub mod netlink;

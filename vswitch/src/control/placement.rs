@@ -37,10 +37,20 @@ const MOVED_SHARE_MIN: u64 = 4;
 /// A frame costs about as much as this many bytes.
 const BYTES_PER_FRAME: u64 = 16_384;
 
-/// The worker that reads a new port, out of `workers`; none where there is no worker.
+/// The worker that reads a new port, out of `workers`; none where there is no worker. A port whose
+/// device has a `home` is read there.
 #[must_use]
-pub fn reader_of_new_port(workers: usize) -> Option<u16> {
-    (workers > 0).then_some(0)
+pub fn reader_of_new_port(workers: usize, home: Option<u16>) -> Option<u16> {
+    home.or((workers > 0).then_some(0))
+}
+
+/// The worker that all AF_XDP devices of a new bridge belong to for good, out of `workers`: they
+/// share its memory, so that frames between them are not copied. Bridges take turns where there
+/// are more workers than the one that reads new ports and the one that takes over what is too much for it.
+#[must_use]
+pub fn home_of_new_bridge(workers: usize, bridge: usize) -> u16 {
+    let homes = if workers > 2 { workers } else { 1 };
+    u16::try_from(bridge % homes).unwrap_or(0)
 }
 
 /// What a worker did during one sample.
@@ -145,14 +155,16 @@ pub struct PortLoad {
     pub reader: u16,
     /// What it received, since it was made or since an earlier reading.
     pub weight: u64,
+    /// Whether it stays with its reader, which is its device's home.
+    pub pinned: bool,
 }
 
 impl PortLoad {
     /// What a port with these counters, one of each worker, received since it was made.
     #[must_use]
-    pub fn new(port: PortKey, reader: u16, counters: &[PortCounters]) -> Self {
+    pub fn new(port: PortKey, reader: u16, pinned: bool, counters: &[PortCounters]) -> Self {
         let received = |counters: &PortCounters| counters.rx_frames + counters.rx_bytes / BYTES_PER_FRAME;
-        Self { port, reader, weight: counters.iter().map(received).sum() }
+        Self { port, reader, weight: counters.iter().map(received).sum(), pinned }
     }
 }
 
@@ -165,7 +177,7 @@ pub fn received_between(before: &[PortLoad], after: &[PortLoad]) -> Vec<PortLoad
 }
 
 /// The ports to move so that both workers come nearest to receiving the same; the heaviest stays
-/// where it is, and with it the order and the caches of what is most.
+/// where it is, and with it the order and the caches of what is most. Pinned ones stay, too.
 #[must_use]
 pub fn ports_to_spread(loads: &[PortLoad], Move { from, to }: Move) -> Vec<PortKey> {
     let of = |worker: u16| loads.iter().filter(move |load| load.reader == worker && load.weight > 0);
@@ -175,7 +187,7 @@ pub fn ports_to_spread(loads: &[PortLoad], Move { from, to }: Move) -> Vec<PortK
     let mut gap = i128::from(total(from)) - i128::from(total(to));
     let mut moved = 0;
     let mut chosen = Vec::new();
-    for load in ports.into_iter().skip(1) {
+    for load in ports.into_iter().skip(1).filter(|load| !load.pinned) {
         // Moving a port takes its weight from one side and adds it to the other.
         let then = gap - 2 * i128::from(load.weight);
         if chosen.len() < MOVED_MAX && then.abs() < gap.abs() {
@@ -191,7 +203,7 @@ pub fn ports_to_spread(loads: &[PortLoad], Move { from, to }: Move) -> Vec<PortK
 /// The ports to move so that `from` comes to rest.
 #[must_use]
 pub fn ports_to_gather(loads: &[PortLoad], Move { from, .. }: Move) -> Vec<PortKey> {
-    loads.iter().filter(|load| load.reader == from).map(|load| load.port).take(MOVED_MAX).collect()
+    loads.iter().filter(|load| load.reader == from && !load.pinned).map(|load| load.port).take(MOVED_MAX).collect()
 }
 
 #[cfg(test)]
@@ -265,9 +277,9 @@ mod tests {
         let mut loads: Vec<_> = weights
             .iter()
             .enumerate()
-            .map(|(index, &weight)| PortLoad { port: key(index), reader: 0, weight })
+            .map(|(index, &weight)| PortLoad { port: key(index), reader: 0, weight, pinned: false })
             .collect();
-        loads.push(PortLoad { port: key(weights.len()), reader: 1, weight: other });
+        loads.push(PortLoad { port: key(weights.len()), reader: 1, weight: other, pinned: false });
         let chosen = ports_to_spread(&loads, Move { from: 0, to: 1 });
         chosen.iter().map(|&(id, _)| weights[id.index()]).collect()
     }
@@ -287,10 +299,28 @@ mod tests {
     }
 
     #[test]
+    fn pinned_ports_stay_and_weigh() {
+        let load = |id, reader, weight, pinned| PortLoad { port: (PortId(id), 1), reader, weight, pinned };
+        let loads = [load(0, 0, 10, false), load(1, 0, 8, true), load(2, 0, 6, false), load(3, 1, 4, true)];
+        assert_eq!(ports_to_spread(&loads, Move { from: 0, to: 1 }), [(PortId(2), 1)]);
+        assert_eq!(ports_to_gather(&loads, Move { from: 1, to: 0 }), []);
+        assert_eq!(reader_of_new_port(4, Some(3)), Some(3));
+    }
+
+    #[test]
+    fn bridges_take_turns_only_where_there_are_workers_to_spare() {
+        let homes = |workers| (0..4).map(|bridge| home_of_new_bridge(workers, bridge)).collect::<Vec<_>>();
+        assert_eq!(homes(1), [0, 0, 0, 0]);
+        assert_eq!(homes(2), [0, 0, 0, 0]);
+        assert_eq!(homes(3), [0, 1, 2, 0]);
+    }
+
+    #[test]
     fn weights_are_what_came_between_two_readings() {
-        let load = |id, incarnation, weight| PortLoad { port: (PortId(id), incarnation), reader: 0, weight };
+        let load =
+            |id, incarnation, weight| PortLoad { port: (PortId(id), incarnation), reader: 0, weight, pinned: false };
         let counters = PortCounters { rx_frames: 10, rx_bytes: 10 * 65_536, ..PortCounters::default() };
-        assert_eq!(PortLoad::new((PortId(1), 1), 0, &[counters, counters]), load(1, 1, 100));
+        assert_eq!(PortLoad::new((PortId(1), 1), 0, false, &[counters, counters]), load(1, 1, 100));
         let between = received_between(&[load(1, 1, 70), load(2, 1, 5)], &[load(1, 1, 100), load(2, 2, 9)]);
         assert_eq!(between, [load(1, 1, 30), load(2, 2, 0)]);
     }

@@ -10,12 +10,12 @@
 
 use std::fs::{self, File, OpenOptions};
 use std::io::{self, Read, Write};
-use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
+use std::os::unix::fs::{DirBuilderExt, MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 
 use serde::{Deserialize, Serialize};
 
-use super::desired::Desired;
+use super::desired::{Desired, Owner};
 
 /// The name of the state file in the state directory.
 pub const STATE_FILE: &str = "state.json";
@@ -83,6 +83,15 @@ impl Store {
     pub fn open(dir: &Path) -> io::Result<Self> {
         fs::DirBuilder::new().recursive(true).mode(0o750).create(dir)?;
         Ok(Self { dir: dir.to_owned(), dir_file: File::open(dir)? })
+    }
+
+    /// Whose state this is: no other directory has these numbers while this one is open.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn owner(&self) -> io::Result<Owner> {
+        let metadata = self.dir_file.metadata()?;
+        Ok(Owner { dev: metadata.dev(), ino: metadata.ino() })
     }
 
     /// Loads the state; a missing file is an empty state.

@@ -25,6 +25,7 @@ use tokio::io::unix::{AsyncFd, AsyncFdRegisterError};
 use tokio::sync::watch;
 use tokio::task::{JoinSet, spawn_blocking};
 
+use super::netlink::LinkMonitor;
 use super::netns::{Holders, NetnsId, census};
 use super::service::Service;
 use super::switch::Suspect;
@@ -124,14 +125,19 @@ fn open_pidfd(pid: u32) -> io::Result<AsyncFd<OwnedFd>> {
     Ok(register(pidfd_open(pid, PidfdFlags::empty())?, Interest::READABLE)?)
 }
 
-fn register<T: AsRawFd + OwnsFd>(file: T, interest: Interest) -> Result<AsyncFd<T>, AsyncFdRegisterError<T>> {
+/// Registers a descriptor with the runtime.
+pub(super) fn register<T: AsRawFd + OwnsFd>(
+    file: T,
+    interest: Interest,
+) -> Result<AsyncFd<T>, AsyncFdRegisterError<T>> {
     // SAFETY: `T` owns its descriptor (see `OwnsFd`), which stays the same and open while the
     // `AsyncFd` has it.
     unsafe { AsyncFd::register_with_interest(file, interest) }
 }
 
 /// Types that are one descriptor and own it.
-trait OwnsFd {}
+pub(super) trait OwnsFd {}
+impl OwnsFd for LinkMonitor {}
 impl OwnsFd for OwnedFd {}
 impl OwnsFd for File {}
 

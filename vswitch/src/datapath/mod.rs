@@ -18,6 +18,7 @@ mod forwarder;
 mod handover;
 mod idle;
 pub mod inline;
+pub mod neighbours;
 pub mod pipeline;
 pub mod rate;
 pub mod resolve;

@@ -10,8 +10,9 @@ use super::flow_cache::{FlowCache, Hit};
 use super::rate::Bucket;
 use super::resolve::{self, Loop, Resolution};
 use super::scatter::Scatter;
-use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason};
-use crate::snapshot::{BridgeEntry, PortEntry, Snapshot, VlanMode};
+use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Offload};
+use crate::snapshot::{BridgeEntry, PortEntry, PortKind, Snapshot, VlanMode};
+use crate::wire::{MacAddr, resolution};
 
 /// No bridge's epoch: nothing is cached under it.
 const NO_EPOCH: u64 = u64::MAX;
@@ -98,9 +99,17 @@ impl Pipeline {
         let mut tally = Tally::default();
         // Frames that fail to parse are remembered as a bit, so that the second pass skips them.
         let mut unparsed = 0u64;
+        let heard = source.bridge.neighbours.as_deref();
+        let heard = heard.filter(|_| source.port.kind == PortKind::Tunnel && source.port.learning);
         for (at, frame) in burst.iter_mut().enumerate() {
             match FlowKey::parse(frame, source.port.id) {
                 Ok(key) => {
+                    if let Some(neighbours) = heard
+                        && resolution::is_candidate(frame.data())
+                        && let Some(vlan) = resolve::ingress_vlan(&source.port.vlan, key.tag())
+                    {
+                        neighbours.hear(frame.data(), vlan, source.now.s);
+                    }
                     let hash = self.cache.hash(key);
                     self.cache.prefetch(hash);
                     self.flows[at] = (key, hash);
@@ -112,7 +121,7 @@ impl Pipeline {
             }
         }
         let mut epoch = source.epoch;
-        for (at, frame) in burst.iter().enumerate() {
+        for (at, frame) in burst.iter_mut().enumerate() {
             if unparsed & 1 << at != 0 {
                 continue;
             }
@@ -147,6 +156,11 @@ impl Pipeline {
                         tally.drop_frame(DropReason::Storm);
                         continue;
                     }
+                    if is_answered(source, key, frame) {
+                        // Back to who asked, with the tag that it came with.
+                        out.push(source.port.id, at as u16, TagOp::Keep, true);
+                        continue;
+                    }
                     match flood(source, key, at as u16, out) {
                         0 => tally.drop_frame(DropReason::NoDestination),
                         outputs => tally.flood_copies += outputs - 1,
@@ -168,6 +182,26 @@ impl Pipeline {
         tally.looped = looped.or(tally.looped);
         verdict
     }
+}
+
+/// Whether a frame about to be flooded was turned into the answer to the question that it asked, on
+/// behalf of a station behind a tunnel; see [`super::neighbours`].
+fn is_answered(source: &Source<'_>, key: FlowKey, frame: &mut Frame) -> bool {
+    let Source { snapshot, port, bridge, now, .. } = *source;
+    let Some(neighbours) = bridge.neighbours.as_deref().filter(|_| port.kind != PortKind::Tunnel) else {
+        return false;
+    };
+    let Some(vlan) = resolve::ingress_vlan(&port.vlan, key.tag()) else { return false };
+    let is_remote = |mac: MacAddr| {
+        let behind = bridge.fdb.lookup(mac.0, vlan).and_then(|id| snapshot.port(id));
+        behind.is_some_and(|to| to.kind == PortKind::Tunnel && resolve::may_talk(bridge, port, to))
+    };
+    let answered = neighbours.answer(frame.data_mut(), vlan, now.s, is_remote);
+    if answered {
+        // It was written anew, checksum and all.
+        frame.offload = Offload::NONE;
+    }
+    answered
 }
 
 /// Appends a frame to the lists of all ports that may have it; returns how many.

@@ -9,6 +9,7 @@
 //! of the pseudo-header, not complemented; whoever completes it sums from the transport header to
 //! the end of the frame, that field included, and stores the complement.
 
+use super::Csum;
 use crate::wire::Layers;
 use crate::wire::layers::Transport;
 use crate::wire::udp;
@@ -99,6 +100,32 @@ pub fn is_transport_right(frame: &[u8], layers: &Layers) -> bool {
         return false;
     }
     fold(layers.pseudo_header_sum(frame, packet.len()) + sum(packet)) == 0xffff
+}
+
+/// What the checksum field of a frame that came *without metadata* says of the checksum.
+///
+/// A veth hands a frame over as its sender's kernel left it, with the transport checksum still to
+/// be done, and where no `virtio_net_hdr` comes with it (AF_XDP, the inside of a tunnel) only the
+/// field itself can tell: then it holds the folded sum of the pseudo-header. A checksum that is
+/// complete has that very value once in 65,536 packets, and does no harm: completing it again
+/// gives the same value, because what the sum of such a packet lacks to 0xffff is that field.
+///
+/// Not TCP or UDP, a fragment, or bytes behind the IP packet that are not zero (completing sums up
+/// to the end of the frame): nothing is known.
+#[inline]
+#[must_use]
+pub fn detect_partial(frame: &[u8]) -> Csum {
+    let Ok(layers) = Layers::parse(frame) else { return Csum::Unknown };
+    let (start, offset) = (layers.transport_offset, layers.transport.checksum_offset());
+    let at = usize::from(start) + usize::from(offset);
+    let Some(field) = frame.get(at..).and_then(<[u8]>::first_chunk::<2>) else { return Csum::Unknown };
+    let pseudo = fold(layers.pseudo_header_sum(frame, layers.transport_bytes()));
+    let padding = frame.get(layers.end as usize..).unwrap_or_default();
+    if u16::from_be_bytes(*field) == pseudo && padding.iter().all(|&byte| byte == 0) {
+        Csum::Partial { start, offset }
+    } else {
+        Csum::Unknown
+    }
 }
 
 /// The checksum after a 16-bit word that it covers changed from `old` to `new` (RFC 1624,
@@ -226,6 +253,70 @@ mod tests {
             assert_eq!(update_u32(before, word(&old), word(&new)), of(&packet));
             packet[at + 4..at + 16].copy_from_slice(&new[4..]);
             assert_eq!(update_ip16(before, &old, &new), of(&packet));
+        }
+    }
+
+    /// 02:..:02 from 02:..:01, IPv4 10.0.0.1 -> 10.0.0.2, `payload` behind a header of `protocol`
+    /// with its checksum partial.
+    fn partial_packet(protocol: u8, payload: &[u8]) -> Vec<u8> {
+        let (header_bytes, field) = if protocol == 6 { (20, 16) } else { (8, 6) };
+        let transport_bytes = header_bytes + payload.len();
+        let mut frame = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 8, 0, 0x45, 0, 0, 0, 0, 0, 0x40, 0, 64, protocol];
+        frame[16..18].copy_from_slice(&(20 + transport_bytes as u16).to_be_bytes());
+        frame.extend([0, 0, 10, 0, 0, 1, 10, 0, 0, 2]);
+        let mut header = vec![0x12, 0x34, 0x56, 0x78];
+        header.resize(header_bytes, 0);
+        if protocol == 6 {
+            header[12] = 0x50;
+        } else {
+            header[4..6].copy_from_slice(&(transport_bytes as u16).to_be_bytes());
+        }
+        let pseudo = fold(pseudo_header(&[10, 0, 0, 1, 10, 0, 0, 2], protocol, transport_bytes));
+        header[field..field + 2].copy_from_slice(&pseudo.to_be_bytes());
+        frame.extend(header);
+        frame.extend(payload);
+        frame
+    }
+
+    #[test]
+    fn an_unfinished_checksum_is_known_by_its_field() {
+        for (protocol, offset) in [(6, 16), (17, 6)] {
+            for payload in [&[][..], &[1], &[0xff; 1000]] {
+                let mut frame = partial_packet(protocol, payload);
+                let partial = Csum::Partial { start: 34, offset };
+                assert_eq!(detect_partial(&frame), partial);
+                frame.extend([0; 6]);
+                assert_eq!(detect_partial(&frame), partial, "padding of zeros changes no sum");
+                frame.push(1);
+                assert_eq!(detect_partial(&frame), Csum::Unknown);
+                frame.truncate(frame.len() - 7);
+                assert!(complete_partial(&mut frame, 34, offset));
+                assert_eq!(detect_partial(&frame), Csum::Unknown);
+                for bytes in 0..frame.len() {
+                    assert_eq!(detect_partial(&frame[..bytes]), Csum::Unknown);
+                }
+            }
+        }
+    }
+
+    /// The one packet in 65,536: its right checksum looks unfinished, and finishing it changes nothing.
+    #[test]
+    fn a_right_checksum_that_looks_unfinished_stays_right() {
+        for protocol in [6, 17] {
+            let mut frame = partial_packet(protocol, &[0, 0]);
+            let end = frame.len();
+            let sum = sum(&frame[34..]);
+            // What the segment's sum lacks to the value of which the field is the complement.
+            let field = if protocol == 6 { 50 } else { 40 };
+            let pseudo = u16::from_be_bytes([frame[field], frame[field + 1]]);
+            let lacking = fold(u32::from(!pseudo) + u32::from(!fold(sum)));
+            frame[end - 2..].copy_from_slice(&lacking.to_be_bytes());
+            let layers = Layers::parse(&frame).unwrap();
+            assert!(is_transport_right(&frame, &layers));
+            let Csum::Partial { start, offset } = detect_partial(&frame) else { panic!("it looks unfinished") };
+            let before = frame.clone();
+            assert!(complete_partial(&mut frame, start, offset));
+            assert_eq!(frame, before);
         }
     }
 

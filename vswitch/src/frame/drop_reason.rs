@@ -66,6 +66,8 @@ reasons! {
     TunnelTag => "tunnel-tag",
     /// Congestion was marked outside, but the inner packet cannot carry the mark (RFC 6040 section 4.2).
     TunnelEcn => "tunnel-ecn",
+    /// A tunnel packet for a network of ours, inside of another: a loop, or somebody who wants in.
+    TunnelNested => "tunnel-nested",
     /// Taken from the host's interface, but nothing here belongs to it.
     NotOurs => "not-ours",
     // Found at egress, counted on the port that the frame was for.

@@ -118,6 +118,12 @@ impl<'a> Segmenter<'a> {
         self.headers.len() + self.size.min(self.payload.len())
     }
 
+    /// The length of each segment's headers in bytes.
+    #[must_use]
+    pub fn headers_bytes(&self) -> usize {
+        self.headers.len()
+    }
+
     /// What is still to be done to each segment: nothing, or its checksum.
     #[must_use]
     pub fn segment_offload(&self) -> Offload {
@@ -137,11 +143,19 @@ impl<'a> Segmenter<'a> {
         let bytes = self.headers.len() + payload.len();
         let Some(segment) = out.get_mut(..bytes) else { return 0 };
         let (headers, body) = segment.split_at_mut(self.headers.len());
-        headers.copy_from_slice(self.headers);
         body.copy_from_slice(payload);
-        self.write_network(index, segment);
-        self.write_transport(index, segment);
+        self.fill_headers(index, payload, headers);
         bytes
+    }
+
+    /// Writes the headers of segment `index` to the front of `out`, for an output that gathers them and
+    /// the payload, which is not copied. Returns the headers' length in bytes and the payload; nothing
+    /// when there is no such segment or `out` is shorter than the headers.
+    pub fn write_headers(&self, index: usize, out: &mut [u8]) -> Option<(usize, &'a [u8])> {
+        let payload = self.payload_of(index)?;
+        let headers = out.get_mut(..self.headers.len())?;
+        self.fill_headers(index, payload, headers);
+        Some((headers.len(), payload))
     }
 
     fn payload_of(&self, index: usize) -> Option<&'a [u8]> {
@@ -152,11 +166,17 @@ impl<'a> Segmenter<'a> {
         self.payload.get(start..(start + self.size).min(self.payload.len()))
     }
 
-    fn write_network(&self, index: usize, segment: &mut [u8]) {
+    fn fill_headers(&self, index: usize, payload: &[u8], headers: &mut [u8]) {
+        headers.copy_from_slice(self.headers);
+        self.write_network(headers, payload.len(), index);
+        self.write_transport(headers, payload, index);
+    }
+
+    fn write_network(&self, headers: &mut [u8], payload_bytes: usize, index: usize) {
         let offset = usize::from(self.layers.network_offset);
         // Below 65,536: the super-frame's own length fitted its field.
-        let packet_bytes = segment.len() - offset;
-        let network = &mut segment[offset..];
+        let packet_bytes = headers.len() - offset + payload_bytes;
+        let network = &mut headers[offset..];
         match self.layers.network {
             Network::V4 => {
                 if let Some(mut header) = ipv4::HeaderMut::new_checked(network) {
@@ -173,11 +193,11 @@ impl<'a> Segmenter<'a> {
         }
     }
 
-    fn write_transport(&self, index: usize, segment: &mut [u8]) {
+    fn write_transport(&self, headers: &mut [u8], payload: &[u8], index: usize) {
         let offset = usize::from(self.layers.transport_offset);
-        let transport_bytes = segment.len() - offset;
-        let pseudo = checksum::fold(self.layers.pseudo_header_sum(segment, transport_bytes));
-        let transport = &mut segment[offset..];
+        let transport_bytes = headers.len() - offset + payload.len();
+        let pseudo = checksum::fold(self.layers.pseudo_header_sum(headers, transport_bytes));
+        let transport = &mut headers[offset..];
         match self.layers.transport {
             Transport::Tcp => {
                 if let Some(mut header) = tcp::HeaderMut::new_checked(transport) {
@@ -194,8 +214,13 @@ impl<'a> Segmenter<'a> {
             }
         }
         if !self.partial {
-            // The place is within the header that was just written.
-            checksum::complete_partial(segment, self.layers.transport_offset, self.layers.transport.checksum_offset());
+            // Both headers are a whole number of 16-bit words long, so the sums may be added.
+            let checksum = !checksum::fold(checksum::sum(transport) + checksum::sum(payload));
+            let (field, checksum) = match self.layers.transport {
+                Transport::Tcp => (usize::from(tcp::CHECKSUM_OFFSET), checksum),
+                Transport::Udp => (usize::from(udp::CHECKSUM_OFFSET), checksum::udp_field(checksum)),
+            };
+            transport[field..field + 2].copy_from_slice(&checksum.to_be_bytes());
         }
     }
 

@@ -12,6 +12,7 @@ use crate::frame::{Burst, DropReason, Frame, Offload, Pool};
 
 pub mod mem;
 pub mod tap;
+pub mod udp;
 mod underlay;
 pub mod uplink;
 pub mod xdp;
@@ -60,6 +61,18 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     /// if any may. The other workers hand it what they have for the device.
     fn home(&self) -> Option<u16> {
         None
+    }
+
+    /// The largest IP packet in bytes that the way behind the device was found to carry, where that is
+    /// less than it was taken for: a tunnel whose underlay has a narrow link. It may widen again.
+    fn path_mtu(&self) -> Option<u32> {
+        None
+    }
+
+    /// Whether neighbours of one flow are better merged into super-frames before they are sent. Not
+    /// where the device would cut them again.
+    fn merges(&self) -> bool {
+        true
     }
 
     /// Opens the receiving side. A worker calls it with its pool when it becomes the port's reader.

@@ -12,6 +12,7 @@ use std::fmt;
 use std::sync::Arc;
 
 use crate::datapath::fdb::Fdb;
+use crate::datapath::neighbours::Neighbours;
 use crate::datapath::rate::SharedBucket;
 use crate::io::{Device, Underlay};
 use crate::tunnel::TunnelTable;
@@ -157,6 +158,8 @@ pub struct BridgeEntry {
     pub storm_limit: Option<u32>,
     /// The bridge's ports, the order of flooding.
     pub ports: Vec<PortId>,
+    /// What is known of stations behind the bridge's tunnels; none without tunnels.
+    pub neighbours: Option<Arc<Neighbours>>,
     /// Whether some port has a VLAN mode other than [`VlanMode::Transparent`].
     pub vlan_aware: bool,
 }

@@ -49,6 +49,13 @@ impl TunnelTable {
         let &port = self.remotes.get(&(vni, peer.to_canonical())).ok_or(DropReason::UnknownPeer)?;
         Ok((port, tags))
     }
+
+    /// Whether some tunnel has the network identifier `vni`.
+    #[inline]
+    #[must_use]
+    pub fn has_network(&self, vni: u32) -> bool {
+        self.vnis.contains_key(&vni)
+    }
 }
 
 #[cfg(test)]
@@ -68,5 +75,6 @@ mod tests {
         assert_eq!(table.port(0xff_ffff, a), Ok((PortId(5), true)));
         assert_eq!(table.port(0xff_ffff, b), Err(DropReason::UnknownPeer));
         assert_eq!(table.port(2, a), Err(DropReason::UnknownVni));
+        assert!(table.has_network(1) && !table.has_network(2));
     }
 }

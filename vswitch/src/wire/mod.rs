@@ -21,10 +21,12 @@ pub mod ipv4;
 pub mod ipv6;
 pub mod layers;
 pub mod mac;
+pub mod resolution;
 pub mod tcp;
 pub mod too_big;
 pub mod udp;
 pub mod vnet_hdr;
+pub mod vxlan;
 
 pub use ethernet::EtherType;
 pub use layers::Layers;
@@ -55,14 +57,16 @@ pub enum Error {
 
 /// IP protocol numbers (IANA "Assigned Internet Protocol Numbers").
 pub mod protocol {
+    /// ICMP (RFC 792).
+    pub const ICMP: u8 = 1;
     /// TCP (RFC 9293).
     pub const TCP: u8 = 6;
     /// UDP (RFC 768).
     pub const UDP: u8 = 17;
-    /// ICMP (RFC 792).
-    pub const ICMP: u8 = 1;
     /// ICMPv6 (RFC 4443).
     pub const ICMPV6: u8 = 58;
+    /// SCTP (RFC 9260).
+    pub const SCTP: u8 = 132;
 }
 
 /// Splits the fixed part of a header off.

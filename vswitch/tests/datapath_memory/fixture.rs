@@ -68,6 +68,7 @@ impl Topology {
             icc: true,
             storm_limit: None,
             ports: Vec::new(),
+            neighbours: None,
             vlan_aware: false,
         };
         Self {
@@ -130,6 +131,7 @@ impl Topology {
             let ports = || self.ports.iter().flatten().filter(|port| port.bridge == bridge.id);
             Some(Arc::new(BridgeEntry {
                 ports: ports().map(|port| port.id).collect(),
+                neighbours: None,
                 vlan_aware: ports().any(|port| port.vlan != VlanMode::Transparent),
                 ..bridge.clone()
             }))

@@ -68,10 +68,6 @@ impl Namespace {
     pub(crate) fn exec(&self, args: &[&str]) -> String {
         run("ip", &[&["netns", "exec", &self.name], args].concat())
     }
-
-    pub(crate) fn try_exec(&self, args: &[&str]) -> Output {
-        command("ip", &[&["netns", "exec", &self.name], args].concat())
-    }
 }
 
 impl Drop for Namespace {
@@ -175,6 +171,8 @@ pub(crate) struct Totals {
     pub(crate) scattered: AtomicU64,
     pub(crate) overrun: AtomicU64,
     pub(crate) rejected: AtomicU64,
+    /// Processor time of the thread, in nanoseconds; set when it ends.
+    pub(crate) busy_ns: AtomicU64,
 }
 
 /// Forwards between two ports on a thread of its own, until stopped.
@@ -198,6 +196,8 @@ impl Wire {
                     while forward(&mut pool, rx.as_mut(), tx.as_mut(), caps.csum, &counted) == RxStatus::More {}
                 }
             }
+            let busy = rustix::time::clock_gettime(rustix::time::ClockId::ThreadCPUTime);
+            counted.busy_ns.store((busy.tv_sec * 1_000_000_000 + busy.tv_nsec) as u64, Ordering::Relaxed);
             rx.iter_mut().for_each(|rx| rx.close(&mut pool));
             tx.iter_mut().for_each(|tx| tx.close(&mut pool));
             pool

@@ -132,13 +132,13 @@ fn line(bridge: &Bridge) -> String {
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
-  vswitchctl del-br br0             refused while ports are attached
-  vswitchctl del-br br0 --force     with its ports")]
+  vswitchctl del-br br0             refused while ports or tunnels are attached
+  vswitchctl del-br br0 --force     with its ports and tunnels")]
 pub(crate) struct DelBr {
     /// The bridge
     #[arg(value_name = "BR")]
     bridge: String,
-    /// Detach its ports as well
+    /// Detach its ports and remove its tunnels as well
     #[arg(long)]
     force: bool,
 }
@@ -264,6 +264,7 @@ pub(super) mod tests {
             storm_limit: 50_000,
             labels: BTreeMap::new(),
             ports: 2,
+            tunnels: 0,
             macs: 3,
             warnings: vec![],
         }

@@ -1,5 +1,7 @@
 //! `fdb`, `fdb-add`, `fdb-del`, `fdb-flush`: a bridge's forwarding database.
 
+use std::net::IpAddr;
+
 use clap::Args;
 use vswitch::api::{FdbEntry, FdbKind, FdbStatic, Flushed};
 
@@ -12,7 +14,7 @@ fn target(bridge: &str) -> Target {
     Target::v1().segment("bridges").segment(bridge).segment("fdb")
 }
 
-/// Show a bridge's forwarding database: which MAC address is behind which port
+/// Show a bridge's forwarding database: which MAC address is behind which port or remote host
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -42,7 +44,11 @@ fn render(entries: &[FdbEntry]) -> String {
             FdbKind::Static => ("static", String::new()),
         };
         let vlan = if entry.vlan == 0 { String::new() } else { entry.vlan.to_string() };
-        table.row([entry.mac.clone(), vlan, entry.port.clone(), kind.into(), age]);
+        let place = match entry.remote {
+            Some(remote) => format!("{} behind {remote}", entry.port),
+            None => entry.port.clone(),
+        };
+        table.row([entry.mac.clone(), vlan, place, kind.into(), age]);
     }
     table.render("")
 }
@@ -53,15 +59,26 @@ fn render(entries: &[FdbEntry]) -> String {
 Examples:
   vswitchctl fdb-add br0 02:00:00:00:00:01 web
   vswitchctl fdb-add br0 02:00:00:00:00:01 web --vlan 10
-  vswitchctl fdb-add br0 02:00:00:00:00:02 br0    behind the host's own port")]
+  vswitchctl fdb-add br0 02:00:00:00:00:02 br0    behind the host's own port
+  vswitchctl fdb-add br0 02:00:00:00:00:03 vxlan42 --remote 198.18.0.3 --ip 172.17.0.9
+
+Behind a tunnel, frames for the address go to that host alone, which need not be a remote that flooded
+frames go to. With --ip, questions for those IP addresses (ARP, ND) are answered at once instead of
+being sent to every host.")]
 pub(crate) struct Add {
     /// The bridge
     #[arg(value_name = "BR")]
     bridge: String,
     /// The MAC address
     mac: String,
-    /// The port; the bridge's own name for the host
+    /// The port or tunnel; the bridge's own name for the host
     port: String,
+    /// The host that the address is behind, where the port is a tunnel [default: its only remote]
+    #[arg(long, value_name = "IP")]
+    remote: Option<IpAddr>,
+    /// An IP address of a station behind a tunnel, answered for (repeatable)
+    #[arg(long = "ip", value_name = "IP")]
+    ips: Vec<IpAddr>,
     /// The VLAN of the entry; without it, untagged
     #[arg(long, value_name = "VID", value_parser = clap::value_parser!(u16).range(1..=4094))]
     vlan: Option<u16>,
@@ -69,7 +86,13 @@ pub(crate) struct Add {
 
 impl Add {
     pub(super) async fn exec(self, client: &Client) -> Result<Output, Failure> {
-        let body = FdbStatic { mac: self.mac, port: self.port, vlan: self.vlan.unwrap_or(0) };
+        let body = FdbStatic {
+            mac: self.mac,
+            port: self.port,
+            vlan: self.vlan.unwrap_or(0),
+            remote: self.remote,
+            ips: self.ips,
+        };
         let entry: FdbEntry = client.post(&target(&self.bridge), &body).await?;
         Output::new("", &entry)
     }
@@ -136,19 +159,24 @@ mod tests {
             port: port.into(),
             kind,
             age_s,
+            remote: None,
+            ips: vec![],
         };
         let entries = [
             entry("02:42:ac:11:00:01", 0, "br0", FdbKind::Static, 0),
             entry("02:42:ac:11:00:02", 0, "web", FdbKind::Learned, 3),
-            entry("02:42:ac:11:00:02", 10, "trunk-to-lab", FdbKind::Learned, 120),
+            FdbEntry {
+                remote: Some("198.18.0.2".parse().unwrap()),
+                ..entry("02:42:ac:11:00:02", 10, "vxlan42", FdbKind::Learned, 120)
+            },
         ];
         assert_eq!(
             render(&entries),
             "\
-MAC                VLAN  PORT          KIND     AGE
-02:42:ac:11:00:01     -  br0           static     -
-02:42:ac:11:00:02     -  web           learned   3s
-02:42:ac:11:00:02    10  trunk-to-lab  learned   2m
+MAC                VLAN  PORT                       KIND     AGE
+02:42:ac:11:00:01     -  br0                        static     -
+02:42:ac:11:00:02     -  web                        learned   3s
+02:42:ac:11:00:02    10  vxlan42 behind 198.18.0.2  learned   2m
 "
         );
         assert_eq!(render(&[]), "");

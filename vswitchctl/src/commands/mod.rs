@@ -8,6 +8,7 @@ mod port;
 mod show;
 mod stats;
 mod uplink;
+mod vxlan;
 
 use clap::{Subcommand, ValueEnum};
 
@@ -26,6 +27,10 @@ pub(crate) enum Command {
     AddPort(port::AddPort),
     DelPort(port::DelPort),
     ListPorts(port::ListPorts),
+    AddVxlan(vxlan::AddVxlan),
+    DelVxlan(vxlan::DelVxlan),
+    AddRemote(vxlan::AddRemote),
+    DelRemote(vxlan::DelRemote),
     AddUplink(uplink::AddUplink),
     DelUplink(uplink::DelUplink),
     Uplinks(uplink::List),
@@ -52,6 +57,10 @@ impl Command {
             Self::AddPort(command) => command.exec(client).await,
             Self::DelPort(command) => command.exec(client).await,
             Self::ListPorts(command) => command.exec(client).await,
+            Self::AddVxlan(command) => command.exec(client).await,
+            Self::DelVxlan(command) => command.exec(client).await,
+            Self::AddRemote(command) => command.exec(client).await,
+            Self::DelRemote(command) => command.exec(client).await,
             Self::AddUplink(command) => command.exec(client).await,
             Self::DelUplink(command) => command.exec(client).await,
             Self::Uplinks(command) => command.exec(client).await,

@@ -3,7 +3,7 @@
 use std::path;
 
 use clap::{Args, ValueEnum};
-use vswitch::api::{self, Port, PortSpec, PortState, PortType};
+use vswitch::api::{self, Port, PortSpec, PortState, PortType, XdpMode};
 
 use super::OnOff;
 use crate::client::{Client, Target};
@@ -22,6 +22,7 @@ Examples:
   vswitchctl add-port br0 web                              a namespace of `ip netns`
   vswitchctl add-port br0 pid:1234 --name web --ip 172.17.0.10
   vswitchctl add-port br0 /proc/1234/ns/net --mac 02:00:00:00:00:07 --egress-rate 100mbit
+  vswitchctl add-port br0 web --type xdp                   for small packets and short round trips
   vswitchctl add-port lab web --ifname eth1 --ip none --trunk 10,20 --default-route off
 
 Prints one line: port name, interface, addresses, MAC address.")]
@@ -38,8 +39,8 @@ pub(crate) struct AddPort {
     /// The interface's name in the namespace [default: eth0]
     #[arg(long)]
     ifname: Option<String>,
-    /// The kind of interface: `tap`
-    #[arg(long = "type", value_name = "TYPE", default_value = "tap", hide_possible_values = true)]
+    /// The kind of interface: `tap`, or `xdp`: a veth pair, served through AF_XDP
+    #[arg(long = "type", value_name = "tap|xdp", default_value = "tap", hide_possible_values = true)]
     port_type: Type,
     /// An address, by default a free one of each subnet; `none`: no address (repeatable)
     #[arg(long = "ip", value_name = "CIDR|IP|none")]
@@ -74,6 +75,7 @@ pub(crate) struct AddPort {
 #[derive(Debug, Clone, Copy, ValueEnum)]
 enum Type {
     Tap,
+    Xdp,
 }
 
 impl AddPort {
@@ -84,6 +86,7 @@ impl AddPort {
             ifname: self.ifname,
             port_type: match self.port_type {
                 Type::Tap => PortType::Tap,
+                Type::Xdp => PortType::Xdp,
             },
             ips: self.ips,
             mac: self.mac,
@@ -153,14 +156,26 @@ fn render(ports: &[Port]) -> String {
     if ports.is_empty() {
         return String::new();
     }
-    let mut table =
-        Table::new(&["BRIDGE", "PORT", "NETNS", "INTERFACE", "ADDRESSES", "MAC", ">MTU", "VLAN", "WORKER", "STATE"]);
+    let mut table = Table::new(&[
+        "BRIDGE",
+        "PORT",
+        "NETNS",
+        "INTERFACE",
+        "TYPE",
+        "ADDRESSES",
+        "MAC",
+        ">MTU",
+        "VLAN",
+        "WORKER",
+        "STATE",
+    ]);
     for port in ports {
         table.row([
             port.bridge.clone(),
             port.name.clone(),
             port.netns.clone(),
             port.ifname.clone(),
+            kind(port),
             join(&port.ips, ","),
             port.mac.clone(),
             port.mtu.to_string(),
@@ -178,6 +193,16 @@ pub(super) fn vlan(port: &Port) -> String {
         Some(vlan) => vlan.to_string(),
         None if port.trunk.is_empty() => String::new(),
         None => format!("trunk {}", join(&port.trunk, ",")),
+    }
+}
+
+/// The kind of a port's interface, and how it is served where there are several ways.
+pub(super) fn kind(port: &Port) -> String {
+    match port.xdp.as_ref().and_then(|xdp| xdp.mode) {
+        None => port.port_type.to_string(),
+        Some(XdpMode::ZeroCopy) => format!("{} zero-copy", port.port_type),
+        Some(XdpMode::Native) => format!("{} native, copy", port.port_type),
+        Some(XdpMode::Generic) => format!("{} generic, copy", port.port_type),
     }
 }
 
@@ -201,6 +226,7 @@ fn netns(text: &str) -> Result<String, String> {
 #[cfg(test)]
 pub(super) mod tests {
     use clap::Parser;
+    use vswitch::api::XdpStatus;
 
     use super::*;
 
@@ -223,6 +249,7 @@ pub(super) mod tests {
             netns: name.into(),
             ifname: "eth0".into(),
             port_type: PortType::Tap,
+            xdp: None,
             state: PortState::Up,
             ips: vec![format!("172.17.0.{last}/16").parse().unwrap(), format!("fd00:17::{last}/64").parse().unwrap()],
             mac: format!("02:42:ac:11:00:{last:02x}"),
@@ -254,6 +281,8 @@ pub(super) mod tests {
             })
         );
         assert_eq!(parse("br0 web --vlan 10").unwrap().vlan, Some(10));
+        assert_eq!(parse("br0 web").unwrap().port_type, PortType::Tap);
+        assert_eq!(parse("br0 web --type xdp").unwrap().port_type, PortType::Xdp);
     }
 
     #[test]
@@ -264,7 +293,7 @@ pub(super) mod tests {
             "br0 web --vlan 4095",
             "br0 web --vlan 1 --trunk 2",
             "br0 web --trunk 1,x",
-            "br0 web --type xdp",
+            "br0 web --type veth",
             "br0 web --ingress-rate 5kbps",
             "br0 web --mtu 1x",
             "br0 web extra",
@@ -282,6 +311,16 @@ pub(super) mod tests {
         assert_eq!(netns("./ns/web").unwrap(), expected.to_str().unwrap());
     }
 
+    /// The same, of type `xdp`.
+    pub(in crate::commands) fn xdp_example(name: &str, last: u8) -> Port {
+        let xdp = XdpStatus {
+            ifname: "vsxk3f97qpl2mzd".into(),
+            mode: Some(XdpMode::Native),
+            refused: vec!["zero-copy: the driver has none (Operation not supported)".into()],
+        };
+        Port { port_type: PortType::Xdp, xdp: Some(xdp), offloads: vec!["csum".into()], ..example(name, last) }
+    }
+
     #[test]
     fn ports_as_a_table() {
         let mut trunk = example("db", 3);
@@ -289,12 +328,15 @@ pub(super) mod tests {
         trunk.ips.pop();
         trunk.state = PortState::Failed;
         trunk.worker = None;
+        let mut xdp = xdp_example("fast", 4);
+        xdp.ips.pop();
         assert_eq!(
-            render(&[example("web", 2), trunk]),
+            render(&[example("web", 2), trunk, xdp]),
             "\
-BRIDGE  PORT  NETNS  INTERFACE  ADDRESSES                    MAC                 MTU  VLAN         WORKER  STATE
-br0     web   web    eth0       172.17.0.2/16,fd00:17::2/64  02:42:ac:11:00:02  1500  -            0       up
-br0     db    db     eth0       172.17.0.3/16                02:42:ac:11:00:03  1500  trunk 10,20  -       failed
+BRIDGE  PORT  NETNS  INTERFACE  TYPE              ADDRESSES                    MAC                 MTU  VLAN         WORKER  STATE
+br0     web   web    eth0       tap               172.17.0.2/16,fd00:17::2/64  02:42:ac:11:00:02  1500  -            0       up
+br0     db    db     eth0       tap               172.17.0.3/16                02:42:ac:11:00:03  1500  trunk 10,20  -       failed
+br0     fast  fast   eth0       xdp native, copy  172.17.0.4/16                02:42:ac:11:00:04  1500  -            0       up
 "
         );
     }

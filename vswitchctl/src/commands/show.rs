@@ -2,9 +2,9 @@
 
 use clap::Args;
 use serde::Serialize;
-use vswitch::api::{Bridge, Port, PortState, Uplink};
+use vswitch::api::{Bridge, Port, PortState, PortType, Uplink, Uplinks, Vxlan};
 
-use super::{on_off, port, uplink};
+use super::{on_off, port, uplink, vxlan};
 use crate::client::{Client, Target};
 use crate::failure::Failure;
 use crate::output::{Output, Table, count, join, visible};
@@ -28,6 +28,7 @@ pub(crate) struct Show {
 struct Tree {
     bridge: Bridge,
     ports: Vec<Port>,
+    tunnels: Vec<Vxlan>,
     #[serde(skip_serializing_if = "Vec::is_empty")]
     uplinks: Vec<Uplink>,
 }
@@ -36,53 +37,66 @@ impl Show {
     pub(super) async fn exec(self, client: &Client) -> Result<Output, Failure> {
         let bridges = Target::v1().segment("bridges");
         let mut section = String::new();
-        let (mut trees, uplinks) = match self.bridge {
+        let uplinks = uplink::get(client).await?;
+        let trees = match self.bridge {
             Some(name) => {
                 let target = bridges.segment(&name);
-                let bridge = client.get(&target).await?;
-                let ports = client.get(&target.segment("ports")).await?;
-                (vec![Tree { bridge, ports, uplinks: Vec::new() }], uplink::get(client).await?)
+                let bridges = vec![client.get(&target).await?];
+                let ports = client.get(&target.clone().segment("ports")).await?;
+                group(bridges, ports, client.get(&target.segment("vxlans")).await?, uplinks)
             }
             None => {
                 let bridges: Vec<Bridge> = client.get(&bridges).await?;
-                let trees = group(bridges, client.get(&Target::v1().segment("ports")).await?);
-                let uplinks = uplink::get(client).await?;
+                let ports = client.get(&Target::v1().segment("ports")).await?;
                 section = uplink::section(&uplinks);
-                (trees, uplinks)
+                group(bridges, ports, client.get(&Target::v1().segment("vxlans")).await?, uplinks)
             }
         };
-        for uplink in uplinks.l2 {
-            if let Some(tree) = trees.iter_mut().find(|tree| tree.bridge.name == uplink.bridge) {
-                tree.uplinks.push(uplink);
-            }
-        }
         let mut parts: Vec<String> = trees.iter().map(render).collect();
         parts.extend((!section.is_empty()).then_some(section));
         Output::new(parts.join("\n"), &trees)
     }
 }
 
-/// Gives each bridge its ports. A port of a bridge that was made between the two questions has no
-/// place and is left out, as though both had been asked before.
-fn group(bridges: Vec<Bridge>, ports: Vec<Port>) -> Vec<Tree> {
-    let mut trees: Vec<Tree> =
-        bridges.into_iter().map(|bridge| Tree { bridge, ports: Vec::new(), uplinks: Vec::new() }).collect();
+/// Gives each bridge its ports, tunnels and uplinks. What belongs to a bridge that was made between the questions has no
+/// place and is left out, as though all had been asked before.
+fn group(bridges: Vec<Bridge>, ports: Vec<Port>, tunnels: Vec<Vxlan>, uplinks: Uplinks) -> Vec<Tree> {
+    let tree = |bridge| Tree { bridge, ports: Vec::new(), tunnels: Vec::new(), uplinks: Vec::new() };
+    let mut trees: Vec<Tree> = bridges.into_iter().map(tree).collect();
+    let mut place = |bridge: &str, put: &mut dyn FnMut(&mut Tree)| {
+        trees.iter_mut().filter(|tree| tree.bridge.name == bridge).for_each(put);
+    };
+    for tunnel in tunnels {
+        place(&tunnel.bridge.clone(), &mut |tree| tree.tunnels.push(tunnel.clone()));
+    }
+    for uplink in uplinks.l2 {
+        place(&uplink.bridge.clone(), &mut |tree| tree.uplinks.push(uplink.clone()));
+    }
     for port in ports {
-        if let Some(tree) = trees.iter_mut().find(|tree| tree.bridge.name == port.bridge) {
-            tree.ports.push(port);
-        }
+        place(&port.bridge.clone(), &mut |tree| tree.ports.push(port.clone()));
     }
     trees
 }
 
 fn render(tree: &Tree) -> String {
-    let Tree { bridge, ports, uplinks } = tree;
+    let Tree { bridge, ports, tunnels, uplinks } = tree;
     let mut text = format!("{}\n", bridge.name);
     for (key, value) in facts(bridge) {
         text.push_str(&format!("├─ {key:<8}  {}\n", visible(&value)));
     }
     for uplink in uplinks {
         text.push_str(&format!("├─ {:<8}  {}\n", "uplink", visible(&uplink::line(uplink))));
+    }
+    if !tunnels.is_empty() {
+        text.push_str(&format!("├─ {:<8}  {}\n", "tunnels", count(tunnels.len(), "tunnel", "tunnels")));
+        let mut table = Table::new(&["", ""]);
+        for tunnel in tunnels {
+            table.row([tunnel.name.clone(), vxlan::line(tunnel)]);
+        }
+        for (index, line) in table.render("").lines().skip(1).enumerate() {
+            let branch = if index + 1 == tunnels.len() { "└─" } else { "├─" };
+            text.push_str(&format!("│  {branch} {line}\n"));
+        }
     }
     text.push_str(&format!("└─ {:<8}  {}\n", "ports", count(ports.len(), "port", "ports")));
     if ports.is_empty() {
@@ -153,11 +167,26 @@ fn facts(bridge: &Bridge) -> Vec<(&'static str, String)> {
     facts
 }
 
+/// The kind of a port's interface, and why it is not served in a better way.
+fn kind(port: &Port) -> String {
+    let mut text = port::kind(port);
+    if let Some(xdp) = &port.xdp {
+        text.push_str(&format!(" on {}", xdp.ifname));
+        if !xdp.refused.is_empty() {
+            text.push_str(&format!(" (refused: {})", xdp.refused.join("; ")));
+        }
+    }
+    text
+}
+
 /// What is particular about a port: only what differs from the ordinary is said.
 fn details(bridge: &Bridge, port: &Port) -> String {
     let mut details = Vec::new();
     if port.state != PortState::Up {
         details.push(port::state(port.state).to_uppercase());
+    }
+    if port.port_type != PortType::Tap {
+        details.push(kind(port));
     }
     if port.mtu != bridge.mtu {
         details.push(format!("mtu {}", port.mtu));
@@ -189,7 +218,7 @@ fn details(bridge: &Bridge, port: &Port) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{bridge, port, uplink};
+    use super::super::{bridge, port, vxlan};
     use super::*;
 
     #[test]
@@ -197,7 +226,7 @@ mod tests {
         let tree = Tree {
             bridge: bridge::tests::example(),
             ports: vec![port::tests::example("web", 2), port::tests::example("database", 3)],
-            uplinks: vec![],
+            tunnels: vec![],
         };
         assert_eq!(
             render(&tree),
@@ -236,7 +265,7 @@ br0
         port.worker = None;
         port.offloads.clear();
         assert_eq!(
-            render(&Tree { bridge, ports: vec![port], uplinks: vec![uplink::tests::example()] }),
+            render(&Tree { bridge, ports: vec![port], tunnels: vec![vxlan::tests::example()] }),
             "\
 br0
 ├─ network   172.17.0.0/16 fd00:17::/64
@@ -247,7 +276,8 @@ br0
 ├─ macs      3 of 131072 known (at most 16384 per port), flooding unlimited
 ├─ labels    owner=ops
 ├─ WARNING   loop: 02:00:00:00:00:01 moves between web and db
-├─ uplink    eth1, tc (tcx), mtu 1500, worker 0, csum tso4
+├─ tunnels   1 tunnel
+│  └─ vxlan42  vni 42 198.18.0.1 to 198.18.0.2 198.18.0.3 port 4789 mtu 1450, worker 0
 └─ ports     1 port
    └─ web  eth0 in web  172.17.0.2/16 fd00:17::2/64  02:42:ac:11:00:02  FAILED, mtu 9000, trunk 10,20, no default \
              route, alias www, ingress 100mbit, egress 1.5gbit, no offloads
@@ -256,14 +286,28 @@ br0
     }
 
     #[test]
+    fn how_an_xdp_port_is_served_and_why_not_better() {
+        let mut port = port::tests::xdp_example("web", 2);
+        let bridge = bridge::tests::example();
+        assert_eq!(
+            details(&bridge, &port),
+            "xdp native, copy on vsxk3f97qpl2mzd (refused: zero-copy: the driver has none (Operation not \
+             supported)), worker 0, csum"
+        );
+        (port.state, port.worker) = (PortState::Failed, None);
+        port.xdp.iter_mut().for_each(|xdp| (xdp.mode, xdp.refused) = (None, vec![]));
+        assert_eq!(details(&bridge, &port), "FAILED, xdp on vsxk3f97qpl2mzd, csum");
+    }
+
+    #[test]
     fn a_bare_switch_without_ports() {
         let mut bridge = bridge::tests::example();
         bridge.l2 = true;
         assert!(
-            render(&Tree { bridge: bridge.clone(), ports: vec![], uplinks: vec![] })
+            render(&Tree { bridge: bridge.clone(), ports: vec![], tunnels: vec![] })
                 .contains("├─ network   none, a bare")
         );
-        let trees = group(vec![bridge], vec![port::tests::example("web", 2)]);
-        assert_eq!(trees[0].ports.len(), 1);
+        let trees = group(vec![bridge], vec![port::tests::example("web", 2)], vec![vxlan::tests::example()]);
+        assert_eq!((trees[0].ports.len(), trees[0].tunnels.len()), (1, 1));
     }
 }

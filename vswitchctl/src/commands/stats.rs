@@ -1,13 +1,14 @@
 //! `stats`: what passed, what was dropped and why, and whether every frame is accounted for.
 
 use std::collections::BTreeMap;
+use std::net::SocketAddr;
 
 use clap::Args;
-use vswitch::api::{self, Balance, Counters, PortStats, WorkerStats};
+use vswitch::api::{self, Balance, Counters, PortStats, TunnelStats, UnderlayStats, WorkerStats};
 
 use crate::client::{Client, Target};
 use crate::failure::Failure;
-use crate::output::{Output, Table};
+use crate::output::{Output, Table, count};
 
 /// Show frames, bytes and drops by named reason, per port and per worker
 #[derive(Debug, Args)]
@@ -24,7 +25,7 @@ pub(crate) struct Stats {
     /// Only this bridge
     #[arg(value_name = "BR")]
     bridge: Option<String>,
-    /// Only this port; the bridge's own name for the host's
+    /// Only this port or tunnel; the bridge's own name for the host's
     port: Option<String>,
 }
 
@@ -42,6 +43,19 @@ fn render(stats: &api::Stats) -> String {
     if !stats.ports.is_empty() {
         sections.push(ports(&stats.ports));
         sections.push(drops(&stats.ports));
+    }
+    if !stats.tunnels.is_empty() {
+        sections.push(tunnels(&stats.tunnels));
+        sections.push(underlays(&stats.underlays));
+        sections.push(tunnel_drops(stats));
+        sections.extend(stats.neighbours.iter().filter(|one| one.known > 0 || one.answered > 0).map(|one| {
+            format!(
+                "{}: {} known behind tunnels, {} answered for them\n",
+                one.bridge,
+                count(one.known, "neighbour", "neighbours"),
+                one.answered
+            )
+        }));
     }
     sections.push(workers(&stats.workers));
     sections.push(balance(&stats.balance, &stats.drops));
@@ -106,6 +120,61 @@ fn drops(ports: &[PortStats]) -> String {
         }
     }
     if any { table.render("") } else { String::new() }
+}
+
+/// One row per remote host of a tunnel: inner frames, super-frames counting once.
+fn tunnels(tunnels: &[TunnelStats]) -> String {
+    let mut table =
+        Table::new(&["BRIDGE", "TUNNEL", "REMOTE", ">RX FRAMES", ">RX BYTES", ">TX FRAMES", ">TX BYTES", ">DROPPED"]);
+    for tunnel in tunnels {
+        let none = [("-".to_owned(), &tunnel.total)];
+        let remotes: Vec<_> = tunnel.remotes.iter().map(|remote| (remote.remote.to_string(), &remote.total)).collect();
+        for (remote, counters) in if remotes.is_empty() { &none[..] } else { &remotes[..] } {
+            table.row([
+                tunnel.bridge.clone(),
+                tunnel.tunnel.clone(),
+                remote.clone(),
+                counters.rx_frames.to_string(),
+                counters.rx_bytes.to_string(),
+                counters.tx_frames.to_string(),
+                counters.tx_bytes.to_string(),
+                counters.drops.values().sum::<u64>().to_string(),
+            ]);
+        }
+    }
+    table.render("")
+}
+
+/// What arrived for no tunnel.
+fn underlays(underlays: &[UnderlayStats]) -> String {
+    let mut table = Table::new(&["UNDERLAY", ">REFUSED", ">BYTES"]);
+    let refused = |underlay: &&UnderlayStats| underlay.total.rx_frames > 0;
+    for underlay in underlays.iter().filter(refused) {
+        table.row([name(underlay), underlay.total.rx_frames.to_string(), underlay.total.rx_bytes.to_string()]);
+    }
+    if underlays.iter().any(|underlay| refused(&underlay)) { table.render("") } else { String::new() }
+}
+
+fn tunnel_drops(stats: &api::Stats) -> String {
+    let mut table = Table::new(&["DROPPED AT", "REASON", ">FRAMES"]);
+    let remotes = stats.tunnels.iter().flat_map(|tunnel| {
+        let place = |remote| format!("{}/{} ({remote})", tunnel.bridge, tunnel.tunnel);
+        tunnel.remotes.iter().map(move |remote| (place(remote.remote), &remote.total.drops))
+    });
+    let underlays = stats.underlays.iter().map(|underlay| (name(underlay), &underlay.total.drops));
+    let mut any = false;
+    for (place, drops) in remotes.chain(underlays) {
+        for (reason, frames) in drops {
+            any = true;
+            table.row([place.clone(), reason.clone(), frames.to_string()]);
+        }
+    }
+    if any { table.render("") } else { String::new() }
+}
+
+/// `198.18.0.1:4789`.
+fn name(underlay: &UnderlayStats) -> String {
+    SocketAddr::new(underlay.local, underlay.port).to_string()
 }
 
 fn workers(workers: &[WorkerStats]) -> String {
@@ -186,6 +255,7 @@ mod tests {
             }],
             balance: Balance { received: 1005, copies: 3, sent: 1004, dropped: 4, ..Balance::default() },
             drops: [("storm".to_owned(), 4), ("runt".to_owned(), 0)].into(),
+            ..api::Stats::default()
         };
         assert_eq!(
             render(&stats),
@@ -205,6 +275,45 @@ WORKER  PORTS  CACHE HITS  RESOLVED  BURSTS  SLEEPS  FRAMES IN USE
 
 balance: received 1005 + copies 3 + segments 0 = sent 1004 + coalesced 0 + dropped 4; unexplained 0
 dropped since the start: storm 4
+"
+        );
+    }
+
+    #[test]
+    fn tunnels_and_what_arrived_for_none() {
+        let remote = |text: &str, drops| api::RemoteStats { remote: text.parse().unwrap(), total: counters(10, drops) };
+        let stats = api::Stats {
+            tunnels: vec![TunnelStats {
+                tunnel: "vxlan42".into(),
+                bridge: "br0".into(),
+                total: counters(20, &[]),
+                remotes: vec![remote("198.18.0.2", &[]), remote("198.18.0.3", &[("too-big", 2)])],
+            }],
+            underlays: vec![UnderlayStats {
+                local: "198.18.0.1".parse().unwrap(),
+                port: 4789,
+                total: counters(3, &[("unknown-vni", 3)]),
+            }],
+            neighbours: vec![api::NeighbourStats { bridge: "br0".into(), known: 2, answered: 5 }],
+            ..api::Stats::default()
+        };
+        assert_eq!(
+            render(&stats),
+            "\
+BRIDGE  TUNNEL   REMOTE      RX FRAMES  RX BYTES  TX FRAMES  TX BYTES  DROPPED
+br0     vxlan42  198.18.0.2         10      1000          7       700        0
+br0     vxlan42  198.18.0.3         10      1000          7       700        2
+
+UNDERLAY         REFUSED  BYTES
+198.18.0.1:4789        3    300
+
+DROPPED AT                REASON       FRAMES
+br0/vxlan42 (198.18.0.3)  too-big           2
+198.18.0.1:4789           unknown-vni       3
+
+br0: 2 neighbours known behind tunnels, 5 answered for them
+
+balance: received 0 + copies 0 + segments 0 = sent 0 + coalesced 0 + dropped 0; unexplained 0
 "
         );
     }

@@ -51,6 +51,7 @@ impl Desired {
             subnets,
             reserve: spec.reserve.clone(),
             mtu: spec.mtu.unwrap_or(MTU_DEFAULT),
+            mtu_chosen: spec.mtu.is_some(),
             icc: spec.icc.unwrap_or(true),
             l2: spec.l2,
             ageing_s: spec.ageing_s.unwrap_or(AGEING_S_DEFAULT),
@@ -59,6 +60,7 @@ impl Desired {
             storm_limit: spec.storm_limit.unwrap_or(STORM_LIMIT_DEFAULT),
             labels: spec.labels.clone(),
             ports: BTreeMap::new(),
+            tunnels: BTreeMap::new(),
             uplinks: BTreeMap::new(),
             statics: Vec::new(),
         };
@@ -83,6 +85,7 @@ impl Desired {
         }
         let changed = BridgeRecord {
             mtu: change.mtu.unwrap_or(bridge.mtu),
+            mtu_chosen: change.mtu.is_some() || bridge.mtu_chosen,
             icc: change.icc.unwrap_or(bridge.icc),
             ageing_s: change.ageing_s.unwrap_or(bridge.ageing_s),
             mac_limit: change.mac_limit.unwrap_or(bridge.mac_limit),
@@ -96,25 +99,25 @@ impl Desired {
         Ok(())
     }
 
-    /// Removes a bridge; with `force` also one that has ports.
+    /// Removes a bridge; with `force` also one that has ports or tunnels.
     ///
     /// # Errors
-    /// There is no such bridge, or it has ports and `force` is not given.
+    /// There is no such bridge, or it has ports or tunnels and `force` is not given.
     pub fn remove_bridge(&mut self, name: &str, force: bool) -> Result<BridgeRecord> {
-        let record = self.bridge(name)?;
-        if let Some(uplink) = record.uplinks.keys().next()
-            && !force
-        {
+        let bridge = self.bridge(name)?;
+        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let attached = [
+            (bridge.ports.len(), "port", "`vswitchctl del-port`"),
+            (bridge.tunnels.len(), "tunnel", "`vswitchctl del-vxlan`"),
+            (bridge.uplinks.len(), "uplink", "`vswitchctl del-uplink`"),
+        ];
+        let attached: Vec<_> = attached.into_iter().filter(|(n, ..)| *n > 0).collect();
+        if !attached.is_empty() && !force {
+            let has = attached.iter().map(|(n, what, _)| count(*n, what)).collect::<Vec<_>>().join(" and ");
+            let how = attached.iter().map(|(_, _, how)| *how).collect::<Vec<_>>().join(" and ");
             return Err(conflict(
-                format!("the bridge {name:?} has the uplink {uplink:?}"),
-                "take it off first with `vswitchctl del-uplink`, or remove all at once with --force",
-            ));
-        }
-        let ports = record.ports.len();
-        if ports > 0 && !force {
-            return Err(conflict(
-                format!("the bridge {name:?} has {ports} port{}", if ports == 1 { "" } else { "s" }),
-                "detach them first with `vswitchctl del-port`, or remove all at once with --force",
+                format!("the bridge {name:?} has {has}"),
+                format!("detach them first with {how}, or remove all at once with --force"),
             ));
         }
         self.bridges.remove(name).ok_or_else(|| super::no_bridge(name))

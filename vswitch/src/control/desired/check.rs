@@ -7,10 +7,11 @@ use std::collections::HashSet;
 
 use super::addresses::{check_network, check_networks};
 use super::bridge::check_mtu;
-use super::limits::{PORT_ADDRESSES_MAX, STATICS_MAX, VLAN_ID_MAX};
+use super::limits::{PORT_ADDRESSES_MAX, STATIC_ADDRESSES_MAX, STATICS_MAX, VLAN_ID_MAX};
 use super::names::{check_interface_name, check_port_name};
 use super::port::{check_rate, check_vlans};
 use super::{BridgeRecord, Desired};
+use crate::api::PortType;
 use crate::control::refusal::{Result, conflict, invalid, limit};
 use crate::snapshot::{BRIDGES_MAX, PORTS_MAX};
 
@@ -25,6 +26,8 @@ impl Desired {
         }
         let mut nets = Vec::new();
         let mut interfaces = HashSet::new();
+        let mut host_ends = HashSet::new();
+        let mut segments = HashSet::new();
         let mut uplinks = HashSet::new();
         for (name, bridge) in &self.bridges {
             bridge.check(name)?;
@@ -44,11 +47,32 @@ impl Desired {
                     return Err(conflict(format!("the interface {uplink:?} is an uplink of two bridges"), ""));
                 }
             }
+            for (tunnel_name, tunnel) in &bridge.tunnels {
+                if let Some(underlay) = tunnel.underlay()
+                    && !segments.insert((underlay, tunnel.vni))
+                {
+                    return Err(conflict(
+                        format!("the tunnel {tunnel_name:?} of bridge {name:?} shares its VNI with another"),
+                        "",
+                    ));
+                }
+            }
             nets.extend(bridge.subnets.iter().map(|subnet| (subnet.net, name.as_str())));
             for (port_name, port) in &bridge.ports {
                 if !interfaces.insert((port.netns_id, &port.ifname)) {
                     return Err(conflict(
                         format!("port {port_name:?} of bridge {name:?} shares its interface with another port"),
+                        "",
+                    ));
+                }
+                if let Some(end) = &port.host_end
+                    && (self.bridges.contains_key(&end.ifname) || !host_ends.insert(&end.ifname))
+                {
+                    return Err(conflict(
+                        format!(
+                            "port {port_name:?} of bridge {name:?}: the host's interface {:?} is taken",
+                            end.ifname
+                        ),
                         "",
                     ));
                 }
@@ -75,13 +99,29 @@ impl BridgeRecord {
         check_networks(&self.subnets, &self.reserve)?;
         self.check_values(name)?;
 
+        self.check_tunnels(name)?;
         let mut names = HashSet::from([name]);
+        for tunnel in self.tunnels.keys() {
+            check_port_name("tunnel name", tunnel)?;
+            if !names.insert(tunnel) {
+                return Err(conflict(format!("the name {tunnel:?} is taken twice on bridge {name:?}"), ""));
+            }
+        }
         names.extend(self.uplinks.keys().map(String::as_str));
         let mut macs: HashSet<_> = self.mac.into_iter().collect();
         let mut addresses = HashSet::new();
         for (port_name, port) in &self.ports {
             check_port_name("port name", port_name)?;
             check_interface_name("interface name", &port.ifname)?;
+            if (port.port_type == PortType::Xdp) != port.host_end.is_some() {
+                return Err(invalid(
+                    format!("port {port_name:?}: its type and its interfaces contradict each other"),
+                    "",
+                ));
+            }
+            if let Some(end) = &port.host_end {
+                check_interface_name("interface name", &end.ifname)?;
+            }
             for taken in std::iter::once(port_name).chain(&port.aliases) {
                 check_port_name("alias", taken)?;
                 if !names.insert(taken) {
@@ -115,9 +155,12 @@ impl BridgeRecord {
         }
         let mut seen = HashSet::new();
         for entry in &self.statics {
-            let known = self.ports.contains_key(&entry.port)
+            let is_port = self.ports.contains_key(&entry.port)
                 || self.uplinks.contains_key(&entry.port)
                 || (entry.port == name && !self.l2);
+            let is_tunnel = self.tunnels.contains_key(&entry.port);
+            let known = (is_port && entry.remote.is_none() && entry.ips.is_empty())
+                || (is_tunnel && entry.remote.is_some() && entry.ips.len() <= STATIC_ADDRESSES_MAX);
             let owned_elsewhere = self.ports.iter().any(|(port, other)| other.mac == entry.mac && *port != entry.port);
             let bad = !known
                 || owned_elsewhere

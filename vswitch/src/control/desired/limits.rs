@@ -36,3 +36,17 @@ pub const RESERVATIONS_MAX: usize = 1024;
 pub const STATICS_MAX: usize = 4096;
 /// Addresses of one port.
 pub const PORT_ADDRESSES_MAX: usize = 16;
+/// The UDP port of VXLAN (RFC 7348 section 8, assigned by IANA).
+pub const VXLAN_PORT_DEFAULT: u16 = 4789;
+/// The largest VXLAN network identifier: 24 bits. RFC 7348 reserves none, and Linux takes 0, too.
+pub const VNI_MAX: u32 = (1 << 24) - 1;
+/// The outer time to live (RFC 1700's recommendation, and the kernel's own default).
+pub const TUNNEL_TTL_DEFAULT: u8 = 64;
+/// The largest DSCP: 6 bits (RFC 2474).
+pub const DSCP_MAX: u8 = 63;
+/// VTEPs of one tunnel: each flooded frame is sent once to each.
+pub const TUNNEL_REMOTES_MAX: usize = 1024;
+/// Tunnels of one bridge.
+pub const TUNNELS_MAX: usize = 256;
+/// IP addresses of one static entry.
+pub const STATIC_ADDRESSES_MAX: usize = 16;

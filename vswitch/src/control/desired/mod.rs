@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{PortType, Reservation};
+use crate::api::{Dscp, PortType, Reservation};
 use crate::control::netns::{NetnsId, NetnsRef};
 use crate::control::refusal::{Result, not_found};
 use crate::wire::MacAddr;
@@ -26,6 +26,7 @@ mod addresses;
 mod bridge;
 mod check;
 mod fdb;
+mod host_end;
 mod limits;
 #[cfg(test)]
 mod model_tests;
@@ -34,10 +35,15 @@ mod port;
 mod reboot;
 #[cfg(test)]
 mod tests;
+mod tunnel;
+#[cfg(test)]
+mod tunnel_tests;
 mod uplink;
 
+pub use host_end::{HostEnd, Owner};
 pub use limits::*;
 pub use names::{INTERFACE_NAME_BYTES_MAX, NAME_BYTES_MAX};
+pub use tunnel::overhead;
 pub use uplink::{UplinkRecord, UplinkTarget};
 
 /// Everything that the switch was told to be.
@@ -62,6 +68,9 @@ pub struct BridgeRecord {
     pub reserve: Vec<Reservation>,
     /// The MTU in bytes.
     pub mtu: u32,
+    /// Whether somebody chose that MTU; otherwise it follows the bridge's tunnels.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mtu_chosen: bool,
     /// Whether ports reach one another.
     pub icc: bool,
     /// Whether the bridge is a bare learning switch without a host interface.
@@ -80,6 +89,9 @@ pub struct BridgeRecord {
     pub labels: BTreeMap<String, String>,
     /// The attached ports by name.
     pub ports: BTreeMap<String, PortRecord>,
+    /// The tunnels by name.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub tunnels: BTreeMap<String, TunnelRecord>,
     /// The physical interfaces that are ports, by the names that they had when they were added.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub uplinks: BTreeMap<String, UplinkRecord>,
@@ -121,9 +133,12 @@ pub struct PortRecord {
     /// Whether the namespace's loopback interface was down before the port came.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lo_raised: bool,
-    /// The kind of interface.
-    #[serde(rename = "type")]
+    /// The kind of interface; a TAP in a state file of a version that knew no other.
+    #[serde(default, rename = "type")]
     pub port_type: PortType,
+    /// The other end of the interface, where that is a veth pair.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub host_end: Option<HostEnd>,
     /// The addresses with their prefix lengths.
     pub ips: Vec<IpNet>,
     /// The MAC address.
@@ -152,8 +167,49 @@ pub struct StaticRecord {
     pub mac: MacAddr,
     /// The VLAN; 0 for untagged.
     pub vlan: u16,
-    /// The port; the bridge's own name for the host.
+    /// The port or tunnel; the bridge's own name for the host.
     pub port: String,
+    /// The VTEP, where the port is a tunnel.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub remote: Option<IpAddr>,
+    /// The IP addresses that the switch answers for; of stations behind tunnels only.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub ips: Vec<IpAddr>,
+}
+
+/// A VXLAN tunnel as it was asked for, defaults filled in.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct TunnelRecord {
+    /// The VXLAN network identifier.
+    pub vni: u32,
+    /// The host's own address in the underlay; none until there is a remote that decides it.
+    pub local: Option<IpAddr>,
+    /// The UDP port.
+    pub dst_port: u16,
+    /// The VTEPs that flooded frames are replicated to, in the order in which they were named.
+    pub remotes: Vec<IpAddr>,
+    /// Whether MAC addresses behind remotes are learned.
+    pub learning: bool,
+    /// The outer time to live.
+    pub ttl: u8,
+    /// The outer DSCP.
+    pub dscp: Dscp,
+    /// The largest inner IP packet in bytes, where it is not derived from the underlay.
+    pub mtu: Option<u32>,
+    /// The VLAN that untagged frames belong to.
+    pub vlan: Option<u16>,
+    /// The VLANs that are carried with their tags; neither this nor a VLAN: untagged frames only.
+    pub trunk: Vec<u16>,
+}
+
+/// What decisions about tunnels need to know of the host's side of the underlay.
+#[derive(Debug, Clone, Default)]
+pub struct UnderlayView {
+    /// The host's own addresses.
+    pub addresses: BTreeSet<IpAddr>,
+    /// The address that the host sends from to the first of the named remotes, if it has a route.
+    pub source: Option<IpAddr>,
 }
 
 /// A route of the host, as far as address decisions care.
@@ -185,6 +241,8 @@ pub struct FoundInterface {
     pub ifindex: Option<u32>,
     /// See [`PortRecord::lo_raised`].
     pub lo_raised: bool,
+    /// See [`PortRecord::host_end`].
+    pub host_end: Option<HostEnd>,
 }
 
 /// The namespace that a port is to be attached to.
@@ -196,6 +254,8 @@ pub struct PortTarget {
     pub id: NetnsId,
     /// Its cookie; see [`PortRecord::netns_cookie`].
     pub cookie: Option<u64>,
+    /// Whose interfaces the port's are.
+    pub owner: Owner,
     /// Four random bytes, for a MAC address that no IPv4 address determines.
     pub random: [u8; 4],
 }
@@ -214,10 +274,13 @@ impl Desired {
         self.bridges.get_mut(name).ok_or_else(|| no_bridge(name))
     }
 
-    /// The number of ports, the hosts' own included: what counts against [`crate::snapshot::PORTS_MAX`].
+    /// The number of ports, the hosts' own, the tunnels' VTEPs and what carries them included: what
+    /// counts against [`crate::snapshot::PORTS_MAX`].
     #[must_use]
     pub fn ports_count(&self) -> usize {
-        self.bridges.values().map(|bridge| bridge.ports.len() + bridge.uplinks.len() + usize::from(!bridge.l2)).sum()
+        let ports =
+            self.bridges.values().map(|bridge| bridge.ports.len() + bridge.uplinks.len() + usize::from(!bridge.l2));
+        ports.sum::<usize>() + self.vteps_count()
     }
 }
 

@@ -69,8 +69,8 @@ fn run(desired: &mut Desired, command: &Command) -> Result<()> {
         }
         Command::RemovePort { bridge, key } => desired.remove_port(&br(bridge), &format!("ns{key}")).map(|_| ()),
         Command::AddStatic { bridge, mac: of, port, vlan } => {
-            let entry = FdbStatic { mac: mac(of), port: format!("ns{port}"), vlan: *vlan };
-            desired.add_static(&br(bridge), &entry).map(|_| ())
+            let entry = FdbStatic { mac: mac(of), port: format!("ns{port}"), vlan: *vlan, ..FdbStatic::default() };
+            desired.add_static(&br(bridge), &entry, &UnderlayView::default()).map(|_| ())
         }
         Command::RemoveStatic { bridge, mac: of } => {
             let mac = mac(of).parse().expect("a MAC address");

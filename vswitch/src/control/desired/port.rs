@@ -7,7 +7,7 @@ use super::bridge::check_mtu;
 use super::limits::{LABELS_MAX, RATE_BPS_MAX, RATE_BPS_MIN, VLAN_ID_MAX};
 use super::names::{check_interface_name, check_port_name};
 use super::{BridgeRecord, Desired, FoundInterface, PortRecord, PortTarget};
-use crate::api::PortSpec;
+use crate::api::{PortSpec, PortType};
 use crate::control::netns::NetnsId;
 use crate::control::refusal::{Result, conflict, invalid, limit, not_found};
 use crate::wire::MacAddr;
@@ -28,6 +28,7 @@ impl Desired {
         self.check_room_for_port()?;
         let name = spec.name.clone().unwrap_or_else(|| target.netns.default_port_name());
         check_port_name("port name", &name)?;
+        self.bridge(bridge)?.check_type_stays(bridge, &name, spec.port_type)?;
         let ifname = spec.ifname.clone().unwrap_or_else(|| IFNAME_DEFAULT.to_owned());
         check_interface_name("interface name", &ifname)?;
         self.check_interface_free(&ifname, target)?;
@@ -51,6 +52,10 @@ impl Desired {
         let mut trunk = spec.trunk.clone();
         trunk.sort_unstable();
         trunk.dedup();
+        let host_end = match spec.port_type {
+            PortType::Tap => None,
+            PortType::Xdp => Some(self.free_host_end(target.owner, bridge, &name)),
+        };
         let port = PortRecord {
             netns: target.netns.clone(),
             netns_id: target.id,
@@ -59,6 +64,7 @@ impl Desired {
             ifindex: None,
             lo_raised: false,
             port_type: spec.port_type,
+            host_end,
             mac,
             mtu: spec.mtu,
             default_route: spec.default_route.unwrap_or(!record.l2),
@@ -95,7 +101,7 @@ impl Desired {
 
     /// Remembers how the interface of a port was made or found.
     pub fn note_interface(&mut self, bridge: &str, name: &str, found: FoundInterface) {
-        let FoundInterface { ifname, ifindex, lo_raised } = found;
+        let FoundInterface { ifname, ifindex, lo_raised, host_end } = found;
         let Some(netns) = self.bridges.get(bridge).and_then(|record| Some(record.ports.get(name)?.netns_id)) else {
             return;
         };
@@ -115,6 +121,7 @@ impl Desired {
         port.ifindex = ifindex.or(port.ifindex);
         // One that is taken back has it up already, from the time when it was made.
         port.lo_raised |= lo_raised;
+        port.host_end = host_end.or(port.host_end.take());
     }
 
     fn check_interface_free(&self, ifname: &str, target: &PortTarget) -> Result<()> {
@@ -141,6 +148,12 @@ impl BridgeRecord {
     /// # Errors
     /// There is none, or the namespace has several ports on the bridge.
     pub fn find_port(&self, bridge: &str, key: &str) -> Result<&str> {
+        if self.tunnels.contains_key(key) {
+            return Err(not_found(
+                format!("{key:?} is a tunnel of bridge {bridge:?}, and not a port"),
+                "`vswitchctl del-vxlan`, `add-remote` and `del-remote` are for tunnels",
+            ));
+        }
         if let Some((name, _)) = self.ports.get_key_value(key) {
             return Ok(name);
         }
@@ -180,7 +193,24 @@ impl BridgeRecord {
         }
     }
 
-    fn check_names_free(&self, bridge: &str, name: &str, aliases: &[String]) -> Result<()> {
+    /// A port that is attached again under another type is not changed: the container's interface would
+    /// have to go, and its connections with it.
+    fn check_type_stays(&self, bridge: &str, name: &str, wanted: PortType) -> Result<()> {
+        match self.ports.get(name) {
+            Some(port) if port.port_type != wanted => Err(conflict(
+                format!(
+                    "the port {name:?} of bridge {bridge:?} is of type {}, and a port keeps its type",
+                    port.port_type
+                ),
+                format!(
+                    "detach it first with `vswitchctl del-port {bridge} {name}`, or choose another name with --name"
+                ),
+            )),
+            _ => Ok(()),
+        }
+    }
+
+    pub(super) fn check_names_free(&self, bridge: &str, name: &str, aliases: &[String]) -> Result<()> {
         if aliases.len() > LABELS_MAX {
             return Err(limit(format!("the port {name:?} would have more than {LABELS_MAX} aliases"), "use fewer"));
         }
@@ -198,6 +228,12 @@ impl BridgeRecord {
             return Err(conflict(
                 format!("{bridge:?} is the bridge's own name and stands for the host's port"),
                 "choose another port name with --name",
+            ));
+        }
+        if let Some(taken) = self.tunnels.keys().find(|taken| own.contains(taken.as_str())) {
+            return Err(conflict(
+                format!("the bridge {bridge:?} has a tunnel {taken:?} already"),
+                "choose another name with --name, or remove the tunnel first with `vswitchctl del-vxlan`",
             ));
         }
         if let Some(taken) = self.uplinks.keys().find(|name| own.contains(name.as_str())) {

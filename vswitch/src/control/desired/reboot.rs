@@ -33,6 +33,7 @@ impl Desired {
                 {
                     (port.netns_id, port.netns_cookie) = (id, cookie);
                     (port.ifindex, port.lo_raised) = (None, false);
+                    port.host_end.iter_mut().for_each(|end| end.ifindex = None);
                     return true;
                 }
                 dropped.push((bridge.clone(), name.clone()));
@@ -60,8 +61,8 @@ mod tests {
         desired.add_port("br0", &spec("named"), &target(1)).expect("a port");
         let by_process = PortTarget { netns: NetnsRef::Pid(77), ..target(2) };
         desired.add_port("br0", &spec("process"), &by_process).expect("a port");
-        let entry = FdbStatic { mac: "02:00:00:00:00:77".into(), vlan: 0, port: "process".into() };
-        desired.add_static("br0", &entry).expect("an entry");
+        let entry = FdbStatic { mac: "02:00:00:00:00:77".into(), port: "process".into(), ..FdbStatic::default() };
+        desired.add_static("br0", &entry, &crate::control::desired::UnderlayView::default()).expect("an entry");
         desired
     }
 

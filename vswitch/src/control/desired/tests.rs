@@ -19,7 +19,7 @@ pub(super) fn net(text: &str) -> IpNet {
     text.parse().expect("a network")
 }
 
-fn ip(text: &str) -> IpAddr {
+pub(super) fn ip(text: &str) -> IpAddr {
     text.parse().expect("an address")
 }
 
@@ -28,11 +28,12 @@ pub(super) fn target(n: u64) -> PortTarget {
         netns: NetnsRef::Name(format!("ns{n}")),
         id: NetnsId { dev: 4, ino: n },
         cookie: Some(n),
+        owner: Owner { dev: 1, ino: 2 },
         random: [9, 9, 9, 9],
     }
 }
 
-fn bridge(name: &str, subnets: &[&str]) -> BridgeSpec {
+pub(super) fn bridge(name: &str, subnets: &[&str]) -> BridgeSpec {
     BridgeSpec { name: name.into(), subnets: subnets.iter().map(|text| net(text)).collect(), ..BridgeSpec::default() }
 }
 
@@ -45,7 +46,7 @@ fn ips(texts: &[&str]) -> PortSpec {
 }
 
 /// A dual-stack bridge `br0`.
-fn dual() -> Desired {
+pub(super) fn dual() -> Desired {
     let mut desired = Desired::default();
     desired.add_bridge(&bridge("br0", &["10.0.0.0/24", "fd00::/64"]), &host()).expect("a bridge");
     desired
@@ -53,7 +54,7 @@ fn dual() -> Desired {
 
 /// Refused with this code, with words and a remedy; and nothing changed.
 #[track_caller]
-fn refused<T: std::fmt::Debug>(
+pub(super) fn refused<T: std::fmt::Debug>(
     desired: &Desired,
     code: ErrorCode,
     says: &str,
@@ -443,10 +444,13 @@ fn static_entries_belong_to_ports() {
     let mut desired = dual();
     desired.add_port("br0", &port(), &target(1)).expect("a port");
     desired.add_port("br0", &port(), &target(2)).expect("a port");
-    let entry = |mac: &str, port: &str, vlan| FdbStatic { mac: mac.into(), port: port.into(), vlan };
-    desired.add_static("br0", &entry("02:00:00:00:00:01", "ns1", 0)).expect("an entry");
-    desired.add_static("br0", &entry("02:00:00:00:00:01", "ns2", 7)).expect("in another VLAN");
-    desired.add_static("br0", &entry("02:00:00:00:00:02", "br0", 0)).expect("for the host");
+    let entry =
+        |mac: &str, port: &str, vlan| FdbStatic { mac: mac.into(), port: port.into(), vlan, ..FdbStatic::default() };
+    desired.add_static("br0", &entry("02:00:00:00:00:01", "ns1", 0), &UnderlayView::default()).expect("an entry");
+    desired
+        .add_static("br0", &entry("02:00:00:00:00:01", "ns2", 7), &UnderlayView::default())
+        .expect("in another VLAN");
+    desired.add_static("br0", &entry("02:00:00:00:00:02", "br0", 0), &UnderlayView::default()).expect("for the host");
     for (bad, code, says) in [
         (entry("02:00:00:00:00:01", "ns2", 0), ErrorCode::Conflict, "\"ns1\""),
         (entry("02:00:00:00:00:03", "ns9", 0), ErrorCode::NotFound, "ns9"),
@@ -455,14 +459,14 @@ fn static_entries_belong_to_ports() {
         (entry("02:42:0a:00:00:01", "ns1", 0), ErrorCode::Conflict, "host"),
         (entry("02:42:0a:00:00:03", "ns1", 0), ErrorCode::Conflict, "\"ns2\""),
     ] {
-        refused(&desired, code, says, |desired| desired.add_static("br0", &bad));
+        refused(&desired, code, says, |desired| desired.add_static("br0", &bad, &UnderlayView::default()));
     }
     desired.check().expect("valid");
     let mac = "02:00:00:00:00:01".parse().expect("a MAC address");
     assert_eq!(desired.remove_static("br0", mac, Some(7)), Ok(1));
     assert_eq!(desired.remove_static("br0", mac, None), Ok(1));
     assert_eq!(desired.remove_static("br0", mac, None), Ok(0));
-    desired.add_static("br0", &entry("02:00:00:00:00:01", "ns1", 0)).expect("an entry");
+    desired.add_static("br0", &entry("02:00:00:00:00:01", "ns1", 0), &UnderlayView::default()).expect("an entry");
     desired.remove_port("br0", "ns1").expect("removes");
     assert!(desired.bridges["br0"].statics.iter().all(|entry| entry.port != "ns1"));
 }
@@ -507,7 +511,8 @@ fn a_renamed_interface_keeps_its_port_unless_the_name_is_another_ports() {
     let bridge = desired.bridges.keys().next().expect("a bridge").clone();
     desired.add_port(&bridge, &spec("eth0"), &target(1)).expect("a port");
     desired.add_port(&bridge, &spec("eth1"), &target(1)).expect("a port");
-    let found = |ifname: &str| FoundInterface { ifname: ifname.into(), ifindex: Some(7), lo_raised: false };
+    let found =
+        |ifname: &str| FoundInterface { ifname: ifname.into(), ifindex: Some(7), lo_raised: false, host_end: None };
     desired.note_interface(&bridge, "eth0", found("net0"));
     desired.note_interface(&bridge, "eth1", found("net0"));
     let ports = &desired.bridges[&bridge].ports;

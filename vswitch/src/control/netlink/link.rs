@@ -29,6 +29,12 @@ pub struct Link {
     pub carrier: bool,
     /// The kind of virtual interface (`tun`, `veth`, `bridge`), if it is one.
     pub kind: Option<String>,
+    /// Its alias (`IFLA_IFALIAS`): a free text that stays with it; empty where there is none.
+    pub alias: String,
+    /// Whether it takes part in ARP (not `IFF_NOARP`).
+    pub arp: bool,
+    /// The index of the interface that it depends on, in that one's namespace; for a veth: the other end.
+    pub peer_index: Option<u32>,
     /// The length of the transmit queue in packets.
     pub txqlen: u32,
     /// Packets that the interface received; for a TAP: that the switch delivered.
@@ -57,10 +63,12 @@ pub struct LinkChange<'a> {
     pub name: Option<&'a str>,
     /// Administratively up or down.
     pub up: Option<bool>,
+    /// Whether it takes part in ARP.
+    pub arp: Option<bool>,
     /// The length of the transmit queue in packets.
     pub txqlen: Option<u32>,
-    /// Whether neighbours are asked for on it (the opposite of `IFF_NOARP`).
-    pub arp: Option<bool>,
+    /// Its alias, at most 255 bytes (`IFALIASZ`).
+    pub alias: Option<&'a str>,
     /// Whether IPv6 gives it a link-local address (RFC 4291 section 2.5.6) when it comes up.
     /// Without one the interface starts no IPv6 traffic of its own.
     pub ipv6_link_local: Option<bool>,
@@ -192,19 +200,16 @@ fn message_to(index: u32) -> LinkMessage {
 
 fn change_message(index: u32, change: &LinkChange<'_>) -> LinkMessage {
     let mut message = message_to(index);
-    if let Some(up) = change.up {
-        message.header.change_mask |= LinkFlags::Up;
-        message.header.flags.set(LinkFlags::Up, up);
-    }
-    if let Some(arp) = change.arp {
-        message.header.change_mask |= LinkFlags::Noarp;
-        message.header.flags.set(LinkFlags::Noarp, !arp);
+    for (flag, on) in [(LinkFlags::Up, change.up), (LinkFlags::Noarp, change.arp.map(|arp| !arp))] {
+        message.header.change_mask.set(flag, on.is_some());
+        message.header.flags.set(flag, on == Some(true));
     }
     let attributes = &mut message.attributes;
     attributes.extend(change.mac.map(|mac| LinkAttribute::Address(mac.to_vec())));
     attributes.extend(change.mtu.map(LinkAttribute::Mtu));
     attributes.extend(change.name.map(|name| LinkAttribute::IfName(name.to_owned())));
     attributes.extend(change.txqlen.map(LinkAttribute::TxQueueLen));
+    attributes.extend(change.alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned())));
     message
 }
 
@@ -215,8 +220,9 @@ fn describe(index: u32, change: &LinkChange<'_>) -> String {
     parts.extend(change.mtu.map(|mtu| format!("mtu {mtu}")));
     parts.extend(change.name.map(|name| format!("name {name}")));
     parts.extend(change.up.map(|up| if up { "up" } else { "down" }.to_owned()));
+    parts.extend(change.arp.map(|arp| if arp { "arp" } else { "no arp" }.to_owned()));
     parts.extend(change.txqlen.map(|packets| format!("txqlen {packets}")));
-    parts.extend(change.arp.map(|on| if on { "arp on" } else { "arp off" }.to_owned()));
+    parts.extend(change.alias.map(|alias| format!("alias {alias:?}")));
     parts.extend(change.ipv6_link_local.map(|on| format!("IPv6 link-local {}", if on { "on" } else { "off" })));
     format!("change interface {index}: {}", parts.join(", "))
 }
@@ -224,7 +230,12 @@ fn describe(index: u32, change: &LinkChange<'_>) -> String {
 fn parse(payload: &[u8]) -> Option<Link> {
     let message = LinkMessageBuffer::new_checked(payload).ok()?;
     let flags = LinkFlags::from_bits_retain(message.flags());
-    let mut link = Link { index: message.link_index(), up: flags.contains(LinkFlags::Up), ..Link::default() };
+    let mut link = Link {
+        index: message.link_index(),
+        up: flags.contains(LinkFlags::Up),
+        arp: !flags.contains(LinkFlags::Noarp),
+        ..Link::default()
+    };
     for nla in message.attributes().flatten() {
         let value = nla.value();
         match nla.kind() {
@@ -232,6 +243,8 @@ fn parse(payload: &[u8]) -> Option<Link> {
             libc::IFLA_ADDRESS => link.mac = value.try_into().ok(),
             libc::IFLA_MTU => link.mtu = value::u32(value)?,
             libc::IFLA_TXQLEN => link.txqlen = value::u32(value)?,
+            libc::IFLA_IFALIAS => link.alias = value::string(value),
+            libc::IFLA_LINK => link.peer_index = Some(value::u32(value)?),
             libc::IFLA_CARRIER => link.carrier = *value.first()? != 0,
             libc::IFLA_LINKINFO => link.kind = parse_kind(value),
             libc::IFLA_STATS64 => parse_stats(value, &mut link)?,

@@ -12,10 +12,14 @@
 
 mod address;
 mod link;
+mod link_monitor;
 pub mod monitor;
 mod neighbour;
+mod path;
 mod programs;
 mod route;
+mod veth;
+mod vxlan;
 
 use std::io;
 
@@ -29,8 +33,12 @@ use rustix::io::Errno;
 
 pub use self::address::Address;
 pub use self::link::{IPV6_MTU_MIN, Link, LinkChange};
+pub use self::link_monitor::{ChangedLinks, LinkMonitor};
+pub use self::path::{Changes, Path};
 pub use self::programs::{Filter, XdpAttached};
 pub use self::route::{NewRoute, Route, RouteKind, TABLE_LOCAL, TABLE_MAIN};
+pub use self::veth::NewVeth;
+pub use self::vxlan::VxlanLink;
 
 /// As large as the kernel ever makes one part of a dump (`NLMSG_GOODSIZE` up to 32 KB), and more
 /// than a single link's answer.

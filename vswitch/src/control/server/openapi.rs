@@ -24,6 +24,12 @@ use crate::api;
         routes::list_bridge_ports,
         routes::add_port,
         routes::remove_port,
+        routes::list_vxlans,
+        routes::list_bridge_vxlans,
+        routes::add_vxlan,
+        routes::remove_vxlan,
+        routes::add_remote,
+        routes::remove_remote,
         routes::add_uplink,
         routes::remove_uplink,
         routes::list_uplinks,
@@ -55,7 +61,7 @@ mod tests {
             .filter_map(|p| p.as_object())
             .map(serde_json::Map::len)
             .sum();
-        assert_eq!(count, 21);
+        assert_eq!(count, 27);
         for schema in ["BridgeSpec", "PortSpec", "Port", "Stats", "Error"] {
             assert!(document["components"]["schemas"][schema].is_object(), "{schema}");
         }

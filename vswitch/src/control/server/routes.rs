@@ -1,5 +1,7 @@
 //! The handlers: what each route does. They translate between HTTP and [`Switch`] and decide nothing.
 
+use std::net::IpAddr;
+
 use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
 use axum::response::IntoResponse;
@@ -11,8 +13,8 @@ use utoipa::IntoParams;
 use super::extract::{Body, Named, Params, Refused};
 use super::openapi;
 use crate::api::{
-    API_VERSION, Bridge, BridgeChange, BridgeSpec, Error, FdbEntry, FdbStatic, Flushed, Pong, Port, PortSpec, Shutdown,
-    Stats, Uplink, UplinkSpec, Uplinks, Version,
+    API_VERSION, Bridge, BridgeChange, BridgeSpec, Error, FdbEntry, FdbStatic, Flushed, Pong, Port, PortSpec,
+    RemoteSpec, Shutdown, Stats, Uplink, UplinkSpec, Uplinks, Version, Vxlan, VxlanSpec,
 };
 use crate::control::refusal::{invalid, not_found};
 use crate::control::service::{Encoded, Service};
@@ -29,12 +31,17 @@ pub(super) fn router(service: Service) -> Router {
         .route("/v1/bridges/{bridge}", get(show_bridge).patch(change_bridge).delete(remove_bridge))
         .route("/v1/bridges/{bridge}/ports", get(list_bridge_ports).post(add_port))
         .route("/v1/bridges/{bridge}/ports/{port}", delete(remove_port))
+        .route("/v1/bridges/{bridge}/vxlans", get(list_bridge_vxlans).post(add_vxlan))
+        .route("/v1/bridges/{bridge}/vxlans/{tunnel}", delete(remove_vxlan))
+        .route("/v1/bridges/{bridge}/vxlans/{tunnel}/remotes", post(add_remote))
+        .route("/v1/bridges/{bridge}/vxlans/{tunnel}/remotes/{ip}", delete(remove_remote))
         .route("/v1/bridges/{bridge}/fdb", get(list_fdb).post(add_fdb).delete(flush_fdb))
         .route("/v1/bridges/{bridge}/fdb/{mac}", delete(remove_fdb))
         .route("/v1/bridges/{bridge}/uplinks", post(add_uplink))
         .route("/v1/bridges/{bridge}/uplinks/{interface}", delete(remove_uplink))
         .route("/v1/uplinks", get(list_uplinks))
         .route("/v1/ports", get(list_ports))
+        .route("/v1/vxlans", get(list_vxlans))
         .route("/v1/stats", get(stats))
         .route("/v1/shutdown", post(shutdown))
         .fallback(no_route)
@@ -171,6 +178,74 @@ pub(super) async fn remove_port(
 ) -> Answer<StatusCode> {
     service.change(move |switch| switch.remove_port(&bridge, &port)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// The tunnels of all bridges.
+#[utoipa::path(get, path = "/v1/vxlans", responses((status = 200, body = Vec<Vxlan>)))]
+pub(super) async fn list_vxlans(State(service): State<Service>) -> Answer<Encoded> {
+    Ok(service.show(|switch| switch.vxlans(None)).await?)
+}
+
+/// The tunnels of one bridge.
+#[utoipa::path(get, path = "/v1/bridges/{bridge}/vxlans",
+    params(("bridge" = String, Path, description = "The bridge's name")),
+    responses((status = 200, body = Vec<Vxlan>), (status = "4XX", body = Error)))]
+pub(super) async fn list_bridge_vxlans(
+    State(service): State<Service>,
+    Named(bridge): Named<String>,
+) -> Answer<Encoded> {
+    Ok(service.show(move |switch| switch.vxlans(Some(&bridge))).await?)
+}
+
+/// Makes a VXLAN tunnel.
+#[utoipa::path(post, path = "/v1/bridges/{bridge}/vxlans",
+    params(("bridge" = String, Path, description = "The bridge's name")), request_body = VxlanSpec,
+    responses((status = 201, body = Vxlan), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn add_vxlan(
+    State(service): State<Service>,
+    Named(bridge): Named<String>,
+    Body(spec): Body<VxlanSpec>,
+) -> Answer<(StatusCode, Json<Vxlan>)> {
+    Ok((StatusCode::CREATED, Json(service.change(move |switch| switch.add_vxlan(&bridge, &spec)).await?)))
+}
+
+/// Removes a tunnel.
+#[utoipa::path(delete, path = "/v1/bridges/{bridge}/vxlans/{tunnel}",
+    params(("bridge" = String, Path, description = "The bridge's name"),
+        ("tunnel" = String, Path, description = "The tunnel's name")),
+    responses((status = 204), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn remove_vxlan(
+    State(service): State<Service>,
+    Named((bridge, tunnel)): Named<(String, String)>,
+) -> Answer<StatusCode> {
+    service.change(move |switch| switch.remove_vxlan(&bridge, &tunnel)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// Adds a VTEP that flooded frames are replicated to.
+#[utoipa::path(post, path = "/v1/bridges/{bridge}/vxlans/{tunnel}/remotes",
+    params(("bridge" = String, Path, description = "The bridge's name"),
+        ("tunnel" = String, Path, description = "The tunnel's name")), request_body = RemoteSpec,
+    responses((status = 201, body = Vxlan), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn add_remote(
+    State(service): State<Service>,
+    Named((bridge, tunnel)): Named<(String, String)>,
+    Body(RemoteSpec { ip }): Body<RemoteSpec>,
+) -> Answer<(StatusCode, Json<Vxlan>)> {
+    Ok((StatusCode::CREATED, Json(service.change(move |switch| switch.add_remote(&bridge, &tunnel, ip)).await?)))
+}
+
+/// Removes a VTEP from those that flooded frames are replicated to.
+#[utoipa::path(delete, path = "/v1/bridges/{bridge}/vxlans/{tunnel}/remotes/{ip}",
+    params(("bridge" = String, Path, description = "The bridge's name"),
+        ("tunnel" = String, Path, description = "The tunnel's name"),
+        ("ip" = String, Path, description = "The VTEP's address")),
+    responses((status = 200, body = Vxlan), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn remove_remote(
+    State(service): State<Service>,
+    Named((bridge, tunnel, ip)): Named<(String, String, IpAddr)>,
+) -> Answer<Json<Vxlan>> {
+    Ok(Json(service.change(move |switch| switch.remove_remote(&bridge, &tunnel, ip)).await?))
 }
 
 /// Makes a physical interface a port of a bridge.

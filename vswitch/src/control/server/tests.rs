@@ -13,7 +13,7 @@ use crate::api::REQUEST_BYTES_MAX;
 use crate::control::desired::Desired;
 use crate::control::server::socket::Socket;
 use crate::control::store::Store;
-use crate::control::switch::Switch;
+use crate::control::switch::{Switch, XdpContext};
 use crate::datapath::{Datapath, DatapathConfig};
 
 struct Daemon {
@@ -28,7 +28,7 @@ impl Daemon {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(&dir.path().join("state")).expect("a state directory");
         let datapath = Arc::new(Datapath::start(DatapathConfig::default()).expect("a datapath"));
-        let switch = Switch::new(Desired::default(), store, datapath).expect("a switch");
+        let switch = Switch::new(Desired::default(), store, datapath, XdpContext::default()).expect("a switch");
         let service = Service::new(switch, 1);
         let allowed = Allowed::look_up().expect("the group database");
         let (socket, listener) = Socket::bind(&dir.path().join("s"), &allowed).expect("a socket");

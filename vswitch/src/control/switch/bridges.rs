@@ -5,13 +5,15 @@ use std::sync::Arc;
 
 use super::identity::Lookup;
 use super::live::{Attachment, LiveBridge, LivePort, fdb_limits, host_entry};
+use super::port_link::PortLink;
+use super::tunnels::derive_mtus;
 use super::{Switch, host_interface, host_view, interface, netlink_failed};
 use crate::api::{Bridge, BridgeChange, BridgeSpec};
 use crate::control::desired::BridgeRecord;
+use crate::control::placement;
 use crate::control::refusal::{Result, failed, limit};
 use crate::datapath::clock::now_s;
 use crate::datapath::fdb::Fdb;
-use crate::io::tap::TapDevice;
 use crate::snapshot::{BRIDGES_MAX, BridgeId, PortEntry};
 
 impl Switch {
@@ -25,13 +27,13 @@ impl Switch {
         next.add_bridge(spec, &host_view()?)?;
         let name = spec.name.as_str();
         let record = next.bridge(name)?;
-        let device = match host_interface(name, record) {
-            Some(interface) => Some(Arc::new(interface.create_here()?.device)),
+        let link = match host_interface(name, record) {
+            Some(interface) => Some(interface.create_here()?.link),
             None => None,
         };
         self.insert_bridge(name, record)?;
-        if let Some(device) = &device
-            && let Err(error) = self.attach_host(name, record, Arc::clone(device))
+        if let Some(link) = &link
+            && let Err(error) = self.attach_host(name, record, link.clone())
         {
             self.withdraw_bridge(name);
             return Err(error);
@@ -42,8 +44,8 @@ impl Switch {
             self.withdraw_bridge(name);
             return Err(error);
         }
-        if let Some(device) = device
-            && let Err(error) = device.set_persistent(true)
+        if let Some(link) = link
+            && let Err(error) = link.set_persistent(true)
         {
             self.revert(before);
             self.withdraw_bridge(name);
@@ -63,6 +65,7 @@ impl Switch {
         let bridge = LiveBridge {
             id: BridgeId(id),
             fdb: Arc::new(Fdb::new(fdb_limits(record))),
+            home: placement::home_of_new_bridge(self.datapath.workers(), usize::from(id)),
             host: None,
             ports: BTreeMap::new(),
             uplinks: BTreeMap::new(),
@@ -73,18 +76,18 @@ impl Switch {
     }
 
     /// Makes the host's port live. The caller publishes.
-    pub(super) fn attach_host(&mut self, name: &str, record: &BridgeRecord, device: Arc<TapDevice>) -> Result<()> {
+    pub(super) fn attach_host(&mut self, name: &str, record: &BridgeRecord, link: PortLink) -> Result<()> {
         let ids = self.new_port_id()?;
         let workers = self.datapath.workers();
         let live = self.live_bridge_mut(name)?;
-        let entry = Arc::new(host_entry(ids, name, live.id, record.mtu, Arc::clone(&device), workers));
+        let entry = Arc::new(host_entry(ids, name, live.id, record.mtu, &link, workers));
         if let Some(mac) = record.mac {
             live.fdb.insert_static(mac.0, 0, ids.0, now_s());
         }
         for entry in record.statics.iter().filter(|entry| entry.port == name) {
             live.fdb.insert_static(entry.mac.0, entry.vlan, ids.0, now_s());
         }
-        let attachment = Attachment { device, entry };
+        let attachment = Attachment { entry, link };
         live.host = Some(LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
         Ok(())
     }
@@ -117,6 +120,8 @@ impl Switch {
             return self.remove_bridge_with_uplinks(name, &record);
         }
         let Some(bridge) = self.live.bridges.remove(name) else { return Ok(()) };
+        let overlay = self.live.overlay.clone();
+        let unused = self.apply_overlay(&next, &derive_mtus(&next), None)?;
         let persist = |bridge: &LiveBridge, on| {
             bridge.all_ports().for_each(|port| super::ports::set_persistent(name, port, on));
         };
@@ -125,11 +130,14 @@ impl Switch {
         if let Err(error) = self.commit(next) {
             persist(&bridge, true);
             self.live.bridges.insert(name.to_owned(), bridge);
+            let unused = self.restore_overlay(overlay);
             self.publish(&self.desired);
+            self.forget_overlay(unused);
             return Err(error);
         }
-        super::ports::discard_failed(name, &record, bridge.named_ports(name));
+        self.discard_failed(name, &record, bridge.named_ports(name));
         self.forget_bridge(bridge);
+        self.forget_overlay(unused);
         self.watch_changed = true;
         Ok(())
     }
@@ -165,7 +173,7 @@ impl Switch {
     }
 
     /// Gives the host's interface and the ports without an MTU of their own the bridge's MTU.
-    fn apply_mtu(&mut self, name: &str, record: &BridgeRecord) -> Result<()> {
+    pub(super) fn apply_mtu(&mut self, name: &str, record: &BridgeRecord) -> Result<()> {
         if !record.l2 {
             interface::set_host_mtu(name, record.mtu)
                 .map_err(|error| netlink_failed(&format!("the MTU of {name:?} cannot be changed"), &error))?;
@@ -180,6 +188,10 @@ impl Switch {
             netns
                 .run(|| interface::set_port_mtu_here(port, record.mtu))
                 .map_err(|error| interface::enter_error(&error))?
+                .and_then(|()| match self.live_port(name, port_name).and_then(|live| live.link()?.pair()) {
+                    Some(pair) => pair.set_mtu(record.mtu),
+                    None => Ok(()),
+                })
                 .map_err(|error| netlink_failed(&format!("the MTU of port {port_name:?} cannot be changed"), &error))?;
         }
         let live = self.live_bridge_mut(name)?;
@@ -193,7 +205,7 @@ impl Switch {
         Ok(())
     }
 
-    fn restore_mtu(&mut self, name: &str, before: &BridgeRecord) {
+    pub(super) fn restore_mtu(&mut self, name: &str, before: &BridgeRecord) {
         if let Err(error) = self.apply_mtu(name, before) {
             tracing::error!(bridge = name, %error.message, "an MTU that was changed could not be changed back");
         }

@@ -4,10 +4,11 @@ use std::time::{Duration, Instant};
 
 use super::Switch;
 use super::live::{LiveBridge, LivePort, LiveUplink};
-use crate::api::{Bridge, Port, PortState};
-use crate::control::desired::{BridgeRecord, PortRecord};
+use super::overlay::Overlay;
+use super::port_link::PortLink;
+use crate::api::{Bridge, Port, PortState, XdpStatus};
+use crate::control::desired::{BridgeRecord, HostEnd, PortRecord};
 use crate::control::refusal::{Result, not_found};
-use crate::io::Device;
 
 /// How long a loop is worth a warning after it was last noticed.
 const LOOP_WARNING: Duration = Duration::from_secs(60);
@@ -19,7 +20,9 @@ impl Switch {
         self.desired
             .bridges
             .iter()
-            .filter_map(|(name, record)| Some(describe_bridge(name, record, self.live.bridges.get(name)?)))
+            .filter_map(|(name, record)| {
+                Some(describe_bridge(name, record, self.live.bridges.get(name)?, &self.live.overlay))
+            })
             .collect()
     }
 
@@ -47,7 +50,7 @@ impl Switch {
     }
 
     pub(super) fn describe_bridge(&self, name: &str) -> Result<Bridge> {
-        Ok(describe_bridge(name, self.desired.bridge(name)?, self.live_bridge(name)?))
+        Ok(describe_bridge(name, self.desired.bridge(name)?, self.live_bridge(name)?, &self.live.overlay))
     }
 
     pub(super) fn describe_port(&self, bridge: &str, name: &str) -> Result<Port> {
@@ -58,7 +61,7 @@ impl Switch {
     }
 }
 
-fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge) -> Bridge {
+fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge, overlay: &Overlay) -> Bridge {
     let mut warnings = Vec::new();
     if let Some((text, at)) = &live.last_loop
         && at.elapsed() < LOOP_WARNING
@@ -71,6 +74,11 @@ fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge) -> Brid
     for (port, LivePort { attachment, .. }) in &live.ports {
         if let Err(why) = attachment {
             warnings.push(format!("port {port} is down: {why}"));
+        }
+    }
+    for (tunnel, live) in overlay.of_bridge(name) {
+        if let Some(why) = &live.failure {
+            warnings.push(format!("tunnel {tunnel} is down: {why}"));
         }
     }
     for (uplink, LiveUplink { attachment }) in &live.uplinks {
@@ -94,19 +102,21 @@ fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge) -> Brid
         storm_limit: record.storm_limit,
         labels: record.labels.clone(),
         ports: record.ports.len(),
+        tunnels: record.tunnels.len(),
         macs: live.fdb.len(),
         warnings,
     }
 }
 
 fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRecord, live: &LivePort) -> Port {
-    let caps = live.device().map(|device| device.caps()).unwrap_or_default();
+    let caps = live.entry().map(|entry| entry.device.caps()).unwrap_or_default();
     Port {
         name: name.to_owned(),
         bridge: bridge.to_owned(),
         netns: port.netns.to_string(),
         ifname: port.ifname.clone(),
         port_type: port.port_type,
+        xdp: xdp_status(port, live),
         state: if live.attachment.is_ok() { PortState::Up } else { PortState::Failed },
         ips: port.ips.clone(),
         mac: port.mac.to_string(),
@@ -120,6 +130,12 @@ fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRec
         offloads: caps.names().into_iter().map(str::to_owned).collect(),
         worker: live.entry().and_then(|entry| entry.reader).map(usize::from),
     }
+}
+
+/// How an `xdp` port is served; of one that is not open no more is known than where it would be.
+fn xdp_status(port: &PortRecord, live: &LivePort) -> Option<XdpStatus> {
+    let closed = |end: &HostEnd| XdpStatus { ifname: end.ifname.clone(), mode: None, refused: Vec::new() };
+    live.link().and_then(PortLink::xdp_status).or_else(|| port.host_end.as_ref().map(closed))
 }
 
 impl LiveBridge {

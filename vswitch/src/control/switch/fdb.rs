@@ -1,10 +1,13 @@
 //! The forwarding database of a bridge: shown, edited, flushed, aged.
 
 use std::collections::HashMap;
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Switch;
+use super::tunnels::underlay_view;
 use crate::api::{FdbEntry, FdbKind, FdbStatic, Flushed};
+use crate::control::desired::{StaticRecord, UnderlayView};
 use crate::control::refusal::{Result, failed, invalid, limit, not_found};
 use crate::datapath::clock::now_s;
 use crate::datapath::fdb::Fdb;
@@ -17,23 +20,32 @@ impl Switch {
     /// # Errors
     /// There is no such bridge.
     pub fn fdb(&self, bridge: &str) -> Result<Vec<FdbEntry>> {
-        self.desired.bridge(bridge)?;
+        let record = self.desired.bridge(bridge)?;
         let live = self.live_bridge(bridge)?;
         let host = live.host.iter().map(|port| (port.id, bridge));
+        let ports = live.ports.iter().map(|(name, port)| (port.id, name.as_str()));
         let uplinks = live.uplinks.iter().filter_map(|(name, uplink)| Some((uplink.entry()?.id, name.as_str())));
-        let names: HashMap<PortId, &str> =
-            host.chain(live.ports.iter().map(|(name, port)| (port.id, name.as_str()))).chain(uplinks).collect();
+        let mut names: HashMap<PortId, (&str, Option<IpAddr>)> =
+            host.chain(ports).chain(uplinks).map(|(id, name)| (id, (name, None))).collect();
+        for (name, tunnel) in self.live.overlay.of_bridge(bridge) {
+            names.extend(tunnel.vteps.iter().map(|(remote, vtep)| (vtep.entry.id, (name, Some(*remote)))));
+        }
         let now = now_s();
         let mut rows = live.fdb.entries();
         rows.sort_unstable_by_key(|row| (row.vlan, row.mac));
         Ok(rows
             .into_iter()
             .filter_map(|row| {
+                // A port that was detached this very moment has no name any more.
+                let (port, remote) = *names.get(&row.port)?;
+                let mac = MacAddr(row.mac);
+                let pinned = record.statics.iter().find(|entry| entry.mac == mac && entry.vlan == row.vlan);
                 Some(FdbEntry {
-                    mac: MacAddr(row.mac).to_string(),
+                    mac: mac.to_string(),
                     vlan: row.vlan,
-                    // A port that was detached this very moment has no name any more.
-                    port: (*names.get(&row.port)?).to_owned(),
+                    port: port.to_owned(),
+                    remote,
+                    ips: pinned.map(|entry| entry.ips.clone()).unwrap_or_default(),
                     kind: if row.is_static { FdbKind::Static } else { FdbKind::Learned },
                     age_s: if row.is_static { 0 } else { now.saturating_sub(row.last_seen_s) },
                 })
@@ -48,7 +60,27 @@ impl Switch {
     /// state cannot be stored. Nothing has changed then.
     pub fn add_fdb(&mut self, bridge: &str, entry: &FdbStatic) -> Result<FdbEntry> {
         let mut next = self.desired.clone();
-        let entry = next.add_static(bridge, entry)?;
+        let is_tunnel = self.desired.bridge(bridge)?.tunnels.contains_key(&entry.port);
+        let view = if is_tunnel { underlay_view(entry.remote)? } else { UnderlayView::default() };
+        let entry = next.add_static(bridge, entry, &view)?;
+        let described = FdbEntry {
+            mac: entry.mac.to_string(),
+            vlan: entry.vlan,
+            port: entry.port.clone(),
+            kind: FdbKind::Static,
+            age_s: 0,
+            remote: entry.remote,
+            ips: entry.ips.clone(),
+        };
+        if let Some(remote) = entry.remote {
+            // It may be the first entry behind this remote, which becomes a port with it.
+            self.carry_overlay(bridge, Some(&entry.port), next)?;
+            let tunnel = self.live.overlay.tunnel(bridge, &entry.port);
+            if let Some(vtep) = tunnel.and_then(|tunnel| tunnel.vteps.get(&remote)) {
+                self.live_bridge(bridge)?.fdb.insert_static(entry.mac.0, entry.vlan, vtep.entry.id, now_s());
+            }
+            return Ok(described);
+        }
         let port = self.port_id(bridge, &entry.port)?;
         let fdb = Arc::clone(&self.live_bridge(bridge)?.fdb);
         // Last, because it replaces what was learned, which could not be put back.
@@ -61,7 +93,7 @@ impl Switch {
                 "raise the limit with `vswitchctl set-br`, or remove entries",
             ));
         }
-        Ok(FdbEntry { mac: entry.mac.to_string(), vlan: entry.vlan, port: entry.port, kind: FdbKind::Static, age_s: 0 })
+        Ok(described)
     }
 
     /// Removes the entries of a MAC address, static and learned ones.
@@ -73,7 +105,13 @@ impl Switch {
         let mut next = self.desired.clone();
         let statics = next.remove_static(bridge, mac, vlan)?;
         let fdb = Arc::clone(&self.live_bridge(bridge)?.fdb);
-        if statics > 0 {
+        let has_remote = |entry: &&StaticRecord| {
+            entry.mac == mac && vlan.is_none_or(|vlan| vlan == entry.vlan) && entry.remote.is_some()
+        };
+        if self.desired.bridge(bridge)?.statics.iter().any(|entry| has_remote(&entry)) {
+            // Perhaps the last entry behind its remote, which is no port without it.
+            self.carry_overlay(bridge, None, next)?;
+        } else if statics > 0 {
             self.commit(next)?;
         }
         let removed = fdb.remove(mac.0, vlan);
@@ -92,6 +130,11 @@ impl Switch {
     /// There is no such bridge or port.
     pub fn flush_fdb(&self, bridge: &str, port: Option<&str>) -> Result<Flushed> {
         let record = self.desired.bridge(bridge)?;
+        if let Some(name) = port.filter(|name| record.tunnels.contains_key(*name)) {
+            let fdb = &self.live_bridge(bridge)?.fdb;
+            let vteps = self.live.overlay.tunnel(bridge, name).into_iter().flat_map(|tunnel| tunnel.vteps.values());
+            return Ok(Flushed { removed: vteps.map(|vtep| fdb.flush(Some(vtep.entry.id))).sum() });
+        }
         let port = match port {
             None => None,
             Some(port) if port == bridge && !record.l2 => Some(self.port_id(bridge, bridge)?),

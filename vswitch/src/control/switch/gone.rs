@@ -3,6 +3,7 @@
 use std::sync::Arc;
 
 use super::identity::Lookup;
+use super::port_link::PortLink;
 use super::{Switch, identity};
 use crate::control::netns::NetnsId;
 use crate::snapshot::{BridgeId, PortId};
@@ -44,7 +45,7 @@ impl Switch {
         let mut suspects = Vec::new();
         for (bridge, live) in &self.live.bridges {
             for (name, port) in &live.ports {
-                if port.attachment.is_ok()
+                if port.link().is_some_and(PortLink::holds_netns)
                     && let Some((_, record)) = self.record(bridge, name)
                 {
                     suspects.push(Suspect { id: port.id, incarnation: port.incarnation, netns: record.netns_id });
@@ -110,20 +111,17 @@ impl Switch {
 
     /// The datapath noticed an address that flaps between two ports.
     pub fn loop_noticed(&mut self, bridge: BridgeId, mac: [u8; 6], vlan: u16, ports: [PortId; 2]) {
+        let overlay = &self.live.overlay;
         let Some((name, live)) = self.live.bridges.iter_mut().find(|(_, live)| live.id == bridge) else { return };
         let port_name = |id: PortId| {
             if live.host.as_ref().is_some_and(|host| host.id == id) {
                 return name.clone();
             }
-            let uplink =
-                |(name, uplink): (&String, &super::live::LiveUplink)| (uplink.entry()?.id == id).then(|| name.clone());
-            if let Some(name) = live.uplinks.iter().find_map(uplink) {
-                return name;
-            }
-            live.ports
-                .iter()
-                .find(|(_, port)| port.id == id)
-                .map_or_else(|| "a port that is gone".to_owned(), |(name, _)| name.clone())
+            let port = live.ports.iter().find(|(_, port)| port.id == id).map(|(name, _)| name.clone());
+            let is_uplink = |uplink: &super::live::LiveUplink| uplink.entry().is_some_and(|entry| entry.id == id);
+            let uplink = || live.uplinks.iter().find(|(_, uplink)| is_uplink(uplink)).map(|(name, _)| name.clone());
+            let vtep = || overlay.find(id).map(|((_, tunnel), remote)| format!("{tunnel} ({remote})"));
+            port.or_else(uplink).or_else(vtep).unwrap_or_else(|| "a port that is gone".to_owned())
         };
         let vlan = if vlan == 0 { String::new() } else { format!(" in VLAN {vlan}") };
         let text = format!(

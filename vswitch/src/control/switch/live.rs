@@ -7,13 +7,14 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::overlay::Overlay;
+use super::port_link::PortLink;
 use crate::control::desired::{BridgeRecord, PortRecord, UplinkRecord};
 use crate::control::placement;
 use crate::control::uplink::carry::Carry;
 use crate::datapath::fdb::{Fdb, FdbLimits};
 use crate::datapath::rate::SharedBucket;
 use crate::io::Device;
-use crate::io::tap::TapDevice;
 use crate::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Snapshot, VlanMode, VlanSet};
 
 /// Small indices in use.
@@ -56,8 +57,10 @@ pub(super) struct LivePort {
 /// A port's open interface.
 #[derive(Debug, Clone)]
 pub(super) struct Attachment {
-    pub(super) device: Arc<TapDevice>,
+    /// Declared, and so dropped, before the link: the datapath's devices close before the
+    /// interface goes.
     pub(super) entry: Arc<PortEntry>,
+    pub(super) link: PortLink,
 }
 
 impl LivePort {
@@ -65,8 +68,8 @@ impl LivePort {
         self.attachment.as_ref().ok().map(|attachment| &attachment.entry)
     }
 
-    pub(super) fn device(&self) -> Option<&Arc<TapDevice>> {
-        self.attachment.as_ref().ok().map(|attachment| &attachment.device)
+    pub(super) fn link(&self) -> Option<&PortLink> {
+        self.attachment.as_ref().ok().map(|attachment| &attachment.link)
     }
 }
 
@@ -114,6 +117,8 @@ impl std::fmt::Display for Detached {
 pub(super) struct LiveBridge {
     pub(super) id: BridgeId,
     pub(super) fdb: Arc<Fdb>,
+    /// The worker that all AF_XDP devices of the bridge belong to.
+    pub(super) home: u16,
     /// The host's port; none on an `l2` bridge.
     pub(super) host: Option<LivePort>,
     pub(super) ports: BTreeMap<String, LivePort>,
@@ -142,6 +147,9 @@ pub(super) struct Live {
     pub(super) bridges: BTreeMap<String, LiveBridge>,
     pub(super) port_ids: Ids,
     pub(super) bridge_ids: Ids,
+    pub(super) overlay: Overlay,
+    /// The groups of split horizon.
+    pub(super) group_ids: Ids,
     pub(super) incarnation: u64,
 }
 
@@ -169,7 +177,8 @@ impl Live {
         for (name, live) in &self.bridges {
             let Some(record) = records.get(name) else { continue };
             let uplinks = live.uplinks.values().filter_map(LiveUplink::entry);
-            let entries: Vec<_> = live.all_ports().filter_map(LivePort::entry).chain(uplinks).collect();
+            let entries: Vec<_> =
+                live.all_ports().filter_map(LivePort::entry).chain(uplinks).chain(self.overlay.entries(name)).collect();
             for entry in &entries {
                 put(&mut snapshot.ports, entry.id.index(), Arc::clone(entry));
             }
@@ -180,10 +189,12 @@ impl Live {
                 icc: record.icc,
                 storm_limit: (record.storm_limit > 0).then_some(record.storm_limit),
                 ports: entries.iter().map(|entry| entry.id).collect(),
+                neighbours: self.overlay.neighbours.get(name).cloned(),
                 vlan_aware: entries.iter().any(|entry| entry.vlan != VlanMode::Transparent),
             };
             put(&mut snapshot.bridges, live.id.index(), Arc::new(bridge));
         }
+        snapshot.underlays = self.overlay.underlay_entries(records);
         snapshot
     }
 }
@@ -216,7 +227,7 @@ pub(super) fn port_entry(
     bridge: BridgeId,
     port: &PortRecord,
     mtu: u32,
-    device: Arc<TapDevice>,
+    link: &PortLink,
     workers: usize,
 ) -> PortEntry {
     let vlan = match port.vlan {
@@ -224,6 +235,7 @@ pub(super) fn port_entry(
         None if port.trunk.is_empty() => VlanMode::Transparent,
         None => VlanMode::Trunk(VlanSet::new(port.trunk.iter().copied())),
     };
+    let device = link.device();
     PortEntry {
         id,
         incarnation,
@@ -237,8 +249,8 @@ pub(super) fn port_entry(
         mtu,
         ingress_rate_bps: port.ingress_rate_bps,
         egress_bucket: port.egress_rate_bps.map(|rate| Arc::new(SharedBucket::new(rate))),
-        reader: placement::reader_of_new_port(workers),
-        device: device as Arc<dyn Device>,
+        reader: placement::reader_of_new_port(workers, device.home()),
+        device,
     }
 }
 
@@ -265,7 +277,7 @@ pub(super) fn uplink_entry(
         mtu,
         ingress_rate_bps: None,
         egress_bucket: None,
-        reader: device.home().or_else(|| placement::reader_of_new_port(workers)),
+        reader: placement::reader_of_new_port(workers, device.home()),
         device,
     }
 }
@@ -276,9 +288,10 @@ pub(super) fn host_entry(
     bridge_name: &str,
     bridge: BridgeId,
     mtu: u32,
-    device: Arc<TapDevice>,
+    link: &PortLink,
     workers: usize,
 ) -> PortEntry {
+    let device = link.device();
     PortEntry {
         id,
         incarnation,
@@ -292,8 +305,8 @@ pub(super) fn host_entry(
         mtu,
         ingress_rate_bps: None,
         egress_bucket: None,
-        reader: placement::reader_of_new_port(workers),
-        device: device as Arc<dyn Device>,
+        reader: placement::reader_of_new_port(workers, device.home()),
+        device,
     }
 }
 

@@ -14,7 +14,7 @@
 use std::sync::Arc;
 
 use crate::api::Error;
-use crate::control::desired::{BridgeRecord, Desired, HostRoute, HostView, PortRecord};
+use crate::control::desired::{BridgeRecord, Desired, HostRoute, HostView, Owner, PortRecord};
 use crate::control::netlink::{Netlink, NetlinkError};
 use crate::control::netns::{Netns, NetnsId};
 use crate::control::refusal::{Result, failed, limit};
@@ -26,28 +26,38 @@ use crate::snapshot::{PORTS_MAX, PortId};
 mod advertisements;
 mod announce;
 mod bridges;
+mod carrier;
 mod describe;
 mod describe_uplinks;
 mod fdb;
 mod gone;
+mod host_ends;
 mod identity;
 mod interface;
 mod live;
+mod overlay;
+mod port_link;
 mod ports;
 mod readers;
 mod reconcile;
+mod settings;
 mod shared_uplinks;
 mod stats;
+mod tunnels;
 mod uplinks;
 
 pub use announce::Announcement;
 pub use gone::Suspect;
+pub use port_link::XdpContext;
 pub use shared_uplinks::SharedCarry;
 pub use stats::StatsPlan;
 
 use interface::Interface;
+use interface::veth::HostSide;
 use live::{Attachment, Live, LiveBridge, LivePort};
+use port_link::XdpOpener;
 use shared_uplinks::UplinkPlane;
+use tunnels::OverlayWatch;
 
 /// The switch: desired state, live objects, and the means to change them.
 #[derive(Debug)]
@@ -58,10 +68,15 @@ pub struct Switch {
     datapath: Arc<Datapath>,
     /// The namespace that the daemon was started in.
     host: NetnsId,
+    /// Whose interfaces are this daemon's, among others' in that namespace.
+    owner: Owner,
+    /// How AF_XDP devices are opened.
+    xdp: XdpContext,
     /// Announcements that are still to be repeated.
     announcements: Vec<Announcement>,
     /// Whether something changed that the watch of namespaces must know.
     watch_changed: bool,
+    overlay_watch: OverlayWatch,
     /// The uplinks' common means, and the shared uplinks.
     uplinks: UplinkPlane,
 }
@@ -70,17 +85,21 @@ impl Switch {
     /// A switch with the configuration `desired`, none of which exists yet: see [`Switch::reconcile`].
     ///
     /// # Errors
-    /// The own namespace cannot be found out.
-    pub fn new(desired: Desired, store: Store, datapath: Arc<Datapath>) -> std::io::Result<Self> {
+    /// The own namespace or the state directory cannot be looked at.
+    pub fn new(desired: Desired, store: Store, datapath: Arc<Datapath>, xdp: XdpContext) -> std::io::Result<Self> {
         let host = Netns::current()?.id();
+        let owner = store.owner()?;
         Ok(Self {
             desired,
             live: Live::default(),
             store,
             datapath,
             host,
+            owner,
+            xdp,
             announcements: Vec::new(),
             watch_changed: false,
+            overlay_watch: OverlayWatch::default(),
             uplinks: UplinkPlane::default(),
         })
     }
@@ -153,6 +172,38 @@ impl Switch {
         Some((record, record.ports.get(port)?))
     }
 
+    fn live_port(&self, bridge: &str, port: &str) -> Option<&LivePort> {
+        self.live.bridges.get(bridge)?.ports.get(port)
+    }
+
+    /// What opens the AF_XDP devices of a bridge.
+    fn xdp_opener(&self, bridge: &str) -> Result<XdpOpener> {
+        let worker = self.live_bridge(bridge)?.home;
+        Ok(XdpOpener { datapath: Arc::clone(&self.datapath), worker, context: self.xdp.clone() })
+    }
+
+    /// The interface of a container's port that `record`, the bridge's, has.
+    fn port_interface<'a>(&self, bridge_name: &str, bridge: &'a BridgeRecord, name: &str) -> Interface<'a> {
+        let port = &bridge.ports[name];
+        let has = |gateway: &std::net::IpAddr| port.ips.iter().any(|ip| ip.addr().is_ipv4() == gateway.is_ipv4());
+        Interface {
+            name: &port.ifname,
+            index: port.ifindex,
+            mac: port.mac,
+            mtu: bridge.port_mtu(port),
+            ips: port.ips.clone(),
+            gateways: bridge
+                .subnets
+                .iter()
+                .map(|subnet| subnet.gateway)
+                .filter(|gateway| port.default_route && has(gateway))
+                .collect(),
+            is_host: false,
+            ipv6: has_ipv6(bridge),
+            host_side: port.host_end.as_ref().map(|end| HostSide { end, alias: self.owner.alias(bridge_name, name) }),
+        }
+    }
+
     /// Whether the watch of namespaces has to be brought up to date; asking resets the answer.
     pub fn take_watch_changed(&mut self) -> bool {
         std::mem::take(&mut self.watch_changed)
@@ -180,26 +231,6 @@ fn close(attachments: Vec<Attachment>) {
     });
 }
 
-/// The interface of a container's port.
-fn port_interface<'a>(bridge: &BridgeRecord, port: &'a PortRecord) -> Interface<'a> {
-    let has = |gateway: &std::net::IpAddr| port.ips.iter().any(|ip| ip.addr().is_ipv4() == gateway.is_ipv4());
-    Interface {
-        name: &port.ifname,
-        index: port.ifindex,
-        mac: port.mac,
-        mtu: bridge.port_mtu(port),
-        ips: port.ips.clone(),
-        gateways: bridge
-            .subnets
-            .iter()
-            .map(|subnet| subnet.gateway)
-            .filter(|gateway| port.default_route && has(gateway))
-            .collect(),
-        is_host: false,
-        ipv6: has_ipv6(bridge),
-    }
-}
-
 /// The host's own interface on a bridge; none on an `l2` bridge.
 fn host_interface<'a>(name: &'a str, bridge: &BridgeRecord) -> Option<Interface<'a>> {
     Some(Interface {
@@ -211,6 +242,7 @@ fn host_interface<'a>(name: &'a str, bridge: &BridgeRecord) -> Option<Interface<
         gateways: Vec::new(),
         is_host: true,
         ipv6: has_ipv6(bridge),
+        host_side: None,
     })
 }
 

@@ -5,14 +5,14 @@ use std::sync::Arc;
 use super::identity::Lookup;
 use super::interface::{self, Opened};
 use super::live::{Attachment, LivePort, port_entry, untagged_vlan};
-use super::{Switch, host_interface, identity, port_interface, random_tail};
+use super::port_link::PortLink;
+use super::{Switch, host_interface, identity, random_tail};
 use crate::api::{ErrorCode, Port, PortSpec};
 use crate::control::desired::{BridgeRecord, Desired, PortTarget};
 use crate::control::netns::{Netns, NetnsError, NetnsRef};
 use crate::control::refusal::{Result, conflict, failed, from_sentence};
 use crate::datapath::clock::now_s;
 use crate::datapath::fdb::Fdb;
-use crate::io::tap::TapDevice;
 
 impl Switch {
     /// Attaches a port: an interface in a namespace, carrying packets, durable.
@@ -26,11 +26,11 @@ impl Switch {
         let mut next = self.desired.clone();
         let name = next.add_port(bridge, spec, &target)?;
         let record = next.bridge(bridge)?;
-        let opened = port_interface(record, &record.ports[&name]).create_in(&netns)?;
+        let opener = self.xdp_opener(bridge)?;
+        let opened = self.port_interface(bridge, record, &name).create_in(&netns, &opener)?;
         next.note_interface(bridge, &name, opened.found());
-        let Opened { device, changes } = opened;
-        let device = Arc::new(device);
-        let outcome = self.carry(bridge, &name, &device, next);
+        let Opened { link, changes, .. } = opened;
+        let outcome = self.carry(bridge, &name, link, next);
         if outcome.is_err() && changes.lo_raised {
             interface::lower_lo(&netns);
         }
@@ -40,17 +40,18 @@ impl Switch {
         self.describe_port(bridge, &name)
     }
 
-    /// Makes a port of `next` carry packets, `next` the state and `device` durable; or nothing of it.
-    fn carry(&mut self, bridge: &str, name: &str, device: &Arc<TapDevice>, next: Desired) -> Result<()> {
-        self.attach(&next, bridge, name, Arc::clone(device))?;
+    /// Makes a port of `next` carry packets, `next` the state and `link` durable; or nothing of it.
+    fn carry(&mut self, bridge: &str, name: &str, link: PortLink, next: Desired) -> Result<()> {
+        self.attach(&next, bridge, name, link.clone())?;
         self.publish(&next);
         let before = self.desired.clone();
         if let Err(error) = self.commit(next) {
             self.withdraw(bridge, name);
             return Err(error);
         }
-        if let Err(error) = device.set_persistent(true) {
+        if let Err(error) = link.set_persistent(true) {
             // Between the store and now somebody removed the interface.
+            drop(link);
             self.revert(before);
             self.withdraw(bridge, name);
             return Err(failed(
@@ -75,19 +76,19 @@ impl Switch {
             ));
         }
         let cookie = identity::cookie(&netns).map_err(|error| super::interface::enter_error(&error))?;
-        let target = PortTarget { netns: reference, id: netns.id(), cookie, random: random_tail()? };
+        let target = PortTarget { netns: reference, id: netns.id(), cookie, owner: self.owner, random: random_tail()? };
         Ok((netns, target))
     }
 
     /// Makes a port of `next` live, with an open interface. The caller publishes.
-    pub(super) fn attach(&mut self, next: &Desired, bridge: &str, name: &str, device: Arc<TapDevice>) -> Result<()> {
+    pub(super) fn attach(&mut self, next: &Desired, bridge: &str, name: &str, link: PortLink) -> Result<()> {
         let ids = self.new_port_id()?;
         let record = next.bridge(bridge)?;
         let port = &record.ports[name];
         let workers = self.datapath.workers();
         let live = self.live_bridge_mut(bridge)?;
-        let entry = port_entry(ids, name, live.id, port, record.port_mtu(port), Arc::clone(&device), workers);
-        let attachment = Attachment { device, entry: Arc::new(entry) };
+        let entry = port_entry(ids, name, live.id, port, record.port_mtu(port), &link, workers);
+        let attachment = Attachment { entry: Arc::new(entry), link };
         live.ports.insert(name.to_owned(), LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
         self.watch_changed = true;
         Ok(())
@@ -172,32 +173,33 @@ impl Switch {
             self.publish(&self.desired);
             return Err(error);
         }
-        discard_failed(bridge, &before, ports.iter().map(|(name, port)| (name.as_str(), port)));
+        self.discard_failed(bridge, &before, ports.iter().map(|(name, port)| (name.as_str(), port)));
         self.forget(ports.into_iter().map(|(_, port)| (Some(Arc::clone(fdb)), port)));
         self.watch_changed = true;
         Ok(())
     }
-}
 
-/// Removes the interfaces of the failed ones among `ports`: nobody has them open, so that they
-/// stay where nobody sees to it. The host's port has the bridge's name.
-pub(super) fn discard_failed<'a>(
-    bridge: &str,
-    record: &BridgeRecord,
-    ports: impl IntoIterator<Item = (&'a str, &'a LivePort)>,
-) {
-    let lookup = Lookup::default();
-    for (name, _) in ports.into_iter().filter(|(_, port)| port.attachment.is_err()) {
-        let discarded = if name == bridge {
-            host_interface(bridge, record).map(|interface| interface.discard_here())
-        } else {
-            record.ports.get(name).and_then(|port| {
-                let netns = lookup.open(port)?;
-                Some(netns.run(|| port_interface(record, port).discard_here()).and_then(|discarded| discarded))
-            })
-        };
-        if let Some(Err(error)) = discarded {
-            tracing::warn!(bridge, port = name, %error, "the interface of a failed port may be left behind");
+    /// Removes the interfaces of the failed ones among `ports`: nobody has them open, so that they
+    /// stay where nobody sees to it. The host's port has the bridge's name.
+    pub(super) fn discard_failed<'a>(
+        &self,
+        bridge: &str,
+        record: &BridgeRecord,
+        ports: impl IntoIterator<Item = (&'a str, &'a LivePort)>,
+    ) {
+        let lookup = Lookup::default();
+        for (name, _) in ports.into_iter().filter(|(_, port)| port.attachment.is_err()) {
+            let discarded = if name == bridge {
+                host_interface(bridge, record).map(|interface| interface.discard_here())
+            } else {
+                record
+                    .ports
+                    .get(name)
+                    .map(|port| self.port_interface(bridge, record, name).discard_in(|| lookup.open(port)))
+            };
+            if let Some(Err(error)) = discarded {
+                tracing::warn!(bridge, port = name, %error, "the interface of a failed port may be left behind");
+            }
         }
     }
 }
@@ -205,8 +207,8 @@ pub(super) fn discard_failed<'a>(
 /// Says whether a port's interface outlives its descriptor. An interface that is gone has no
 /// choice, and is no reason to stop.
 pub(super) fn set_persistent(name: &str, port: &LivePort, on: bool) {
-    if let Some(device) = port.device()
-        && let Err(error) = device.set_persistent(on)
+    if let Some(link) = port.link()
+        && let Err(error) = link.set_persistent(on)
     {
         tracing::debug!(port = name, %error, "the interface is gone already");
     }

@@ -24,7 +24,8 @@ impl Switch {
         let entries = ports.chain(uplinks).filter(|entry| entry.device.home().is_none());
         let load = |entry: &Arc<PortEntry>| {
             let counters = self.datapath.port_counters(entry.id);
-            Some(PortLoad::new((entry.id, entry.incarnation), entry.reader?, &counters))
+            let pinned = entry.device.home().is_some();
+            Some(PortLoad::new((entry.id, entry.incarnation), entry.reader?, pinned, &counters))
         };
         entries.filter_map(load).collect()
     }

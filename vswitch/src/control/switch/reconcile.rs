@@ -8,19 +8,22 @@
 use std::sync::Arc;
 
 use super::identity::Lookup;
-use super::interface::{Changes, Interface, Opened, enter_error, lower_lo};
+use super::interface::veth::remove_leftovers;
+use super::interface::{Changes, Interface, lower_lo};
 use super::live::LivePort;
-use super::{Switch, host_interface, identity, port_interface};
+use super::overlay::Overlay;
+use super::port_link::{PortLink, XdpOpener};
+use super::tunnels::derive_mtus;
+use super::{Switch, host_interface, identity};
 use crate::api::Error;
 use crate::control::desired::{BridgeRecord, FoundInterface, PortRecord};
 use crate::control::netns::Netns;
 use crate::control::refusal::Result;
-use crate::io::tap::TapDevice;
 
 /// What became of a port's interface.
 enum Found {
     /// It is open; and what is to be remembered of it.
-    Open(Arc<TapDevice>, Option<FoundInterface>),
+    Open(PortLink, Option<FoundInterface>),
     /// Its namespace is gone, or another one has its name.
     NamespaceGone,
     /// It cannot be had now.
@@ -38,11 +41,15 @@ impl Switch {
         let desired = self.desired.clone();
         let mut next = desired.clone();
         let lookup = Lookup::default();
+        if let Err(error) = remove_leftovers(self.owner, &desired) {
+            tracing::warn!(%error, "interfaces of ports that were never attached may be left over");
+        }
         for (name, record) in &desired.bridges {
             self.insert_bridge(name, record)?;
+            let opener = self.xdp_opener(name)?;
             if let Some(interface) = host_interface(name, record) {
                 match open_host(&interface) {
-                    Ok(device) => self.attach_host(name, record, device)?,
+                    Ok(link) => self.attach_host(name, record, link)?,
                     Err(error) => {
                         tracing::warn!(bridge = %name, error = %error.message, "the bridge's interface cannot be had, trying again");
                         let port = self.failed_port(error)?;
@@ -51,9 +58,9 @@ impl Switch {
                 }
             }
             for (port_name, port) in &record.ports {
-                match open_port(&lookup, record, port_name, port) {
-                    Found::Open(device, found) => {
-                        self.attach(&desired, name, port_name, device)?;
+                match open_port(&lookup, &self.port_interface(name, record, port_name), port_name, port, &opener) {
+                    Found::Open(link, found) => {
+                        self.attach(&desired, name, port_name, link)?;
                         self.introduce(record, name, port_name);
                         if let Some(found) = found {
                             next.note_interface(name, port_name, found);
@@ -72,7 +79,9 @@ impl Switch {
             }
         }
         self.reconcile_uplinks(&mut next)?;
+        let unused = self.apply_overlay(&next, &derive_mtus(&next), None)?;
         self.publish(&next);
+        self.forget_overlay(unused);
         // A state without bridges is not worth a file.
         if next.bridges != stored.bridges || (next != stored && !next.bridges.is_empty()) {
             self.commit(next)?;
@@ -110,22 +119,23 @@ impl Switch {
             let outcome = if bridge == name {
                 let Some(interface) = host_interface(&bridge, &record) else { continue };
                 match open_host(&interface) {
-                    Ok(device) => Found::Open(device, None),
+                    Ok(link) => Found::Open(link, None),
                     Err(error) => Found::Failed(error),
                 }
             } else {
                 let Some(port) = record.ports.get(&name) else { continue };
-                open_port(&lookup, &record, &name, port)
+                let Ok(opener) = self.xdp_opener(&bridge) else { continue };
+                open_port(&lookup, &self.port_interface(&bridge, &record, &name), &name, port, &opener)
             };
             match outcome {
                 Found::NamespaceGone => dropped.push((bridge, name)),
                 Found::Failed(error) => self.note_failure(&bridge, &name, error),
-                Found::Open(device, found) => {
+                Found::Open(link, found) => {
                     tracing::info!(%bridge, port = %name, "the port is back");
                     if let Some(found) = found {
                         next.note_interface(&bridge, &name, found);
                     }
-                    self.reattach(&record, &bridge, &name, device);
+                    self.reattach(&record, &bridge, &name, link);
                     came = true;
                 }
             }
@@ -168,16 +178,16 @@ impl Switch {
 
     /// Gives a failed port its interface. It becomes another port for the datapath, so that
     /// nothing of the old one is mistaken for its own.
-    fn reattach(&mut self, record: &BridgeRecord, bridge: &str, name: &str, device: Arc<TapDevice>) {
+    fn reattach(&mut self, record: &BridgeRecord, bridge: &str, name: &str, link: PortLink) {
         let Some(live) = self.live.bridges.get_mut(bridge) else { return };
         let fdb = Arc::clone(&live.fdb);
         let old = if bridge == name { live.host.take() } else { live.ports.remove(name) };
         self.forget(old.map(|port| (Some(fdb), port)));
         let attached = if bridge == name {
-            self.attach_host(bridge, record, device)
+            self.attach_host(bridge, record, link)
         } else {
             let desired = self.desired.clone();
-            self.attach(&desired, bridge, name, device).map(|()| self.introduce(record, bridge, name))
+            self.attach(&desired, bridge, name, link).map(|()| self.introduce(record, bridge, name))
         };
         if let Err(error) = attached {
             tracing::error!(%bridge, port = %name, error = %error.message, "the port could not be attached again");
@@ -210,45 +220,41 @@ impl Switch {
         for (bridge, live) in &self.live.bridges {
             live.all_ports().for_each(|port| super::ports::set_persistent(bridge, port, false));
             if let Some(record) = self.desired.bridges.get(bridge) {
-                super::ports::discard_failed(bridge, record, live.named_ports(bridge));
+                self.discard_failed(bridge, record, live.named_ports(bridge));
             }
         }
         let bridges = std::mem::take(&mut self.live.bridges);
+        let unused = self.restore_overlay(Overlay::default());
         self.publish(&self.desired);
         let ports = bridges.into_values().flat_map(|bridge| bridge.host.into_iter().chain(bridge.ports.into_values()));
         self.forget(ports.map(|port| (None, port)));
+        self.forget_overlay(unused);
     }
 }
 
 /// Takes back the host's interface, or makes it.
-fn open_host(interface: &Interface<'_>) -> Result<Arc<TapDevice>> {
-    let device = match interface.take_here()? {
-        Some(taken) => {
-            log_changes(interface.name, &taken.changes);
-            taken.device
-        }
-        None => {
-            let Opened { device, .. } = interface.create_here()?;
-            persist(&device)?;
-            tracing::info!(interface = interface.name, "the bridge's interface was missing and is made");
-            device
-        }
-    };
-    Ok(Arc::new(device))
+fn open_host(interface: &Interface<'_>) -> Result<PortLink> {
+    if let Some(taken) = interface.take_here()? {
+        log_changes(interface.name, &taken.changes);
+        return Ok(taken.link);
+    }
+    let made = interface.create_here()?;
+    persist(&made.link)?;
+    tracing::info!(interface = interface.name, "the bridge's interface was missing and is made");
+    Ok(made.link)
 }
 
 /// Takes back a container's interface, or makes it.
-fn open_port(lookup: &Lookup, bridge: &BridgeRecord, name: &str, port: &PortRecord) -> Found {
+fn open_port(lookup: &Lookup, interface: &Interface<'_>, name: &str, port: &PortRecord, opener: &XdpOpener) -> Found {
     let Some(netns) = lookup.open(port) else { return Found::NamespaceGone };
-    let interface = port_interface(bridge, port);
-    let open = || match netns.run(|| interface.take_here()).map_err(|error| enter_error(&error))?? {
+    let open = || match interface.take_in(&netns, opener)? {
         Some(taken) => {
             log_changes(name, &taken.changes);
             Ok(taken)
         }
         None => {
-            let made = interface.create_in(&netns)?;
-            persist(&made.device)?;
+            let made = interface.create_in(&netns, opener)?;
+            persist(&made.link)?;
             tracing::info!(port = name, interface = interface.name, "the interface was missing and is made");
             Ok(made)
         }
@@ -256,19 +262,20 @@ fn open_port(lookup: &Lookup, bridge: &BridgeRecord, name: &str, port: &PortReco
     match open() {
         Ok(opened) => {
             let found = opened.found();
-            Found::Open(Arc::new(opened.device), Some(found))
+            Found::Open(opened.link, Some(found))
         }
         Err(error) => Found::Failed(error),
     }
 }
 
-fn persist(device: &TapDevice) -> Result<()> {
-    device.set_persistent(true).map_err(|error| {
+fn persist(link: &PortLink) -> Result<()> {
+    link.set_persistent(true).map_err(|error| {
         crate::control::refusal::failed(format!("the interface went away while it was made: {error}"), "")
     })
 }
 
-fn log_changes(name: &str, changes: &Changes) {
+/// Says what was put right of a port's interface, and what could not be.
+pub(super) fn log_changes(name: &str, changes: &Changes) {
     if !changes.done.is_empty() {
         tracing::info!(
             port = name,

@@ -3,16 +3,22 @@
 //! The kernel's counters cost a visit to each namespace. That is done without holding the switch:
 //! [`Switch::stats_plan`] says what to visit, [`StatsPlan::gather`] visits.
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
+use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Switch;
 use super::identity::Lookup;
 use super::interface::link_here;
-use crate::api::{Balance, Counters, PortStats, Stats, WorkerStats};
+use super::overlay::UnderlayKey;
+use super::port_link::XdpPort;
+use crate::api::{
+    Balance, Counters, NeighbourStats, PortStats, RemoteStats, Stats, TunnelStats, UnderlayStats, WorkerStats,
+};
 use crate::control::desired::PortRecord;
 use crate::control::netlink::Netlink;
 use crate::control::refusal::{Result, invalid};
+use crate::datapath::neighbours::Neighbours;
 use crate::datapath::{Datapath, PortCounters};
 use crate::frame::DropReason;
 use crate::snapshot::PortId;
@@ -22,6 +28,16 @@ use crate::snapshot::PortId;
 pub struct StatsPlan {
     datapath: Arc<Datapath>,
     ports: Vec<PlannedPort>,
+    tunnels: Vec<PlannedTunnel>,
+    underlays: Vec<(UnderlayKey, PortId)>,
+    neighbours: Vec<(String, Arc<Neighbours>)>,
+}
+
+#[derive(Debug)]
+struct PlannedTunnel {
+    bridge: String,
+    name: String,
+    vteps: Vec<(IpAddr, PortId)>,
 }
 
 #[derive(Debug)]
@@ -31,6 +47,8 @@ struct PlannedPort {
     id: PortId,
     /// Where the interface is; none for the host's own, which is here.
     record: Option<PortRecord>,
+    /// The AF_XDP side of an `xdp` port.
+    xdp: Option<Arc<XdpPort>>,
     /// The name of an interface that is here, where it is not the port's.
     interface: Option<String>,
     /// What was dropped before the switch could read it, where not the interface but its sockets know.
@@ -51,7 +69,9 @@ impl Switch {
                 let record = self.desired.bridge(bridge)?;
                 match port {
                     Some(port) if port == bridge && !record.l2 => Some(bridge.to_owned()),
-                    Some(port) if record.uplinks.contains_key(port) => Some(port.to_owned()),
+                    Some(port) if record.tunnels.contains_key(port) || record.uplinks.contains_key(port) => {
+                        Some(port.to_owned())
+                    }
                     Some(port) => Some(record.find_port(bridge, port)?.to_owned()),
                     None => None,
                 }
@@ -76,6 +96,7 @@ impl Switch {
                         name: port_name.clone(),
                         id: live.id,
                         record,
+                        xdp: live.link().and_then(|link| link.xdp()).map(Arc::clone),
                         interface: None,
                         dropped: None,
                     }),
@@ -90,11 +111,40 @@ impl Switch {
                         record: None,
                         interface: attachment.carry.tap().map(str::to_owned),
                         dropped: attachment.carry.dropped(),
+                        xdp: None,
                     });
                 }
             }
         }
-        Ok(StatsPlan { datapath: Arc::clone(&self.datapath), ports })
+        let overlay = &self.live.overlay;
+        let mut plan = StatsPlan {
+            datapath: Arc::clone(&self.datapath),
+            ports,
+            tunnels: Vec::new(),
+            underlays: Vec::new(),
+            neighbours: Vec::new(),
+        };
+        let mut used = BTreeSet::new();
+        for ((bridge_name, name), live) in &overlay.tunnels {
+            if bridge.is_some_and(|bridge| bridge != bridge_name) || port.as_ref().is_some_and(|port| port != name) {
+                continue;
+            }
+            let record = self.desired.bridge(bridge_name)?.tunnel(bridge_name, name)?;
+            used.extend(record.underlay());
+            let vteps = live.vteps.iter().map(|(remote, vtep)| (*remote, vtep.entry.id)).collect();
+            plan.tunnels.push(PlannedTunnel { bridge: bridge_name.clone(), name: name.clone(), vteps });
+        }
+        let underlays = overlay.underlays.iter().filter(|(key, _)| used.contains(*key));
+        plan.underlays.extend(underlays.map(|(key, live)| (*key, live.id)));
+        let shown = |bridge: &&String| plan.tunnels.iter().any(|tunnel| tunnel.bridge == **bridge);
+        let neighbours: Vec<_> = overlay
+            .neighbours
+            .iter()
+            .filter(|(bridge, _)| shown(bridge))
+            .map(|(b, n)| (b.clone(), Arc::clone(n)))
+            .collect();
+        plan.neighbours = neighbours;
+        Ok(plan)
     }
 }
 
@@ -107,6 +157,25 @@ impl StatsPlan {
         let lookup = Lookup::default();
         Stats {
             ports: self.ports.iter().map(|port| port.gather(&self.datapath, &lookup)).collect(),
+            tunnels: self.tunnels.iter().map(|tunnel| tunnel.gather(&self.datapath)).collect(),
+            underlays: self
+                .underlays
+                .iter()
+                .map(|((local, port), id)| UnderlayStats {
+                    local: *local,
+                    port: *port,
+                    total: describe(&total(&self.datapath, *id)),
+                })
+                .collect(),
+            neighbours: self
+                .neighbours
+                .iter()
+                .map(|(bridge, neighbours)| NeighbourStats {
+                    bridge: bridge.clone(),
+                    known: neighbours.known(),
+                    answered: neighbours.answered(),
+                })
+                .collect(),
             workers: workers
                 .iter()
                 .enumerate()
@@ -160,8 +229,30 @@ impl PlannedPort {
             }
             Some(record) => lookup.open(record)?.run(|| link_here(record)).ok()?.ok()?,
         };
-        link.map(|link| (link.tx_dropped, link.rx_dropped))
+        // What an AF_XDP socket drops was sent already as far as the container's interface knows.
+        let before_us = self.xdp.as_ref().map_or(0, |xdp| xdp.dropped());
+        link.map(|link| (link.tx_dropped + before_us, link.rx_dropped))
     }
+}
+
+impl PlannedTunnel {
+    fn gather(&self, datapath: &Datapath) -> TunnelStats {
+        let mut sum = PortCounters::default();
+        let mut remotes = Vec::with_capacity(self.vteps.len());
+        for (remote, id) in &self.vteps {
+            let counters = total(datapath, *id);
+            sum.add(&counters);
+            remotes.push(RemoteStats { remote: *remote, total: describe(&counters) });
+        }
+        TunnelStats { tunnel: self.name.clone(), bridge: self.bridge.clone(), total: describe(&sum), remotes }
+    }
+}
+
+/// The counters of `id`, summed over the workers.
+fn total(datapath: &Datapath, id: PortId) -> PortCounters {
+    let mut sum = PortCounters::default();
+    datapath.port_counters(id).iter().for_each(|counters| sum.add(counters));
+    sum
 }
 
 fn describe(counters: &PortCounters) -> Counters {

@@ -3,7 +3,7 @@
 //! Every slot can hold a super-frame. That costs address space, not memory: a slot's pages are
 //! touched only as far as frames reach into it, and because the most recently freed slot is handed
 //! out first, bulk traffic keeps using the one slot whose 64 KB are hot in the cache. Chunks are
-//! what AF_XDP sockets receive into ([`lending`]).
+//! what AF_XDP sockets receive into (`lending`).
 //!
 //! A pool and its frames belong to one thread. A frame returned to another pool is a bug and
 //! panics in [`Pool::free`].

@@ -88,7 +88,7 @@ pub struct XdpDevice {
     home: u16,
     mode: XdpMode,
     refused: Vec<Refused>,
-    /// Our program, and where it is attached. Dropped before the sockets: see [`program`].
+    /// Our program, and where it is attached. Dropped before the sockets.
     program: Option<OwnedFd>,
     attached: Mutex<Option<Attached>>,
     /// Keeps the sockets reachable for the program.

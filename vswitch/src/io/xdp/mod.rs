@@ -3,11 +3,11 @@
 //!
 //! # Theory of operation
 //!
-//! A small XDP [`program`] on the interface redirects what comes in to sockets, one per receive queue ([`socket`]). The
-//! memory of the worker that serves the interface is shared with the kernel ([`umem`]), and rings ([`ring`]) carry
-//! descriptors of it both ways. Received frames are used where the kernel put them ([`rx`]), sent ones are read from where they
-//! are ([`tx`]); between two AF_XDP ports of a worker a frame is never copied by us. How much the kernel copies depends
-//! on the interface ([`mode`]).
+//! A small XDP `program` on the interface redirects what comes in to sockets, one per receive queue (`socket`). The
+//! memory of the worker that serves the interface is shared with the kernel (`umem`), and rings (`ring`) carry
+//! descriptors of it both ways. Received frames are used where the kernel put them (`rx`), sent ones are read from where they
+//! are (`tx`); between two AF_XDP ports of a worker a frame is never copied by us. How much the kernel copies depends
+//! on the interface (`mode`).
 //!
 //! # Threads
 //!
@@ -25,16 +25,16 @@
 //! The sockets need what the crates for AF_XDP do not have: metadata in front of sent frames, without which every checksum
 //! has to be computed here, and again at the other end; chunks that are not aligned, without which nothing could be
 //! sent from where a TAP was read into; a socket map, and a program that the process takes with it when it ends. What is
-//! left is rings, and those are [`ring`].
+//! left is rings, and those are `ring`.
 //!
 //! # What AF_XDP cannot do
 //!
 //! There are no super-frames: the container's end of a veth sends none while a program is attached, and the egress
-//! segments what comes from elsewhere. An interface's checksum offload says nothing about what we receive; see [`partial`].
+//! segments what comes from elsewhere. An interface's checksum offload says nothing about what we receive; see `partial`.
 //!
 //! [`Device::home`]: super::Device::home
 
-mod attached;
+mod delivery;
 mod device;
 mod ethtool;
 mod fill;

@@ -1,25 +1,27 @@
 //! The XDP program of an interface that the switch owns.
 //!
-//! Five instructions, one of them of double width, assembled here: no compiler, no loader library, no pinned objects. It hands every packet
-//! to the socket of the receive queue that the packet came in on, and understands packets in more than one buffer.
+//! Five instructions, one of them of double width, assembled here: no compiler, no loader library, no pinned objects.
+//! It hands every packet to the socket of the receive queue that the packet came in on, and understands packets in
+//! more than one buffer.
 //!
-//! *And where there is no socket?* `XDP_PASS` would give the packet to the host's own stack: around the
-//! bridge, its VLANs and its isolation, to a stack that answers ARP for any of the host's addresses. That must
-//! not be. So the packet is dropped, but not by `XDP_DROP`, which nobody would ever notice: by `XDP_ABORTED`, which fires
-//! the tracepoint `xdp:xdp_exception` with program and interface. It happens only on queues that were added
-//! after the device was opened: the sockets are in the map before the program is attached, and the
-//! program is detached before they are closed.
+//! *And where there is no socket?* `XDP_PASS` would give the packet to the host's own stack: around the bridge, its
+//! VLANs and its isolation, to a stack that answers ARP for any of the host's addresses. That must not be. So the
+//! packet is dropped, but not by `XDP_DROP`, which nobody would ever notice: by `XDP_ABORTED`, which fires the
+//! tracepoint `xdp:xdp_exception` with program and interface. It happens only on queues that were added after the
+//! device was opened: the sockets are in the map before the program is attached, and the program is detached before
+//! they are closed.
 //!
 //! The program is attached by a link (`BPF_LINK_CREATE`), which goes with this process, however it ends: then the
-//! interface is as it was before, offloads of a veth's peer included.
+//! interface is as it was before, offloads of a veth's peer included. What comes in then is the host's: an interface that
+//! is kept for a daemon to come back to should be down meanwhile, or have no use for the host's stack.
 
 use std::ffi::CStr;
 use std::io;
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
-use super::attached;
 use super::mode::{Refused, XdpMode, why_not_attached};
-use crate::bpf::sys::{self, Instruction, Map, MapKind, ProgramKind};
+use crate::bpf::sys::{self, Instruction, Map, MapKind, ProgramInfo, ProgramKind};
+use crate::control::netlink::Netlink;
 
 /// The name under which people find program and map (`bpftool prog`).
 const NAME: &str = "vswitch_port";
@@ -121,9 +123,14 @@ impl Attached {
 
 /// The error for an interface that has a program already.
 fn taken(interface: &str, ifindex: u32, error: &io::Error) -> io::Error {
-    let programs = attached::programs(ifindex).unwrap_or_default();
-    let names: Vec<_> = programs.iter().map(ToString::to_string).collect();
-    let which = if names.is_empty() { error.to_string() } else { names.join(", ") };
+    let program = Netlink::open().ok().and_then(|mut netlink| netlink.xdp_program(ifindex).ok().flatten());
+    let which = match program {
+        // One that went meanwhile, or may not be looked at, still has its id.
+        Some((_, Some(id))) => {
+            sys::program_info_by_id(id).unwrap_or(ProgramInfo { id, name: String::new() }).to_string()
+        }
+        _ => error.to_string(),
+    };
     io::Error::new(
         io::ErrorKind::ResourceBusy,
         format!("{interface} has an XDP program of somebody else: {which}; it is left alone, detach it first"),

@@ -38,6 +38,7 @@ use arrayvec::ArrayVec;
 use rustix::io::Errno;
 use rustix::net::xdp::{XSK_UNALIGNED_BUF_OFFSET_SHIFT, XdpDesc, XdpDescOptions};
 
+use super::delivery::{Delivery, Described};
 use super::device::Shared;
 use super::ring::{Consumer, Producer};
 use super::socket::Socket;
@@ -69,14 +70,6 @@ pub(super) struct TxSide {
 pub(super) enum Ownership {
     Copied,
     Completed,
-}
-
-/// A unit in the ring whose fate is not known yet.
-#[derive(Debug, Clone, Copy)]
-struct Described {
-    /// The ring's index behind the unit's last descriptor.
-    end: u32,
-    bytes: u32,
 }
 
 type Descriptors = ArrayVec<XdpDesc, { DESCRIPTORS_MAX }>;
@@ -189,13 +182,13 @@ impl XdpTx {
         }
         let first = side.tx.produced();
         side.tx.release(std::mem::take(&mut self.written));
-        let mut delivered = Delivered { units: &self.described, settled: 0, report };
+        let mut delivered = Delivery::new(&self.described, report);
         if self.shared.is_zero_copy() {
             if side.tx.needs_wakeup() {
-                match side.socket.kick() {
-                    Err(Errno::NXIO) => self.shared.set_gone(),
-                    // Down, or the driver is busy: the descriptors are in the ring and will be looked at.
-                    Err(_) | Ok(()) => {}
+                // Other errors say that it is down, or the driver busy: the descriptors are in the ring and are looked at
+                // later.
+                if side.socket.kick() == Err(Errno::NXIO) {
+                    self.shared.set_gone();
                 }
             }
             delivered.all();
@@ -214,10 +207,7 @@ impl XdpTx {
                 _ => DropReason::TxError,
             };
             if self.shared.ownership() == Ownership::Copied {
-                let from = match delivered.settled {
-                    0 => first,
-                    settled => self.described[settled - 1].end,
-                };
+                let from = delivered.settled_end().unwrap_or(first);
                 side.tx.revise(from, |desc| *desc = XdpDesc { len: 0, options: XdpDescOptions::empty(), ..*desc });
                 delivered.drop_rest(reason);
             } else if error == Some(Errno::NXIO) {
@@ -317,7 +307,7 @@ fn split_at_pages(addr: u64, len: u32) -> [Option<(u64, u32)>; 2] {
 }
 
 /// Makes the kernel take what is in the ring; the error at which it stopped, if it did.
-fn push(side: &mut TxSide, delivered: &mut Delivered<'_, '_>) -> Option<Errno> {
+fn push(side: &mut TxSide, delivered: &mut Delivery<'_, '_>) -> Option<Errno> {
     let mut stalls = 0;
     let mut consumed = side.tx.consumed();
     // Every call takes a descriptor or counts as a stall.
@@ -348,56 +338,6 @@ fn push(side: &mut TxSide, delivered: &mut Delivered<'_, '_>) -> Option<Errno> {
             }
             Err(errno) => return Some(errno),
         }
-    }
-}
-
-/// Counts units as the kernel gets on.
-struct Delivered<'a, 'b> {
-    units: &'a [Described],
-    /// Units that are accounted for.
-    settled: usize,
-    report: &'b mut TxReport,
-}
-
-impl Delivered<'_, '_> {
-    /// The kernel's index is `consumed`; if `dropped`, the unit that it took last was not sent. Whether that was news.
-    fn up_to(&mut self, consumed: u32, dropped: bool) -> bool {
-        let before = self.settled;
-        let passed = |unit: &Described| (consumed.wrapping_sub(unit.end) as i32) >= 0;
-        let mut until = self.settled + self.units[self.settled..].iter().take_while(|unit| passed(unit)).count();
-        if dropped && until == self.settled {
-            // The index was not moved: the drop was all that happened.
-            until = (until + 1).min(self.units.len());
-        }
-        for (at, unit) in self.units[before..until].iter().enumerate() {
-            if dropped && before + at + 1 == until {
-                self.report.drop_unit(DropReason::NoBuffer);
-            } else {
-                self.report.sent += 1;
-                self.report.bytes += u64::from(unit.bytes);
-            }
-        }
-        self.settled = until;
-        until > before
-    }
-
-    fn are_all(&self) -> bool {
-        self.settled == self.units.len()
-    }
-
-    fn all(&mut self) {
-        for unit in &self.units[self.settled..] {
-            self.report.sent += 1;
-            self.report.bytes += u64::from(unit.bytes);
-        }
-        self.settled = self.units.len();
-    }
-
-    fn drop_rest(&mut self, reason: DropReason) {
-        for _ in self.settled..self.units.len() {
-            self.report.drop_unit(reason);
-        }
-        self.settled = self.units.len();
     }
 }
 
