@@ -49,7 +49,7 @@ mod tx;
 mod umem;
 
 pub use device::{Steering, XdpConfig, XdpDevice};
-pub use ethtool::receive_queues;
+pub use ethtool::{receive_queues, turn_off_features};
 pub use mode::{Refused, XdpMode};
 pub use socket::{BusyPoll, XdpStatistics};
 pub use umem::Umems;
