@@ -253,7 +253,7 @@ impl Switch {
             others.filter_map(|(_, shared)| shared.attachment.as_ref().ok()).any(|other| other.index == index)
         };
         let next = match &link {
-            Some(link) if Some(link.index) == attached => return,
+            Some(link) if Some(link.index) == attached && self.is_whole(at) => return,
             None => Err(Detached::Missing),
             Some(link) if taken(link.index) => Err(Detached::Missing),
             Some(link) if self.is_l2_uplink(link.index) => {
@@ -278,6 +278,10 @@ impl Switch {
             tracing::warn!(uplink = %option, %why, "the uplink cannot be shared, trying again");
         }
         self.uplinks.shared[at].attachment = attachment;
+    }
+
+    fn is_whole(&self, at: usize) -> bool {
+        self.uplinks.shared[at].attachment.as_ref().is_ok_and(|attached| attached.carry.is_whole())
     }
 
     fn is_l2_uplink(&self, index: u32) -> bool {
