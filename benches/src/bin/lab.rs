@@ -23,10 +23,11 @@ use vswitch_tests::process::INTERRUPTED;
 #[command(after_help = "Examples:\n  \
     lab                                                    everything, five rounds\n  \
     lab --workloads tcp1 --peers vswitch,bridge            one number, quickly\n  \
-    lab --peers vswitch,vswitch@/tmp/old,bridge            two builds against each other")]
+    lab --peers vswitch,vswitch@/tmp/old,bridge            two builds against each other\n  \
+    lab --peers vxlan,vxlan-kernel --reference vxlan-kernel --workloads tcp1,tcp4,rtt,raw64,udp64")]
 struct Arguments {
     /// The switches: vswitch, vswitch@BIN_DIR (another build), bridge, bridge-plain (no
-    /// netfilter hooks), ovs, ovs-tso
+    /// netfilter hooks), ovs, ovs-tso; and overlays of two hosts: vxlan, vxlan@BIN_DIR, vxlan-kernel
     #[arg(long, value_delimiter = ',', default_value = "vswitch,bridge,ovs")]
     peers: Vec<Peer>,
     /// The workloads: tcp1, tcp4, tcp1r, rtt, conn, req, raw64, udp64
@@ -54,6 +55,12 @@ struct Arguments {
     /// Further arguments of the vswitch daemon, separated by spaces, such as "--workers 2"
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     vswitch_args: String,
+    /// The MTU of the underlay of vxlan and vxlan-kernel
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1330..=65_535))]
+    underlay_mtu: u32,
+    /// Give the underlay no segmentation offload, as a plain network card: all is cut before it crosses
+    #[arg(long)]
+    underlay_cuts: bool,
     /// Ratios are to this peer
     #[arg(long, default_value = "bridge")]
     reference: Peer,
@@ -87,7 +94,7 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
     on_signal_set_flag();
     namespace::sweep()?;
     let directory = tempfile::Builder::new().prefix("vswitch-lab-").tempdir()?;
-    let ours = arguments.peers.contains(&Peer::Vswitch(None));
+    let ours = arguments.peers.iter().any(|peer| matches!(peer, Peer::Vswitch(None) | Peer::Vxlan(None)));
     let setup = Setup {
         ports: usize::from(arguments.ports),
         binaries: match &arguments.bin_dir {
@@ -96,6 +103,8 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
             None => PathBuf::new(),
         },
         vswitch_args: arguments.vswitch_args.split_whitespace().map(str::to_owned).collect(),
+        underlay_mtu: arguments.underlay_mtu,
+        cuts: arguments.underlay_cuts,
         directory: directory.path().to_owned(),
     };
     let plan = Plan {
@@ -112,6 +121,7 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
             "load": plan.load,
             "ports": arguments.ports,
             "vswitch_args": arguments.vswitch_args,
+            "underlay": { "mtu": arguments.underlay_mtu, "cuts": arguments.underlay_cuts },
             "runs": runs,
         });
         std::fs::write(path, serde_json::to_vec_pretty(&document)?)?;

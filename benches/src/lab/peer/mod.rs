@@ -14,6 +14,7 @@ use vswitch_tests::process::Background;
 mod bridge;
 mod ovs;
 mod tap;
+mod vxlan;
 
 /// A kind of switch.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -31,6 +32,10 @@ pub enum Peer {
     Ovs,
     /// The same with its experimental segmentation offload (`userspace-tso-enable`).
     OvsTso,
+    /// Two hosts with ours, over TAP ports, and VXLAN between them.
+    Vxlan(Option<PathBuf>),
+    /// Two hosts with the kernel's bridge over veth pairs and its `vxlan` device.
+    VxlanKernel,
 }
 
 impl FromStr for Peer {
@@ -43,9 +48,15 @@ impl FromStr for Peer {
             "bridge-plain" => Ok(Self::BridgePlain),
             "ovs" => Ok(Self::Ovs),
             "ovs-tso" => Ok(Self::OvsTso),
-            _ => match text.strip_prefix("vswitch@") {
-                Some(directory) => Ok(Self::Vswitch(Some(directory.into()))),
-                None => Err(format!("no peer {text}: vswitch, vswitch@BIN_DIR, bridge, bridge-plain, ovs or ovs-tso")),
+            "vxlan" => Ok(Self::Vxlan(None)),
+            "vxlan-kernel" => Ok(Self::VxlanKernel),
+            _ => match text.split_once('@') {
+                Some(("vswitch", directory)) => Ok(Self::Vswitch(Some(directory.into()))),
+                Some(("vxlan", directory)) => Ok(Self::Vxlan(Some(directory.into()))),
+                _ => Err(format!(
+                    "no peer {text}: vswitch, vswitch@BIN_DIR, bridge, bridge-plain, ovs, ovs-tso, vxlan, \
+                     vxlan@BIN_DIR or vxlan-kernel"
+                )),
             },
         }
     }
@@ -60,6 +71,9 @@ impl fmt::Display for Peer {
             Self::BridgePlain => f.write_str("bridge-plain"),
             Self::Ovs => f.write_str("ovs"),
             Self::OvsTso => f.write_str("ovs-tso"),
+            Self::Vxlan(None) => f.write_str("vxlan"),
+            Self::Vxlan(Some(directory)) => write!(f, "vxlan@{}", directory.display()),
+            Self::VxlanKernel => f.write_str("vxlan-kernel"),
         }
     }
 }
@@ -73,6 +87,10 @@ pub struct Setup {
     pub binaries: PathBuf,
     /// Further arguments of our daemon.
     pub vswitch_args: Vec<String>,
+    /// The MTU of overlays' underlay.
+    pub underlay_mtu: u32,
+    /// Whether the underlay's interfaces have no segmentation offload.
+    pub cuts: bool,
     /// A directory for sockets, logs and databases.
     pub directory: PathBuf,
 }
@@ -108,9 +126,11 @@ pub struct Topology {
     /// The containers; workloads use the first two.
     pub containers: Vec<Container>,
     // Dropped in this order: the switch's processes before the namespace that they are in.
-    daemon: Option<Daemon>,
+    daemons: Vec<Daemon>,
     background: Vec<Background>,
     host: Namespace,
+    /// The other host of an overlay.
+    far: Option<Namespace>,
 }
 
 impl Topology {
@@ -130,7 +150,12 @@ impl Topology {
             .enumerate()
             .map(|(number, namespace)| Container { namespace, address: address(number) })
             .collect();
-        let mut topology = Self { peer: peer.clone(), containers, daemon: None, background: Vec::new(), host };
+        let far = match peer {
+            Peer::Vxlan(_) | Peer::VxlanKernel => Some(Namespace::create(&format!("{prefix}far"))?),
+            _ => None,
+        };
+        let (daemons, background) = (Vec::new(), Vec::new());
+        let mut topology = Self { peer: peer.clone(), containers, daemons, background, host, far };
         topology.join(setup, &directory)?;
         for container in &topology.containers {
             // A closed connection leaves its port in TIME_WAIT: the connection rate needs many.
@@ -145,7 +170,7 @@ impl Topology {
         match &self.peer {
             Peer::Vswitch(binaries) => {
                 let binaries = binaries.as_ref().unwrap_or(&setup.binaries);
-                self.daemon = Some(tap::join(&self.host, &self.containers, binaries, &setup.vswitch_args, directory)?);
+                self.daemons = vec![tap::join(&self.host, &self.containers, binaries, &setup.vswitch_args, directory)?];
             }
             Peer::Bridge => bridge::join(&self.host, &self.containers)?,
             Peer::BridgePlain => {
@@ -156,15 +181,25 @@ impl Topology {
                 let tso = self.peer == Peer::OvsTso;
                 self.background = ovs::join(&self.host, &self.containers, tso, directory)?;
             }
+            Peer::Vxlan(binaries) => {
+                let binaries = binaries.as_ref().unwrap_or(&setup.binaries);
+                self.daemons = vxlan::join(self.hosts(), &self.containers, binaries, setup, directory)?;
+            }
+            Peer::VxlanKernel => vxlan::join_kernel(self.hosts(), &self.containers, setup)?,
         }
         Ok(())
+    }
+
+    /// The hosts of an overlay.
+    fn hosts(&self) -> [&Namespace; 2] {
+        [&self.host, self.far.as_ref().unwrap_or(&self.host)]
     }
 
     /// The processes that are the switch; none for the kernel's. The database server of Open vSwitch
     /// takes no part in forwarding, but it is a part of the switch.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
-        self.daemon.iter().map(Daemon::pid).chain(self.background.iter().map(Background::pid)).collect()
+        self.daemons.iter().map(Daemon::pid).chain(self.background.iter().map(Background::pid)).collect()
     }
 }
 

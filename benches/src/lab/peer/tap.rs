@@ -16,10 +16,7 @@ pub(super) fn join(
     args: &[String],
     directory: &Path,
 ) -> io::Result<Daemon> {
-    let mut config = DaemonConfig::below(directory, binaries.to_owned());
-    config.args = args.to_vec();
-    config.log_level = "warn".to_owned();
-    let daemon = Daemon::start(host, config)?;
+    let daemon = start(host, binaries, args, directory)?;
     ctl(host, &daemon, &["add-br", "br0", "--subnet", "10.77.0.0/16"])?;
     for container in containers {
         let address = container.address.to_string();
@@ -28,7 +25,16 @@ pub(super) fn join(
     Ok(daemon)
 }
 
-fn ctl(host: &Namespace, daemon: &Daemon, args: &[&str]) -> io::Result<()> {
+/// Starts a daemon in `host`.
+pub(super) fn start(host: &Namespace, binaries: &Path, args: &[String], directory: &Path) -> io::Result<Daemon> {
+    let mut config = DaemonConfig::below(directory, binaries.to_owned());
+    config.args = args.to_vec();
+    config.log_level = "warn".to_owned();
+    Daemon::start(host, config)
+}
+
+/// Runs the client, which must succeed.
+pub(super) fn ctl(host: &Namespace, daemon: &Daemon, args: &[&str]) -> io::Result<()> {
     let output = daemon.config.ctl(host, args)?;
     if output.status.success() {
         return Ok(());
