@@ -24,6 +24,9 @@
 //! | `DELETE /v1/bridges/{bridge}/vxlans/{tunnel}` | | 204 |
 //! | `POST /v1/bridges/{bridge}/vxlans/{tunnel}/remotes` | [`RemoteSpec`] | [`Vxlan`] |
 //! | `DELETE /v1/bridges/{bridge}/vxlans/{tunnel}/remotes/{ip}` | | [`Vxlan`] |
+//! | `POST /v1/bridges/{bridge}/uplinks` | [`UplinkSpec`] | [`Uplink`] |
+//! | `DELETE /v1/bridges/{bridge}/uplinks/{interface}` | | 204 |
+//! | `GET /v1/uplinks` | | [`Uplinks`] |
 //! | `GET /v1/bridges/{bridge}/fdb` | | `[`[`FdbEntry`]`]` |
 //! | `POST /v1/bridges/{bridge}/fdb` | [`FdbStatic`] | [`FdbEntry`] |
 //! | `DELETE /v1/bridges/{bridge}/fdb/{mac}?vlan=N` | | [`Flushed`] |
@@ -43,6 +46,9 @@ use utoipa::ToSchema;
 mod overlay;
 
 pub use overlay::*;
+mod uplink;
+
+pub use uplink::{SharedUplink, Uplink, UplinkCarry, UplinkSpec, UplinkState, Uplinks};
 
 /// The largest request body that the daemon reads, in bytes.
 pub const REQUEST_BYTES_MAX: usize = 64 * 1024;

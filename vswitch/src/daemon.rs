@@ -22,6 +22,7 @@ use crate::control::server::socket::{self, Socket, SocketError};
 use crate::control::service::{Service, StopRequest};
 use crate::control::store::{LoadError, Store};
 use crate::control::switch::{Switch, XdpContext};
+use crate::control::uplink::options::UplinkOption;
 use crate::control::{host_ends, upkeep, watch as netns_watch};
 use crate::datapath::{Datapath, DatapathConfig};
 use crate::io::xdp::BusyPoll;
@@ -52,6 +53,8 @@ pub struct Options {
     pub state_dir: PathBuf,
     /// The number of datapath threads; default one per core, at most 8.
     pub workers: Option<usize>,
+    /// The interfaces that are shared with the host.
+    pub uplinks: Vec<UplinkOption>,
     /// Whether neighbours of one flow are merged into super-frames on the way out.
     pub coalesce: bool,
     /// The chunks of 4 KB that each thread receives AF_XDP frames into.
@@ -123,6 +126,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let xdp = XdpContext { busy_poll, ..XdpContext::default() };
     let mut switch = Switch::new(desired, store, Arc::clone(&datapath), xdp)
         .map_err(doing("the daemon's own network namespace cannot be opened"))?;
+    switch.set_uplinks(options.uplinks.clone()).map_err(|error| StartError::Reconcile(error.message))?;
+    let host_changes = switch.host_changes();
     switch.reconcile().map_err(|error| StartError::Reconcile(error.message))?;
     let (bridges, ports) = (switch.bridges().len(), switch.ports(None).map_or(0, |ports| ports.len()));
 
@@ -140,6 +145,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let upkeep = [
             tokio::spawn(upkeep::handle_events(service.clone(), events)),
             tokio::spawn(upkeep::tick(service.clone())),
+            tokio::spawn(upkeep::follow_host(service.clone(), host_changes)),
             tokio::spawn(netns_watch::watch(service.clone())),
             tokio::spawn(host_ends::watch(service.clone())),
         ];

@@ -7,12 +7,18 @@
 //! # Panics
 //! All of them, when an invariant does not hold. That is what they are for.
 
+use std::net::IpAddr;
+
 use crate::api;
 use crate::frame::gro::{Accept, Coalescer};
 use crate::frame::gso::Segmenter;
 use crate::frame::{BURST_FRAMES_MAX, Csum, Frame, Offload, Pool, checksum};
+use crate::snapshot::PortId;
+use crate::tunnel::ecn::{self, Ecn};
+use crate::tunnel::train::Run;
+use crate::tunnel::{TunnelEntry, TunnelTable, decap, inner};
 use crate::wire::layers::Layers;
-use crate::wire::{EtherType, arp, ethernet, icmpv6, ipv4, ipv6, protocol, tcp, udp, vnet_hdr};
+use crate::wire::{EtherType, arp, ethernet, icmpv6, ipv4, ipv6, protocol, tcp, too_big, udp, vnet_hdr, vxlan};
 
 /// A target: its name, which is also its corpus's directory, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -25,6 +31,8 @@ pub const TARGETS: &[Target] = &[
     ("gro_coalesce", gro_coalesce),
     ("arp_nd", arp_nd),
     ("control_json", control_json),
+    ("vxlan_train", vxlan_train),
+    ("too_big", too_big),
 ];
 
 /// A frame through every view there is; the [`Layers`] lie within it and in order.
@@ -229,6 +237,83 @@ pub fn arp_nd(data: &[u8]) {
             assert!(address.is_none_or(|mac| data.windows(6).any(|window| window == mac.0)));
         }
     }
+}
+
+/// A two-byte big-endian size and the datagrams of a train: what passes the checks is a frame, marks of
+/// congestion keep its checksum as it was, and what is put together segments into the bytes that came in.
+pub fn vxlan_train(data: &[u8]) {
+    let Some((size, train)) = data.split_first_chunk::<2>() else { return };
+    let size = usize::from(u16::from_be_bytes(*size)).max(1);
+    let remote = IpAddr::from([198, 18, 0, 2]);
+    let tunnel = |vni, inner_tags| TunnelEntry { vni, inner_tags, remotes: vec![(remote, PortId(1))] };
+    let tunnels = TunnelTable::new(&[tunnel(42, false), tunnel(43, true)]);
+    let passes = |datagram| decap::check(datagram, remote, vxlan::PORT, &tunnels).ok().map(|(_, frame)| frame);
+    let mut frames = train.chunks(size).map_while(passes).peekable();
+    while let Some(first) = frames.next() {
+        assert!(first.len() >= ethernet::HEADER_BYTES);
+        let _ = inner::examine(first);
+        marked_and_right(first);
+        let Some(mut run) = Run::open(first) else { continue };
+        let (mut whole, mut expected) = (first.to_vec(), vec![first]);
+        while let Some(next) = frames.peek()
+            && let Some((headers, payload)) = next.split_at_checked(run.headers_bytes())
+            && run.take(&whole, headers, payload)
+        {
+            whole.extend(payload);
+            expected.extend(frames.next());
+        }
+        assert_eq!((whole.len(), usize::from(run.count())), (run.frame_bytes(), expected.len()));
+        let offload = run.close(&mut whole);
+        if expected.len() > 1 {
+            let expected: Vec<_> = expected.iter().flat_map(|frame| finished(frame, &Offload::NONE)).collect();
+            assert_eq!(finished(&whole, &offload), expected);
+        }
+    }
+}
+
+/// Whatever mark the outer packet has: the length is the same, and so is whether the header is right.
+fn marked_and_right(frame: &[u8]) {
+    let is_right = |frame: &[u8]| {
+        let (ethertype, offset) = ethernet::skip_tags(frame).ok()?;
+        let packet = ipv4::Packet::new_checked(&frame[offset..]).ok()?;
+        (ethertype == EtherType::IPV4).then(|| packet.is_checksum_right())
+    };
+    for tos in 0..4 {
+        let mut marked = frame.to_vec();
+        if ecn::decapsulate(&mut marked, Ecn::of_tos(tos)).is_ok() {
+            assert_eq!(is_right(&marked), is_right(frame));
+        } else {
+            assert_eq!(marked, frame);
+        }
+    }
+}
+
+/// A two-byte big-endian MTU and a frame: the answer is a whole packet to the sender, and not answered.
+pub fn too_big(data: &[u8]) {
+    let Some((mtu, frame)) = data.split_first_chunk::<2>() else { return };
+    let mtu = u32::from(u16::from_be_bytes(*mtu));
+    let answer = |frame: &[u8], told: &mut [u8]| {
+        // As the egress has it: only what is larger than the MTU is too big.
+        let packet_bytes = frame.len().max(mtu as usize + 1);
+        too_big::too_big(frame, packet_bytes, mtu, told)
+    };
+    let mut told = [0; too_big::BYTES_MAX];
+    let Some(bytes) = answer(frame, &mut told) else { return };
+    let told = &told[..bytes];
+    assert_eq!(told[..6], frame[6..12]);
+    let (ethertype, offset) = ethernet::skip_tags(told).expect("it is a frame");
+    match ethertype {
+        EtherType::IPV4 => {
+            let packet = ipv4::Packet::new_checked(&told[offset..]).expect("it is a packet");
+            assert!(packet.is_checksum_right() && checksum::of(packet.payload()) == 0);
+        }
+        _ => {
+            let packet = ipv6::Packet::new_checked(&told[offset..]).expect("it is a packet");
+            let sum = packet.pseudo_header_sum(protocol::ICMPV6, packet.payload().len());
+            assert_eq!(checksum::fold(sum + checksum::sum(packet.payload())), 0xffff);
+        }
+    }
+    assert_eq!(answer(told, &mut [0; too_big::BYTES_MAX]), None, "an error about an error would have no end");
 }
 
 /// A request's body, as every type that the control socket reads: what is understood survives

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{ArgAction, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
+use vswitch::control::uplink::options::{self, UplinkOption};
 use vswitch::daemon::{
     self, Options, WORKERS_MAX, XDP_BUSY_POLL_US_MAX, XDP_CHUNKS_DEFAULT, XDP_CHUNKS_MAX, XDP_CHUNKS_MIN,
 };
@@ -30,6 +31,12 @@ struct Arguments {
     /// The number of datapath threads [default: one per core, at most 8].
     #[arg(long, value_name = "N", value_parser = parse_workers)]
     workers: Option<usize>,
+
+    /// An interface of the host through which the switch's traffic leaves, too, and how it is taken
+    /// there: at the tc hook, or by AF_XDP (repeatable). `auto` is the interface of the default route, and
+    /// touched only when something needs it [default: auto].
+    #[arg(long = "uplink", value_name = "auto|none|IFACE[,tc|,xdp=native|generic]")]
+    uplinks: Vec<UplinkOption>,
 
     /// Whether neighbours of one flow are merged into super-frames towards interfaces that take them.
     /// Off is for measurements: what it saves is the receiver's work per packet.
@@ -76,6 +83,10 @@ Examples:
   A second switch beside the first:
     vswitch --socket /run/vswitch/two.sock --state-dir /var/lib/vswitch-two
 
+  Share an interface other than that of the default route, and do so from the beginning:
+    vswitch --uplink eth1
+    vswitch --uplink eth1,xdp=native --uplink auto
+
   See more of what it does:
     vswitch --log debug
 
@@ -119,7 +130,7 @@ fn completion_script(shell: Supported) -> Vec<u8> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { socket, state_dir, workers, coalesce, xdp_chunks, xdp_busy_poll, log, completion } =
+    let Arguments { socket, state_dir, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll, log, completion } =
         Arguments::parse();
     if let Some(shell) = completion {
         return match std::io::stdout().write_all(&completion_script(shell)) {
@@ -132,8 +143,14 @@ fn main() -> ExitCode {
             }
         };
     }
+    let uplinks = match options::check(uplinks) {
+        Ok(uplinks) => uplinks,
+        Err(why) => Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, why).exit(),
+    };
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(false).init();
-    match daemon::run(&Options { socket, state_dir, workers, coalesce, xdp_chunks, xdp_busy_poll_us: xdp_busy_poll }) {
+    let options =
+        Options { socket, state_dir, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll_us: xdp_busy_poll };
+    match daemon::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("vswitch: {error}");

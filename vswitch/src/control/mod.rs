@@ -18,4 +18,5 @@ pub mod service;
 pub mod store;
 pub mod switch;
 pub mod upkeep;
+pub mod uplink;
 pub mod watch;

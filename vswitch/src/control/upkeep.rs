@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use crossbeam_channel::Receiver;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 use tokio::time::{MissedTickBehavior, interval};
 
 use super::placement::{self, Move, PortKey, PortLoad, Samples, WorkerLoad};
@@ -19,6 +19,8 @@ use crate::datapath::{Datapath, Event};
 const TICK: Duration = Duration::from_secs(1);
 /// After how many ticks a failed port is tried again.
 const RETRY_TICKS: u32 = 3;
+/// How long changes of the host are gathered before the uplinks follow them.
+const HOST_CHANGES_WAIT: Duration = Duration::from_millis(20);
 /// Events that are handled at one time: a thousand namespaces may go at once.
 const EVENTS_MAX: usize = 4096;
 
@@ -42,6 +44,22 @@ pub async fn tick(service: Service) {
                 })
                 .await;
         }
+    }
+}
+
+/// Follows the host's interfaces and routes, while an uplink does, until the task is dropped.
+pub async fn follow_host(service: Service, mut changes: watch::Receiver<u64>) {
+    while changes.changed().await.is_ok() {
+        // What belongs together comes together: a link, its addresses, its routes.
+        tokio::time::sleep(HOST_CHANGES_WAIT).await;
+        changes.mark_unchanged();
+        // A refusal means that the daemon is stopping, and a panic was logged by the service.
+        let _ = service
+            .change(|switch| {
+                switch.follow_uplinks();
+                Ok(())
+            })
+            .await;
     }
 }
 

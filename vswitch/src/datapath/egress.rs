@@ -28,6 +28,11 @@ pub(super) struct Output<'a> {
 }
 
 impl Output<'_> {
+    /// The largest IP packet that gets through: what the port takes, or the way behind it.
+    fn mtu(&self) -> u32 {
+        self.port.device.path_mtu().map_or(self.port.mtu, |path| path.min(self.port.mtu))
+    }
+
     fn drop_frame(&self, reason: DropReason) {
         self.counters.add_drops(self.port.id.index(), reason, 1);
     }
@@ -155,7 +160,7 @@ impl Egress {
     /// Serves one output of a burst.
     pub(super) fn serve(&mut self, output: &mut Output<'_>, frames: &mut [Frame], scatter: &Scatter, pool: &mut Pool) {
         let caps = output.port.device.caps();
-        let mtu = output.port.device.path_mtu().map_or(output.port.mtu, |path| path.min(output.port.mtu));
+        let mtu = output.mtu();
         // Which units, and which frames, are this output's alone: the others must keep their bytes.
         let (mut soles, mut sole_frames) = (0u64, 0u64);
         for item in scatter.items(output.port.id) {
@@ -255,6 +260,7 @@ impl Egress {
         packet_bytes: usize,
         pool: &mut Pool,
     ) {
+        let mtu = output.mtu();
         let tag = tag::id(frame);
         tag::apply(frame, item.tag);
         let whole = frame.offload.gso.is_none() && pool.linearize(frame);
@@ -265,12 +271,12 @@ impl Egress {
             frame.offload.csum = Csum::Valid;
         }
         let finished = whole && !matches!(frame.offload.csum, Csum::Partial { .. });
-        let fragmenter = Fragmenter::new(frame.data(), output.port.mtu).filter(|_| finished);
+        let fragmenter = Fragmenter::new(frame.data(), mtu).filter(|_| finished);
         let Some(fragmenter) = fragmenter else {
             output.drop_frame(DropReason::TooBig);
             if item.sole {
                 // More than one burst has frames is more than any sender needs to be told.
-                let _ = self.too_big.try_push(TooBig { frame: item.frame, tag, packet_bytes, mtu: output.port.mtu });
+                let _ = self.too_big.try_push(TooBig { frame: item.frame, tag, packet_bytes, mtu });
             }
             return;
         };

@@ -14,6 +14,7 @@ pub mod mem;
 pub mod tap;
 pub mod udp;
 mod underlay;
+pub mod uplink;
 pub mod xdp;
 
 pub use underlay::{Arrivals, Underlay, UnderlayReport, UnderlayRx};

@@ -57,12 +57,12 @@ pub enum Error {
 
 /// IP protocol numbers (IANA "Assigned Internet Protocol Numbers").
 pub mod protocol {
+    /// ICMP (RFC 792).
+    pub const ICMP: u8 = 1;
     /// TCP (RFC 9293).
     pub const TCP: u8 = 6;
     /// UDP (RFC 768).
     pub const UDP: u8 = 17;
-    /// ICMP (RFC 792).
-    pub const ICMP: u8 = 1;
     /// ICMPv6 (RFC 4443).
     pub const ICMPV6: u8 = 58;
     /// SCTP (RFC 9260).

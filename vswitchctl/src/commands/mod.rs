@@ -7,6 +7,7 @@ mod fdb;
 mod port;
 mod show;
 mod stats;
+mod uplink;
 mod vxlan;
 
 use clap::{Subcommand, ValueEnum};
@@ -30,6 +31,9 @@ pub(crate) enum Command {
     DelVxlan(vxlan::DelVxlan),
     AddRemote(vxlan::AddRemote),
     DelRemote(vxlan::DelRemote),
+    AddUplink(uplink::AddUplink),
+    DelUplink(uplink::DelUplink),
+    Uplinks(uplink::List),
     Fdb(fdb::List),
     FdbAdd(fdb::Add),
     FdbDel(fdb::Del),
@@ -57,6 +61,9 @@ impl Command {
             Self::DelVxlan(command) => command.exec(client).await,
             Self::AddRemote(command) => command.exec(client).await,
             Self::DelRemote(command) => command.exec(client).await,
+            Self::AddUplink(command) => command.exec(client).await,
+            Self::DelUplink(command) => command.exec(client).await,
+            Self::Uplinks(command) => command.exec(client).await,
             Self::Fdb(command) => command.exec(client).await,
             Self::FdbAdd(command) => command.exec(client).await,
             Self::FdbDel(command) => command.exec(client).await,

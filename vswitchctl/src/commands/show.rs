@@ -2,9 +2,9 @@
 
 use clap::Args;
 use serde::Serialize;
-use vswitch::api::{Bridge, Port, PortState, PortType, Vxlan};
+use vswitch::api::{Bridge, Port, PortState, PortType, Uplink, Uplinks, Vxlan};
 
-use super::{on_off, port, vxlan};
+use super::{on_off, port, uplink, vxlan};
 use crate::client::{Client, Target};
 use crate::failure::Failure;
 use crate::output::{Output, Table, count, join, visible};
@@ -29,51 +29,63 @@ struct Tree {
     bridge: Bridge,
     ports: Vec<Port>,
     tunnels: Vec<Vxlan>,
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    uplinks: Vec<Uplink>,
 }
 
 impl Show {
     pub(super) async fn exec(self, client: &Client) -> Result<Output, Failure> {
         let bridges = Target::v1().segment("bridges");
+        let mut section = String::new();
+        let uplinks = uplink::get(client).await?;
         let trees = match self.bridge {
             Some(name) => {
                 let target = bridges.segment(&name);
-                let bridge = client.get(&target).await?;
+                let bridges = vec![client.get(&target).await?];
                 let ports = client.get(&target.clone().segment("ports")).await?;
-                vec![Tree { bridge, ports, tunnels: client.get(&target.segment("vxlans")).await? }]
+                group(bridges, ports, client.get(&target.segment("vxlans")).await?, uplinks)
             }
             None => {
                 let bridges: Vec<Bridge> = client.get(&bridges).await?;
                 let ports = client.get(&Target::v1().segment("ports")).await?;
-                group(bridges, ports, client.get(&Target::v1().segment("vxlans")).await?)
+                section = uplink::section(&uplinks);
+                group(bridges, ports, client.get(&Target::v1().segment("vxlans")).await?, uplinks)
             }
         };
-        Output::new(trees.iter().map(render).collect::<Vec<_>>().join("\n"), &trees)
+        let mut parts: Vec<String> = trees.iter().map(render).collect();
+        parts.extend((!section.is_empty()).then_some(section));
+        Output::new(parts.join("\n"), &trees)
     }
 }
 
-/// Gives each bridge its ports and tunnels. A port of a bridge that was made between the two questions has no
-/// place and is left out, as though both had been asked before.
-fn group(bridges: Vec<Bridge>, ports: Vec<Port>, tunnels: Vec<Vxlan>) -> Vec<Tree> {
-    let tree = |bridge| Tree { bridge, ports: Vec::new(), tunnels: Vec::new() };
+/// Gives each bridge its ports, tunnels and uplinks. What belongs to a bridge that was made between the questions has no
+/// place and is left out, as though all had been asked before.
+fn group(bridges: Vec<Bridge>, ports: Vec<Port>, tunnels: Vec<Vxlan>, uplinks: Uplinks) -> Vec<Tree> {
+    let tree = |bridge| Tree { bridge, ports: Vec::new(), tunnels: Vec::new(), uplinks: Vec::new() };
     let mut trees: Vec<Tree> = bridges.into_iter().map(tree).collect();
+    let mut place = |bridge: &str, put: &mut dyn FnMut(&mut Tree)| {
+        trees.iter_mut().filter(|tree| tree.bridge.name == bridge).for_each(put);
+    };
     for tunnel in tunnels {
-        if let Some(tree) = trees.iter_mut().find(|tree| tree.bridge.name == tunnel.bridge) {
-            tree.tunnels.push(tunnel);
-        }
+        place(&tunnel.bridge.clone(), &mut |tree| tree.tunnels.push(tunnel.clone()));
+    }
+    for uplink in uplinks.l2 {
+        place(&uplink.bridge.clone(), &mut |tree| tree.uplinks.push(uplink.clone()));
     }
     for port in ports {
-        if let Some(tree) = trees.iter_mut().find(|tree| tree.bridge.name == port.bridge) {
-            tree.ports.push(port);
-        }
+        place(&port.bridge.clone(), &mut |tree| tree.ports.push(port.clone()));
     }
     trees
 }
 
 fn render(tree: &Tree) -> String {
-    let Tree { bridge, ports, tunnels } = tree;
+    let Tree { bridge, ports, tunnels, uplinks } = tree;
     let mut text = format!("{}\n", bridge.name);
     for (key, value) in facts(bridge) {
         text.push_str(&format!("├─ {key:<8}  {}\n", visible(&value)));
+    }
+    for uplink in uplinks {
+        text.push_str(&format!("├─ {:<8}  {}\n", "uplink", visible(&uplink::line(uplink))));
     }
     if !tunnels.is_empty() {
         text.push_str(&format!("├─ {:<8}  {}\n", "tunnels", count(tunnels.len(), "tunnel", "tunnels")));

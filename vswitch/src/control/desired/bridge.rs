@@ -61,6 +61,7 @@ impl Desired {
             labels: spec.labels.clone(),
             ports: BTreeMap::new(),
             tunnels: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
             statics: Vec::new(),
         };
         record.check_values(name)?;
@@ -104,17 +105,16 @@ impl Desired {
     /// There is no such bridge, or it has ports or tunnels and `force` is not given.
     pub fn remove_bridge(&mut self, name: &str, force: bool) -> Result<BridgeRecord> {
         let bridge = self.bridge(name)?;
-        let (ports, tunnels) = (bridge.ports.len(), bridge.tunnels.len());
-        if ports + tunnels > 0 && !force {
-            let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
-            let (has, how) = match (ports, tunnels) {
-                (_, 0) => (count(ports, "port"), "`vswitchctl del-port`"),
-                (0, _) => (count(tunnels, "tunnel"), "`vswitchctl del-vxlan`"),
-                _ => (
-                    format!("{} and {}", count(ports, "port"), count(tunnels, "tunnel")),
-                    "`vswitchctl del-port` and `vswitchctl del-vxlan`",
-                ),
-            };
+        let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
+        let attached = [
+            (bridge.ports.len(), "port", "`vswitchctl del-port`"),
+            (bridge.tunnels.len(), "tunnel", "`vswitchctl del-vxlan`"),
+            (bridge.uplinks.len(), "uplink", "`vswitchctl del-uplink`"),
+        ];
+        let attached: Vec<_> = attached.into_iter().filter(|(n, ..)| *n > 0).collect();
+        if !attached.is_empty() && !force {
+            let has = attached.iter().map(|(n, what, _)| count(*n, what)).collect::<Vec<_>>().join(" and ");
+            let how = attached.iter().map(|(_, _, how)| *how).collect::<Vec<_>>().join(" and ");
             return Err(conflict(
                 format!("the bridge {name:?} has {has}"),
                 format!("detach them first with {how}, or remove all at once with --force"),

@@ -28,6 +28,7 @@ impl Desired {
         let mut interfaces = HashSet::new();
         let mut host_ends = HashSet::new();
         let mut segments = HashSet::new();
+        let mut uplinks = HashSet::new();
         for (name, bridge) in &self.bridges {
             bridge.check(name)?;
             for subnet in &bridge.subnets {
@@ -38,6 +39,12 @@ impl Desired {
                         format!("the subnet {} of bridge {name:?} overlaps {other} of bridge {owner:?}", subnet.net),
                         "",
                     ));
+                }
+            }
+            for (uplink, record) in &bridge.uplinks {
+                record.check(name, uplink)?;
+                if !uplinks.insert(uplink) {
+                    return Err(conflict(format!("the interface {uplink:?} is an uplink of two bridges"), ""));
                 }
             }
             for (tunnel_name, tunnel) in &bridge.tunnels {
@@ -100,6 +107,7 @@ impl BridgeRecord {
                 return Err(conflict(format!("the name {tunnel:?} is taken twice on bridge {name:?}"), ""));
             }
         }
+        names.extend(self.uplinks.keys().map(String::as_str));
         let mut macs: HashSet<_> = self.mac.into_iter().collect();
         let mut addresses = HashSet::new();
         for (port_name, port) in &self.ports {
@@ -147,7 +155,9 @@ impl BridgeRecord {
         }
         let mut seen = HashSet::new();
         for entry in &self.statics {
-            let is_port = self.ports.contains_key(&entry.port) || (entry.port == name && !self.l2);
+            let is_port = self.ports.contains_key(&entry.port)
+                || self.uplinks.contains_key(&entry.port)
+                || (entry.port == name && !self.l2);
             let is_tunnel = self.tunnels.contains_key(&entry.port);
             let known = (is_port && entry.remote.is_none() && entry.ips.is_empty())
                 || (is_tunnel && entry.remote.is_some() && entry.ips.len() <= STATIC_ADDRESSES_MAX);

@@ -38,11 +38,13 @@ mod tests;
 mod tunnel;
 #[cfg(test)]
 mod tunnel_tests;
+mod uplink;
 
 pub use host_end::{HostEnd, Owner};
 pub use limits::*;
 pub use names::{INTERFACE_NAME_BYTES_MAX, NAME_BYTES_MAX};
 pub use tunnel::overhead;
+pub use uplink::{UplinkRecord, UplinkTarget};
 
 /// Everything that the switch was told to be.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
@@ -90,6 +92,9 @@ pub struct BridgeRecord {
     /// The tunnels by name.
     #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
     pub tunnels: BTreeMap<String, TunnelRecord>,
+    /// The physical interfaces that are ports, by the names that they had when they were added.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub uplinks: BTreeMap<String, UplinkRecord>,
     /// Static entries of the forwarding database, without those that the switch makes itself.
     pub statics: Vec<StaticRecord>,
 }
@@ -273,7 +278,8 @@ impl Desired {
     /// counts against [`crate::snapshot::PORTS_MAX`].
     #[must_use]
     pub fn ports_count(&self) -> usize {
-        let ports = self.bridges.values().map(|bridge| bridge.ports.len() + usize::from(!bridge.l2));
+        let ports =
+            self.bridges.values().map(|bridge| bridge.ports.len() + bridge.uplinks.len() + usize::from(!bridge.l2));
         ports.sum::<usize>() + self.vteps_count()
     }
 }

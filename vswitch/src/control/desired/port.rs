@@ -236,6 +236,12 @@ impl BridgeRecord {
                 "choose another name with --name, or remove the tunnel first with `vswitchctl del-vxlan`",
             ));
         }
+        if let Some(taken) = self.uplinks.keys().find(|name| own.contains(name.as_str())) {
+            return Err(conflict(
+                format!("the bridge {bridge:?} has an uplink {taken:?}"),
+                "choose another name with --name",
+            ));
+        }
         for (other, port) in &self.ports {
             let taken = std::iter::once(other).chain(&port.aliases).find(|taken| own.contains(taken.as_str()));
             if let Some(taken) = taken {

@@ -13,6 +13,7 @@
 mod address;
 mod link;
 mod link_monitor;
+pub mod monitor;
 mod neighbour;
 mod path;
 mod programs;

@@ -30,6 +30,9 @@ use crate::api;
         routes::remove_vxlan,
         routes::add_remote,
         routes::remove_remote,
+        routes::add_uplink,
+        routes::remove_uplink,
+        routes::list_uplinks,
         routes::list_fdb,
         routes::add_fdb,
         routes::remove_fdb,
@@ -58,7 +61,7 @@ mod tests {
             .filter_map(|p| p.as_object())
             .map(serde_json::Map::len)
             .sum();
-        assert_eq!(count, 24);
+        assert_eq!(count, 27);
         for schema in ["BridgeSpec", "PortSpec", "Port", "Stats", "Error"] {
             assert!(document["components"]["schemas"][schema].is_object(), "{schema}");
         }

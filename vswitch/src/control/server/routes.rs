@@ -14,7 +14,7 @@ use super::extract::{Body, Named, Params, Refused};
 use super::openapi;
 use crate::api::{
     API_VERSION, Bridge, BridgeChange, BridgeSpec, Error, FdbEntry, FdbStatic, Flushed, Pong, Port, PortSpec,
-    RemoteSpec, Shutdown, Stats, Version, Vxlan, VxlanSpec,
+    RemoteSpec, Shutdown, Stats, Uplink, UplinkSpec, Uplinks, Version, Vxlan, VxlanSpec,
 };
 use crate::control::refusal::{invalid, not_found};
 use crate::control::service::{Encoded, Service};
@@ -37,6 +37,9 @@ pub(super) fn router(service: Service) -> Router {
         .route("/v1/bridges/{bridge}/vxlans/{tunnel}/remotes/{ip}", delete(remove_remote))
         .route("/v1/bridges/{bridge}/fdb", get(list_fdb).post(add_fdb).delete(flush_fdb))
         .route("/v1/bridges/{bridge}/fdb/{mac}", delete(remove_fdb))
+        .route("/v1/bridges/{bridge}/uplinks", post(add_uplink))
+        .route("/v1/bridges/{bridge}/uplinks/{interface}", delete(remove_uplink))
+        .route("/v1/uplinks", get(list_uplinks))
         .route("/v1/ports", get(list_ports))
         .route("/v1/vxlans", get(list_vxlans))
         .route("/v1/stats", get(stats))
@@ -243,6 +246,38 @@ pub(super) async fn remove_remote(
     Named((bridge, tunnel, ip)): Named<(String, String, IpAddr)>,
 ) -> Answer<Json<Vxlan>> {
     Ok(Json(service.change(move |switch| switch.remove_remote(&bridge, &tunnel, ip)).await?))
+}
+
+/// Makes a physical interface a port of a bridge.
+#[utoipa::path(post, path = "/v1/bridges/{bridge}/uplinks",
+    params(("bridge" = String, Path, description = "The bridge's name")), request_body = UplinkSpec,
+    responses((status = 201, body = Uplink), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn add_uplink(
+    State(service): State<Service>,
+    Named(bridge): Named<String>,
+    Body(spec): Body<UplinkSpec>,
+) -> Answer<(StatusCode, Json<Uplink>)> {
+    Ok((StatusCode::CREATED, Json(service.change(move |switch| switch.add_uplink(&bridge, &spec)).await?)))
+}
+
+/// Gives a physical interface back to the host.
+#[utoipa::path(delete, path = "/v1/bridges/{bridge}/uplinks/{interface}",
+    params(("bridge" = String, Path, description = "The bridge's name"),
+        ("interface" = String, Path, description = "The interface's name when it was added")),
+    responses((status = 204), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn remove_uplink(
+    State(service): State<Service>,
+    Named((bridge, interface)): Named<(String, String)>,
+) -> Answer<StatusCode> {
+    service.change(move |switch| switch.remove_uplink(&bridge, &interface)).await?;
+    Ok(StatusCode::NO_CONTENT)
+}
+
+/// The uplinks: interfaces that are ports of bridges, and those that are shared with the host.
+#[utoipa::path(get, path = "/v1/uplinks", responses((status = 200, body = Uplinks),
+    (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn list_uplinks(State(service): State<Service>) -> Answer<Encoded> {
+    Ok(service.show(|switch| switch.list_uplinks()).await?)
 }
 
 /// The forwarding database of a bridge.

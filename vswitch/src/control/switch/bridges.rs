@@ -68,6 +68,7 @@ impl Switch {
             home: placement::home_of_new_bridge(self.datapath.workers(), usize::from(id)),
             host: None,
             ports: BTreeMap::new(),
+            uplinks: BTreeMap::new(),
             last_loop: None,
         };
         self.live.bridges.insert(name.to_owned(), bridge);
@@ -115,6 +116,9 @@ impl Switch {
         next.remove_bridge(name, force)?;
         let record = self.desired.bridge(name)?.clone();
         self.live_bridge(name)?;
+        if !record.uplinks.is_empty() {
+            return self.remove_bridge_with_uplinks(name, &record);
+        }
         let Some(bridge) = self.live.bridges.remove(name) else { return Ok(()) };
         let overlay = self.live.overlay.clone();
         let unused = self.apply_overlay(&next, &derive_mtus(&next), None)?;

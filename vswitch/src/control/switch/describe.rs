@@ -3,7 +3,7 @@
 use std::time::{Duration, Instant};
 
 use super::Switch;
-use super::live::{LiveBridge, LivePort};
+use super::live::{LiveBridge, LivePort, LiveUplink};
 use super::overlay::Overlay;
 use super::port_link::PortLink;
 use crate::api::{Bridge, Port, PortState, XdpStatus};
@@ -79,6 +79,11 @@ fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge, overlay
     for (tunnel, live) in overlay.of_bridge(name) {
         if let Some(why) = &live.failure {
             warnings.push(format!("tunnel {tunnel} is down: {why}"));
+        }
+    }
+    for (uplink, LiveUplink { attachment }) in &live.uplinks {
+        if let Err(why) = attachment {
+            warnings.push(format!("uplink {uplink} is not attached: {why}"));
         }
     }
     Bridge {

@@ -24,8 +24,9 @@ impl Switch {
         let live = self.live_bridge(bridge)?;
         let host = live.host.iter().map(|port| (port.id, bridge));
         let ports = live.ports.iter().map(|(name, port)| (port.id, name.as_str()));
+        let uplinks = live.uplinks.iter().filter_map(|(name, uplink)| Some((uplink.entry()?.id, name.as_str())));
         let mut names: HashMap<PortId, (&str, Option<IpAddr>)> =
-            host.chain(ports).map(|(id, name)| (id, (name, None))).collect();
+            host.chain(ports).chain(uplinks).map(|(id, name)| (id, (name, None))).collect();
         for (name, tunnel) in self.live.overlay.of_bridge(bridge) {
             names.extend(tunnel.vteps.iter().map(|(remote, vtep)| (vtep.entry.id, (name, Some(*remote)))));
         }
@@ -137,6 +138,7 @@ impl Switch {
         let port = match port {
             None => None,
             Some(port) if port == bridge && !record.l2 => Some(self.port_id(bridge, bridge)?),
+            Some(port) if record.uplinks.contains_key(port) => Some(self.port_id(bridge, port)?),
             Some(port) => Some(self.port_id(bridge, record.find_port(bridge, port)?)?),
         };
         Ok(Flushed { removed: self.live_bridge(bridge)?.fdb.flush(port) })
@@ -144,6 +146,14 @@ impl Switch {
 
     fn port_id(&self, bridge: &str, port: &str) -> Result<PortId> {
         let live = self.live_bridge(bridge)?;
+        if let Some(uplink) = live.uplinks.get(port) {
+            return uplink.entry().map(|entry| entry.id).ok_or_else(|| {
+                failed(
+                    format!("the uplink {port:?} is not attached"),
+                    "`vswitchctl show` says why; repeat the command when it is",
+                )
+            });
+        }
         let found = if port == bridge { live.host.as_ref() } else { live.ports.get(port) };
         found.map(|port| port.id).ok_or_else(|| {
             failed(format!("port {port:?} does not exist in the datapath"), "restart the daemon and report this")

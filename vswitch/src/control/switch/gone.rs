@@ -22,6 +22,7 @@ impl Switch {
     /// The interfaces of these ports are gone. A port whose namespace is gone, too, is dropped; one
     /// whose interface somebody removed is made again in a moment.
     pub fn interfaces_gone(&mut self, ports: &[(PortId, u64)]) {
+        let ports = self.uplinks_gone(ports);
         let mut dropped = Vec::new();
         let lookup = Lookup::default();
         let names: Vec<_> = ports.iter().filter_map(|&(id, incarnation)| self.live.find(id, incarnation)).collect();
@@ -117,8 +118,10 @@ impl Switch {
                 return name.clone();
             }
             let port = live.ports.iter().find(|(_, port)| port.id == id).map(|(name, _)| name.clone());
+            let is_uplink = |uplink: &super::live::LiveUplink| uplink.entry().is_some_and(|entry| entry.id == id);
+            let uplink = || live.uplinks.iter().find(|(_, uplink)| is_uplink(uplink)).map(|(name, _)| name.clone());
             let vtep = || overlay.find(id).map(|((_, tunnel), remote)| format!("{tunnel} ({remote})"));
-            port.or_else(vtep).unwrap_or_else(|| "a port that is gone".to_owned())
+            port.or_else(uplink).or_else(vtep).unwrap_or_else(|| "a port that is gone".to_owned())
         };
         let vlan = if vlan == 0 { String::new() } else { format!(" in VLAN {vlan}") };
         let text = format!(

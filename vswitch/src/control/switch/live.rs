@@ -9,10 +9,12 @@ use std::time::Instant;
 
 use super::overlay::Overlay;
 use super::port_link::PortLink;
-use crate::control::desired::{BridgeRecord, PortRecord};
+use crate::control::desired::{BridgeRecord, PortRecord, UplinkRecord};
 use crate::control::placement;
+use crate::control::uplink::carry::Carry;
 use crate::datapath::fdb::{Fdb, FdbLimits};
 use crate::datapath::rate::SharedBucket;
+use crate::io::Device;
 use crate::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Snapshot, VlanMode, VlanSet};
 
 /// Small indices in use.
@@ -71,6 +73,45 @@ impl LivePort {
     }
 }
 
+/// An L2 uplink as it is now.
+#[derive(Debug)]
+pub(super) struct LiveUplink {
+    pub(super) attachment: Result<UplinkAttachment, Detached>,
+}
+
+impl LiveUplink {
+    pub(super) fn entry(&self) -> Option<&Arc<PortEntry>> {
+        self.attachment.as_ref().ok().map(|attachment| &attachment.entry)
+    }
+}
+
+/// An interface of the host that is carried to the switch.
+#[derive(Debug)]
+pub(super) struct UplinkAttachment {
+    pub(super) carry: Carry,
+    pub(super) entry: Arc<PortEntry>,
+    /// The interface's index.
+    pub(super) index: u32,
+}
+
+/// Why an uplink is not attached.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) enum Detached {
+    /// There is no such interface, or nothing needs it.
+    Missing,
+    /// It was tried.
+    Failed(String),
+}
+
+impl std::fmt::Display for Detached {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        match self {
+            Self::Missing => f.write_str("there is no such interface"),
+            Self::Failed(why) => f.write_str(why),
+        }
+    }
+}
+
 /// A bridge as it is now.
 #[derive(Debug)]
 pub(super) struct LiveBridge {
@@ -81,6 +122,8 @@ pub(super) struct LiveBridge {
     /// The host's port; none on an `l2` bridge.
     pub(super) host: Option<LivePort>,
     pub(super) ports: BTreeMap<String, LivePort>,
+    /// The physical interfaces.
+    pub(super) uplinks: BTreeMap<String, LiveUplink>,
     /// The last loop that the datapath noticed, for people.
     pub(super) last_loop: Option<(String, Instant)>,
 }
@@ -133,8 +176,9 @@ impl Live {
         let mut snapshot = Snapshot::default();
         for (name, live) in &self.bridges {
             let Some(record) = records.get(name) else { continue };
+            let uplinks = live.uplinks.values().filter_map(LiveUplink::entry);
             let entries: Vec<_> =
-                live.all_ports().filter_map(LivePort::entry).chain(self.overlay.entries(name)).collect();
+                live.all_ports().filter_map(LivePort::entry).chain(uplinks).chain(self.overlay.entries(name)).collect();
             for entry in &entries {
                 put(&mut snapshot.ports, entry.id.index(), Arc::clone(entry));
             }
@@ -205,6 +249,34 @@ pub(super) fn port_entry(
         mtu,
         ingress_rate_bps: port.ingress_rate_bps,
         egress_bucket: port.egress_rate_bps.map(|rate| Arc::new(SharedBucket::new(rate))),
+        reader: placement::reader_of_new_port(workers, device.home()),
+        device,
+    }
+}
+
+/// What the datapath is to know of an L2 uplink.
+pub(super) fn uplink_entry(
+    (id, incarnation): (PortId, u64),
+    name: &str,
+    bridge: BridgeId,
+    uplink: &UplinkRecord,
+    mtu: u32,
+    device: Arc<dyn Device>,
+    workers: usize,
+) -> PortEntry {
+    PortEntry {
+        id,
+        incarnation,
+        name: name.to_owned(),
+        bridge,
+        kind: PortKind::Uplink,
+        group: None,
+        learning: true,
+        flooding: true,
+        vlan: uplink.vlan.map_or(VlanMode::Transparent, VlanMode::Access),
+        mtu,
+        ingress_rate_bps: None,
+        egress_bucket: None,
         reader: placement::reader_of_new_port(workers, device.home()),
         device,
     }

@@ -28,6 +28,7 @@ mod announce;
 mod bridges;
 mod carrier;
 mod describe;
+mod describe_uplinks;
 mod fdb;
 mod gone;
 mod host_ends;
@@ -40,18 +41,22 @@ mod ports;
 mod readers;
 mod reconcile;
 mod settings;
+mod shared_uplinks;
 mod stats;
 mod tunnels;
+mod uplinks;
 
 pub use announce::Announcement;
 pub use gone::Suspect;
 pub use port_link::XdpContext;
+pub use shared_uplinks::SharedCarry;
 pub use stats::StatsPlan;
 
 use interface::Interface;
 use interface::veth::HostSide;
 use live::{Attachment, Live, LiveBridge, LivePort};
 use port_link::XdpOpener;
+use shared_uplinks::UplinkPlane;
 use tunnels::OverlayWatch;
 
 /// The switch: desired state, live objects, and the means to change them.
@@ -72,6 +77,8 @@ pub struct Switch {
     /// Whether something changed that the watch of namespaces must know.
     watch_changed: bool,
     overlay_watch: OverlayWatch,
+    /// The uplinks' common means, and the shared uplinks.
+    uplinks: UplinkPlane,
 }
 
 impl Switch {
@@ -93,6 +100,7 @@ impl Switch {
             announcements: Vec::new(),
             watch_changed: false,
             overlay_watch: OverlayWatch::default(),
+            uplinks: UplinkPlane::default(),
         })
     }
 

@@ -9,7 +9,7 @@ use std::collections::HashSet;
 use std::sync::Arc;
 
 use super::Switch;
-use super::live::LiveBridge;
+use super::live::{LiveBridge, LivePort, LiveUplink};
 use crate::control::placement::{PortKey, PortLoad};
 use crate::snapshot::PortEntry;
 
@@ -17,13 +17,17 @@ impl Switch {
     /// Every port that has a reader, and what it received since it was made.
     #[must_use]
     pub fn port_loads(&self) -> Vec<PortLoad> {
-        let ports = self.live.bridges.values().flat_map(LiveBridge::all_ports);
+        let ports = self.live.bridges.values().flat_map(LiveBridge::all_ports).filter_map(LivePort::entry);
+        let uplinks = self.live.bridges.values().flat_map(|bridge| bridge.uplinks.values());
+        let uplinks = uplinks.filter_map(LiveUplink::entry);
+        // A device that belongs to one worker stays with it.
+        let entries = ports.chain(uplinks).filter(|entry| entry.device.home().is_none());
         let load = |entry: &Arc<PortEntry>| {
             let counters = self.datapath.port_counters(entry.id);
             let pinned = entry.device.home().is_some();
             Some(PortLoad::new((entry.id, entry.incarnation), entry.reader?, pinned, &counters))
         };
-        ports.filter_map(|port| port.entry().and_then(load)).collect()
+        entries.filter_map(load).collect()
     }
 
     /// Gives ports another reader; those that are gone by now are left out.
@@ -31,6 +35,11 @@ impl Switch {
         let ports: HashSet<_> = ports.iter().copied().collect();
         for reader in [None, Some(to)] {
             for bridge in self.live.bridges.values_mut() {
+                for attachment in bridge.uplinks.values_mut().filter_map(|uplink| uplink.attachment.as_mut().ok()) {
+                    if ports.contains(&(attachment.entry.id, attachment.entry.incarnation)) {
+                        attachment.entry = Arc::new(PortEntry { reader, ..(*attachment.entry).clone() });
+                    }
+                }
                 for port in bridge.host.iter_mut().chain(bridge.ports.values_mut()) {
                     if ports.contains(&(port.id, port.incarnation))
                         && let Ok(attachment) = &mut port.attachment

@@ -78,6 +78,7 @@ impl Switch {
                 }
             }
         }
+        self.reconcile_uplinks(&mut next)?;
         let unused = self.apply_overlay(&next, &derive_mtus(&next), None)?;
         self.publish(&next);
         self.forget_overlay(unused);
@@ -149,12 +150,16 @@ impl Switch {
             self.desired = next;
         }
         self.drop_ports(&dropped);
+        if self.has_failed_uplinks() {
+            self.follow_uplinks();
+        }
     }
 
     /// Whether there is something for [`Switch::retry_failed`].
     #[must_use]
     pub fn has_failed(&self) -> bool {
         self.live.bridges.values().any(|bridge| bridge.all_ports().any(|port| port.attachment.is_err()))
+            || self.has_failed_uplinks()
     }
 
     /// The failed ports; the host's have their bridge's name.
@@ -206,6 +211,7 @@ impl Switch {
     /// Removes every interface that the switch made, here and in namespaces, and takes down the
     /// loopback interfaces that were down; the state stays.
     pub fn cleanup(&mut self) {
+        self.restore_uplinks(&self.desired.bridges.keys().cloned().collect::<Vec<_>>());
         let lookup = Lookup::default();
         let ports = self.desired.bridges.values().flat_map(|record| record.ports.values());
         for netns in ports.filter(|port| port.lo_raised).filter_map(|port| lookup.open(port)) {

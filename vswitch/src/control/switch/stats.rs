@@ -49,6 +49,10 @@ struct PlannedPort {
     record: Option<PortRecord>,
     /// The AF_XDP side of an `xdp` port.
     xdp: Option<Arc<XdpPort>>,
+    /// The name of an interface that is here, where it is not the port's.
+    interface: Option<String>,
+    /// What was dropped before the switch could read it, where not the interface but its sockets know.
+    dropped: Option<u64>,
 }
 
 impl Switch {
@@ -65,7 +69,9 @@ impl Switch {
                 let record = self.desired.bridge(bridge)?;
                 match port {
                     Some(port) if port == bridge && !record.l2 => Some(bridge.to_owned()),
-                    Some(port) if record.tunnels.contains_key(port) => Some(port.to_owned()),
+                    Some(port) if record.tunnels.contains_key(port) || record.uplinks.contains_key(port) => {
+                        Some(port.to_owned())
+                    }
                     Some(port) => Some(record.find_port(bridge, port)?.to_owned()),
                     None => None,
                 }
@@ -91,8 +97,24 @@ impl Switch {
                         id: live.id,
                         record,
                         xdp: live.link().and_then(|link| link.xdp()).map(Arc::clone),
+                        interface: None,
+                        dropped: None,
                     }),
             );
+            for (uplink_name, uplink) in &live.uplinks {
+                let Ok(attachment) = &uplink.attachment else { continue };
+                if port.as_ref().is_none_or(|port| port == uplink_name) {
+                    ports.push(PlannedPort {
+                        bridge: name.clone(),
+                        name: uplink_name.clone(),
+                        id: attachment.entry.id,
+                        record: None,
+                        interface: attachment.carry.tap().map(str::to_owned),
+                        dropped: attachment.carry.dropped(),
+                        xdp: None,
+                    });
+                }
+            }
         }
         let overlay = &self.live.overlay;
         let mut plan = StatsPlan {
@@ -197,8 +219,14 @@ impl PlannedPort {
 
     /// What the kernel dropped on either side of the interface.
     fn kernel(&self, lookup: &Lookup) -> Option<(u64, u64)> {
+        if let Some(dropped) = self.dropped {
+            return Some((dropped, 0));
+        }
         let link = match &self.record {
-            None => Netlink::open().ok()?.link_by_name(&self.name).ok()?,
+            None => {
+                let name = self.interface.as_ref().unwrap_or(&self.name);
+                Netlink::open().ok()?.link_by_name(name).ok()?
+            }
             Some(record) => lookup.open(record)?.run(|| link_here(record)).ok()?.ok()?,
         };
         // What an AF_XDP socket drops was sent already as far as the container's interface knows.

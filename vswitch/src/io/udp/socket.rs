@@ -3,6 +3,7 @@
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd, RawFd};
+use std::sync::{Mutex, PoisonError};
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType};
 
@@ -84,6 +85,9 @@ pub(super) fn open_receiver(local: IpAddr, port: u16) -> io::Result<OwnedFd> {
 pub(super) struct Senders {
     family: Family,
     ports: Vec<Port>,
+    /// Asks what a path carries: only a connected socket is answered, and the others are not connected,
+    /// so that one serves all remotes.
+    prober: Mutex<OwnedFd>,
 }
 
 /// The sockets of one source port.
@@ -99,7 +103,11 @@ impl Senders {
     pub(super) fn open(local: IpAddr, family: Family) -> io::Result<Self> {
         let local = if local.is_unspecified() { family.unspecified() } else { local };
         let ports = (0..SOURCE_PORTS).map(|_| Port::open(local, family)).collect::<io::Result<_>>()?;
-        Ok(Self { family, ports })
+        let prober = family.open()?;
+        sys::drop_everything_received(prober.as_fd())?;
+        // Its address is theirs, because the route may depend on that.
+        rustix::net::bind(&prober, &SocketAddr::new(local, 0))?;
+        Ok(Self { family, ports, prober: Mutex::new(prober) })
     }
 
     pub(super) fn family(&self) -> Family {
@@ -125,18 +133,13 @@ impl Senders {
 
     /// What the kernel holds the path to `remote` to carry now, in bytes of an IP packet.
     pub(super) fn path_mtu(&self, remote: SocketAddr) -> io::Result<u32> {
-        // Only a connected socket answers; the others are not, so that one serves all remotes. It has
-        // their address, because the route may depend on that.
-        let socket = self.family.open()?;
-        let source = rustix::net::getsockname(&self.ports[0].checked)?;
-        let source = SocketAddr::try_from(source).map_err(io::Error::from)?;
-        rustix::net::bind(&socket, &SocketAddr::new(source.ip(), 0))?;
-        rustix::net::connect(&socket, &remote)?;
+        let prober = self.prober.lock().unwrap_or_else(PoisonError::into_inner);
+        rustix::net::connect(&*prober, &remote)?;
         let (level, option) = match self.family {
             Family::V4 => (libc::IPPROTO_IP, libc::IP_MTU),
             Family::V6 => (libc::IPPROTO_IPV6, libc::IPV6_MTU),
         };
-        Ok(u32::try_from(sys::option(socket.as_fd(), level, option)?).unwrap_or(0))
+        Ok(u32::try_from(sys::option(prober.as_fd(), level, option)?).unwrap_or(0))
     }
 }
 

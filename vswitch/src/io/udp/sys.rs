@@ -164,8 +164,6 @@ impl Control {
     }
 }
 
-// `msg_iovlen` and `msg_controllen` are of other types with other C libraries.
-#[allow(clippy::unnecessary_cast, reason = "the type depends on the C library")]
 /// A message of `sendmmsg` or `recvmmsg`. The pointers are kept, not followed.
 pub(super) fn message(
     name: (*mut Address, libc::socklen_t),
@@ -181,6 +179,13 @@ pub(super) fn message(
     message.msg_hdr.msg_control = control.0;
     message.msg_hdr.msg_controllen = control.1 as _;
     message
+}
+
+/// The bytes of ancillary data that came with a message.
+pub(super) fn control_bytes(message: &libc::mmsghdr) -> usize {
+    #[allow(clippy::unnecessary_cast, reason = "the type depends on the C library")]
+    let bytes = message.msg_hdr.msg_controllen as usize;
+    bytes
 }
 
 /// Sends messages; how many were taken. The error is that of the first, which was not.

@@ -4,7 +4,7 @@ use std::io;
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
-use std::os::fd::{AsFd, AsRawFd, OwnedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::ethtool;
 use super::mode::{Refused, XdpMode, why_not_zero_copy};
@@ -26,11 +26,9 @@ const COPYING_DRIVERS: [&str; 3] = ["veth", "tun", "dummy"];
 pub enum Steering {
     /// By our own program, which gives us all of them; in the best of these modes.
     Own(&'static [XdpMode]),
-    /// By somebody else's program, which picks ours out and redirects them into this map, at the index of the
-    /// receive queue.
+    /// By somebody else's program, which picks ours out. Who attaches that puts the sockets
+    /// ([`XdpDevice::sockets`]) into its map first.
     Elsewhere {
-        /// The map (`BPF_MAP_TYPE_XSKMAP`).
-        map: Arc<Map>,
         /// Where that program runs.
         mode: XdpMode,
     },
@@ -94,7 +92,7 @@ pub struct XdpDevice {
     program: Option<OwnedFd>,
     attached: Mutex<Option<Attached>>,
     /// Keeps the sockets reachable for the program.
-    _map: Arc<Map>,
+    _map: Option<Map>,
     sockets: Vec<Arc<Socket>>,
     shared: Arc<Shared>,
 }
@@ -174,8 +172,8 @@ impl XdpDevice {
         let zero_copy = wants_zero_copy(config, ifindex, &mut refused);
 
         let map = match &config.steering {
-            Steering::Own(_) => Arc::new(program::socket_map(queues)?),
-            Steering::Elsewhere { map, .. } => Arc::clone(map),
+            Steering::Own(_) => Some(program::socket_map(queues)?),
+            Steering::Elsewhere { .. } => None,
         };
         let (mut sockets, mut rings, mut granted) = (Vec::new(), Vec::new(), None);
         for queue in 0..queues {
@@ -187,22 +185,25 @@ impl XdpDevice {
                 .map_err(|error| error.explain(interface, queue, region))?;
             // What all of them can do: registered at different times, they were granted the same by the same kernel.
             granted = Some(granted.map_or(grant, |before: Grant| before.common(grant)));
-            map.update(&queue.to_ne_bytes(), &(socket.as_fd().as_raw_fd() as u32).to_ne_bytes()).map_err(name)?;
+            if let Some(map) = &map {
+                map.update(&queue.to_ne_bytes(), &(socket.as_fd().as_raw_fd() as u32).to_ne_bytes()).map_err(name)?;
+            }
             sockets.push(socket);
             rings.push(ring);
         }
         let grant = granted.ok_or_else(|| name(io::Error::other("it has no receive queue")))?;
 
-        let (program, attached, mode) = match &config.steering {
-            Steering::Own(modes) => {
-                let program = program::load(&map)?;
+        let (program, attached, mode) = match (&config.steering, &map) {
+            (Steering::Own(modes), Some(map)) => {
+                let program = program::load(map)?;
                 let modes: Vec<_> =
                     modes.iter().copied().filter(|&mode| !zero_copy || mode != XdpMode::Generic).collect();
                 let attached = Attached::attach(program.as_fd(), interface, ifindex, &modes, &mut refused)?;
                 let mode = attached.mode;
                 (Some(program), Some(attached), mode)
             }
-            Steering::Elsewhere { mode, .. } => (None, None, *mode),
+            (Steering::Own(_), None) => return Err(name(io::Error::other("it has no map of sockets"))),
+            (Steering::Elsewhere { mode }, _) => (None, None, *mode),
         };
         let copies = !zero_copy && COPYING_DRIVERS.contains(&driver.as_str()) && !config.always_complete;
         let (rx, tx) = split(rings, &sockets);
@@ -257,6 +258,11 @@ impl XdpDevice {
     #[must_use]
     pub fn queues(&self) -> usize {
         self.sockets.len()
+    }
+
+    /// The sockets, in the order of their queues.
+    pub fn sockets(&self) -> impl Iterator<Item = BorrowedFd<'_>> {
+        self.sockets.iter().map(|socket| socket.as_fd())
     }
 
     /// What the sockets counted, all queues together.
@@ -346,7 +352,7 @@ fn in_use(side: &str) -> io::Error {
 fn wants_zero_copy(config: &XdpConfig, ifindex: u32, refused: &mut Vec<Refused>) -> bool {
     let native = match &config.steering {
         Steering::Own(modes) => modes.contains(&XdpMode::Native),
-        Steering::Elsewhere { mode, .. } => *mode != XdpMode::Generic,
+        Steering::Elsewhere { mode } => *mode != XdpMode::Generic,
     };
     let why = if !native {
         "the program runs in the stack".to_owned()

@@ -48,7 +48,7 @@ pub(super) fn driver(interface: &str) -> io::Result<String> {
 ///
 /// # Errors
 /// `ENODEV` without such an interface.
-pub(super) fn receive_queues(interface: &str) -> io::Result<u32> {
+pub fn receive_queues(interface: &str) -> io::Result<u32> {
     let mut channels = Channels { command: ETHTOOL_GCHANNELS, ..Channels::default() };
     // SAFETY: ETHTOOL_GCHANNELS writes one `struct ethtool_channels`, which `Channels` is.
     match unsafe { ethtool(interface, (&raw mut channels).cast()) } {

@@ -48,6 +48,7 @@ mod tx;
 mod umem;
 
 pub use device::{Steering, XdpConfig, XdpDevice};
+pub use ethtool::receive_queues;
 pub use mode::{Refused, XdpMode};
 pub use socket::{BusyPoll, XdpStatistics};
 pub use umem::Umems;

@@ -1,0 +1,10 @@
+//! Uplinks: the host's own interfaces as ways out of the switch.
+//!
+//! There are two kinds. An *L2 uplink* gives its interface to a bridge: it is an ordinary
+//! [`Device`](super::Device) of which the bridge has everything. The *shared uplink* leaves the
+//! interface to the host and takes only the packets that belong to the switch; how they come and go
+//! is its *carry* (`control::uplink`), and whoever sends through it asks [`NextHops`] for the way.
+
+mod next_hop;
+
+pub use next_hop::{NextHop, NextHops, Refusal, Resolution};
