@@ -352,6 +352,24 @@ fn what_is_taken_changes_with_the_maps() {
 }
 
 #[test]
+fn what_the_fuzzers_found_is_classified_alike() {
+    if !can_run("what_the_fuzzers_found_is_classified_alike") {
+        return;
+    }
+    let mut both = host();
+    let corpus = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("fuzz/corpus");
+    for directory in ["classifier", "ethernet_vlan_ip", "arp_nd"] {
+        for entry in std::fs::read_dir(corpus.join(directory)).unwrap() {
+            let path = entry.unwrap().path();
+            let frame = std::fs::read(&path).unwrap();
+            if frame.len() >= 14 {
+                both.check(&frame).unwrap_or_else(|why| panic!("{}: {why}", path.display()));
+            }
+        }
+    }
+}
+
+#[test]
 fn any_packet_is_classified_alike() {
     if !can_run("any_packet_is_classified_alike") {
         return;
