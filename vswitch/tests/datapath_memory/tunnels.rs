@@ -224,6 +224,7 @@ fn a_question_for_a_known_remote_station_is_answered_and_not_flooded() {
     arrive(&mut lab, &memory, [(VNI, peer(3), announce(3))]);
     lab.sent_counts();
     lab.receive(P0, who_has(3, 1));
+    assert_eq!((neighbours.known(), neighbours.answered(), lab.drops(P0)), (1, 1, vec![]));
     let answers = lab.sent_bytes(P0);
     assert_eq!(answers.len(), 1);
     assert_eq!(lab.sent_counts(), [0; 5]);
