@@ -79,7 +79,7 @@ impl Default for Idle {
             spins: 0,
             backoff_until_ns: 0,
             ended_ns: now_ns(),
-            endless: false,
+            busy: false,
         }
     }
 }
