@@ -270,6 +270,7 @@ pub(super) mod tests {
             remotes: vec!["198.18.0.2".parse().unwrap(), "198.18.0.3".parse().unwrap()],
             unicast_remotes: vec![],
             dst_port: 4789,
+            carrier: Carrier::Socket,
             learning: true,
             ttl: 64,
             dscp: Dscp::Fixed(0),
