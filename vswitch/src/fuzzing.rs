@@ -8,8 +8,11 @@
 //! All of them, when an invariant does not hold. That is what they are for.
 
 use std::net::IpAddr;
+use std::time::Duration;
 
 use crate::api;
+use crate::bpf::model::Maps;
+use crate::bpf::{Counter, Flow, Protocol};
 use crate::frame::gro::{Accept, Coalescer};
 use crate::frame::gso::Segmenter;
 use crate::frame::{BURST_FRAMES_MAX, Csum, Frame, Offload, Pool, checksum};
@@ -31,6 +34,7 @@ pub const TARGETS: &[Target] = &[
     ("gro_coalesce", gro_coalesce),
     ("arp_nd", arp_nd),
     ("control_json", control_json),
+    ("classifier", classifier),
     ("vxlan_train", vxlan_train),
     ("too_big", too_big),
 ];
@@ -237,6 +241,45 @@ pub fn arp_nd(data: &[u8]) {
             assert!(address.is_none_or(|mac| data.windows(6).any(|window| window == mac.0)));
         }
     }
+}
+
+/// A frame from an uplink, against the rules that say whose it is: nothing but a whole packet to one of the host's
+/// addresses is ever the switch's.
+pub fn classifier(data: &[u8]) {
+    let now = Duration::from_secs(60);
+    let host: [IpAddr; 2] = [[192, 0, 2, 1].into(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()];
+    let any: [IpAddr; 2] = [[0; 4].into(), [0; 16].into()];
+    let mut maps = Maps { local: host.into(), ..Maps::default() };
+    for (protocol, address) in Protocol::ALL.into_iter().flat_map(|protocol| any.map(|address| (protocol, address))) {
+        maps.services.insert((protocol, address, 80), Counter::Published);
+        maps.services.insert((Protocol::Udp, address, 4789), Counter::Vxlan);
+    }
+    maps.translated.extend(Flow::ALL.into_iter().flat_map(|flow| [(flow, false, 40000), (flow, true, 40000)]));
+    let rule = |frame: &[u8]| maps.clone().classify(frame, true, now);
+
+    let taken_by = rule(data);
+    assert_eq!(maps.clone().classify(data, false, now), Counter::Passed, "it is for another station");
+    let mut strangers = Maps { local: [].into(), ..maps.clone() };
+    assert_eq!(strangers.classify(data, true, now), Counter::Passed, "the host has no address");
+    if taken_by == Counter::Passed {
+        return;
+    }
+    assert_ne!(taken_by, Counter::LaterFragment, "no first fragment came");
+    let (ethertype, at) = ethernet::skip_tags(data).expect("it was taken");
+    assert_eq!(at, ethernet::HEADER_BYTES, "tagged frames are the host's");
+    let (bytes, destination) = match ethertype {
+        EtherType::IPV4 => {
+            let packet = ipv4::Packet::new_checked(&data[at..]).expect("it was taken");
+            (packet.total_bytes(), IpAddr::V4(packet.destination()))
+        }
+        _ => {
+            let packet = ipv6::Packet::new_checked(&data[at..]).expect("it was taken");
+            (ipv6::HEADER_BYTES + packet.payload().len(), IpAddr::V6(packet.destination()))
+        }
+    };
+    assert!(host.contains(&destination), "{destination}");
+    assert_eq!(rule(&data[..at + bytes]), taken_by, "padding is no part of the packet");
+    assert_eq!(rule(&data[..at + bytes - 1]), Counter::Passed, "a packet that is cut short");
 }
 
 /// A two-byte big-endian size and the datagrams of a train: what passes the checks is a frame, marks of

@@ -5,24 +5,25 @@
 #[path = "tap_root/lab.rs"]
 mod lab;
 
+#[path = "classifier/cost.rs"]
+mod cost;
 #[path = "classifier/foreign.rs"]
 mod foreign;
+#[path = "classifier/layer2.rs"]
+mod layer2;
+#[path = "classifier/life.rs"]
+mod life;
 #[path = "classifier/uplink.rs"]
 mod uplink;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
-use std::process::{Command, Stdio};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
-use foreign::Where;
 use lab::{Namespace, can_run};
-use uplink::{HOST4, HOST6, Lab, PEER4, PEER6, carry_tap, datagram, receive, send};
-use vswitch::bpf::{
-    AttachedProgram, Classifier, ClassifierError, Counter, Flow, Protocol, TcHook, XdpMode, attached_programs,
-    remove_leftovers,
-};
+use uplink::{HOST4, HOST6, Lab, PEER4, PEER6, datagram, send};
+use vswitch::bpf::{Classifier, Counter, Flow, Protocol, TcHook, XdpMode};
 
 const PORT: u16 = 8080;
 /// One that is the host's.
@@ -153,148 +154,6 @@ fn datagrams_fragments_errors_and_echoes_find_their_way() {
     assert_eq!(counted(&classifier, Counter::NotIp), 0);
 }
 
-/// UDP to the published port, with a VLAN tag or without.
-fn udp_frame(tag: &[u8]) -> Vec<u8> {
-    let (to, from) = ([2, 0, 0, 0, 2, 1], FROM);
-    let mut header = [0x45, 0, 0, 60, 0, 7, 0, 0, 64, 17, 0, 0, 192, 0, 2, 2, 192, 0, 2, 1];
-    let sum: u32 = header.chunks(2).map(|pair| u32::from(u16::from_be_bytes([pair[0], pair[1]]))).sum();
-    header[10..12].copy_from_slice(&(!((sum & 0xffff) + (sum >> 16)) as u16).to_be_bytes());
-    let [high, low] = PORT.to_be_bytes();
-    let udp = [0x23, 0x28, high, low, 0, 40, 0, 0];
-    [&to[..], &from, tag, &[8, 0], &header, &udp, &[7; 32]].concat()
-}
-
-const FROM: [u8; 6] = [2, 0, 0, 0, 9, 9];
-/// IEEE 802.1Q: VLAN 5, priority 6.
-const TAG: &[u8] = &[0x81, 0, 0xc0, 5];
-/// IEEE 802.1ad around it.
-const TWO_TAGS: &[u8] = &[0x88, 0xa8, 0, 9, 0x81, 0, 0xc0, 5];
-
-#[test]
-fn other_networks_on_the_same_wire_stay_the_hosts() {
-    if !can_run("other_networks_on_the_same_wire_stay_the_hosts") {
-        return;
-    }
-    let lab = Lab::new();
-    let mut classifier = Lab::classifier();
-    publish(&mut classifier);
-    let _attachment = lab.host.inside(|| classifier.attach_tc("up0", "carry", TcHook::of_kernel())).unwrap();
-    // What is written to a TAP of the peer leaves its eth0 as it is.
-    let tap = carry_tap(&lab.peer);
-    let mut of_peer = Classifier::load().unwrap();
-    let _l2 = lab.peer.inside(|| of_peer.attach_l2("eth0", "carry", TcHook::of_kernel())).unwrap();
-    for tags in [&[], TAG, TWO_TAGS] {
-        send(&tap, &udp_frame(tags));
-        let came = receive(&lab.carry, FROM);
-        let expected = if tags.is_empty() { vec![udp_frame(&[])] } else { vec![] };
-        assert_eq!(came, expected, "{tags:?}");
-    }
-    assert_eq!(counted(&classifier, Counter::Published), 1);
-}
-
-#[test]
-fn tags_cross_an_l2_uplink_in_both_directions() {
-    if !can_run("tags_cross_an_l2_uplink_in_both_directions") {
-        return;
-    }
-    let lab = Lab::new();
-    let (here, there) = (&lab.carry, &carry_tap(&lab.peer));
-    let mut classifier = Classifier::load().unwrap();
-    let _host = lab.host.inside(|| classifier.attach_l2("up0", "carry", TcHook::of_kernel())).unwrap();
-    // A second one: indices are of a namespace, and these programs are attached in two.
-    let mut of_peer = Classifier::load().unwrap();
-    let _peer = lab.peer.inside(|| of_peer.attach_l2("eth0", "carry", TcHook::of_kernel())).unwrap();
-    for tags in [&[], TAG, TWO_TAGS] {
-        let frame = udp_frame(tags);
-        let broadcast = [&[0xff; 6][..], &frame[6..]].concat();
-        let foreign = [&[2, 0, 0, 0, 7, 7][..], &frame[6..]].concat();
-        for (from, to) in [(here, there), (there, here)] {
-            for frame in [&frame, &broadcast, &foreign] {
-                send(from, frame);
-                assert_eq!(receive(to, FROM), [frame.clone()], "{tags:?}");
-            }
-        }
-    }
-}
-
-#[test]
-fn an_l2_uplink_carries_every_frame_unchanged() {
-    if !can_run("an_l2_uplink_carries_every_frame_unchanged") {
-        return;
-    }
-    for hook in [TcHook::Tcx, TcHook::Clsact] {
-        let lab = Lab::new();
-        lab.host.exec(&["ip", "address", "flush", "dev", "up0"]);
-        let before = lab.host_state();
-        // Now the container is on the wire itself, with an address of its own.
-        lab.container.exec(&["ip", "neighbour", "flush", "nud", "permanent", "dev", "eth0"]);
-        lab.container.exec(&["ip", "address", "flush", "dev", "eth0"]);
-        lab.container.exec(&["ip", "link", "set", "eth0", "address", "02:00:00:00:02:07"]);
-        lab.container.exec(&["ip", "address", "add", "192.0.2.7/24", "dev", "eth0"]);
-        lab.container.exec(&["ip", "address", "add", "2001:db8::7/64", "dev", "eth0", "nodad"]);
-        let mut classifier = Classifier::load().unwrap();
-        let attachment = lab.host.inside(|| classifier.attach_l2("up0", "carry", hook)).unwrap();
-        let wire = lab.switch();
-        for (peer, container) in [(PEER4, "192.0.2.7"), (PEER6, "2001:db8::7")] {
-            lab.container.exec(&["ping", "-q", "-c", "2", "-i", "0.05", "-W", "2", peer]);
-            stream(&lab.container, &lab.peer, peer, 7000, 8 << 20);
-            stream(&lab.peer, &lab.container, container, 7001, 8 << 20);
-        }
-        let longest = wire.longest_frame.load(Ordering::Relaxed);
-        assert!(longest > 60_000, "super-frames crossed whole: {longest}");
-        assert_eq!(wire.stop().dropped, 0);
-        lab.host.inside(|| drop(attachment));
-        lab.assert_untouched(&before);
-    }
-}
-
-#[test]
-fn programs_of_others_are_named_and_stay() {
-    if !can_run("programs_of_others_are_named_and_stay") {
-        return;
-    }
-    let lab = Lab::new();
-    let index = Lab::link(&lab.host, "up0").index;
-    // `TCX_NEXT`, and one that would end the chain: `TCX_PASS`.
-    for verdict in [255, 0] {
-        let program = foreign::load(Where::Tcx, "somebodys_tc", verdict).unwrap();
-        let link = lab.host.inside(|| foreign::attach(&program, Where::Tcx, index)).unwrap();
-        let mut classifier = Lab::classifier();
-        publish(&mut classifier);
-        let attachment = lab.host.inside(|| classifier.attach_tc("up0", "carry", TcHook::Tcx)).unwrap();
-        let wire = lab.switch();
-        stream(&lab.peer, &lab.container, HOST4, PORT, 1 << 20);
-        stream(&lab.peer, &lab.host, HOST4, SSH, 1 << 20);
-        let names = |programs: Vec<AttachedProgram>| {
-            programs.into_iter().map(|program| (program.hook, program.name)).collect::<Vec<_>>()
-        };
-        let (ours, theirs) = (("tcx ingress", "vswitch_tc".to_owned()), ("tcx ingress", "somebodys_tc".to_owned()));
-        let attached = || names(lab.host.inside(|| attached_programs("up0")).unwrap());
-        assert_eq!(attached(), [ours, theirs.clone()]);
-        drop(wire);
-        lab.host.inside(|| drop(attachment));
-        assert_eq!(attached(), [theirs]);
-        drop(link);
-        assert_eq!(attached(), []);
-    }
-    for at in [Where::XdpNative, Where::XdpGeneric] {
-        let program = foreign::load(at, "somebodys_xdp", 2).unwrap();
-        let link = lab.host.inside(|| foreign::attach(&program, at, index)).unwrap();
-        for mode in [XdpMode::Native, XdpMode::Generic] {
-            let mut classifier = Lab::classifier();
-            let mut uplink = lab.host.inside(|| classifier.reserve_xdp("up0", 1)).unwrap();
-            let error = lab.host.inside(|| classifier.attach_xdp(&mut uplink, mode)).unwrap_err();
-            assert!(matches!(&error, ClassifierError::Foreign { programs, .. } if programs.len() == 1), "{error}");
-            let text = error.to_string();
-            assert!(text.contains("interface up0") && text.contains("somebodys_xdp (id "), "{text}");
-            assert!(!uplink.is_attached());
-        }
-        let attached = lab.host.inside(|| attached_programs("up0")).unwrap();
-        assert_eq!(attached.iter().map(|program| &*program.name).collect::<Vec<_>>(), ["somebodys_xdp"]);
-        drop(link);
-    }
-}
-
 #[test]
 fn xdp_passes_the_hosts_packets_and_keeps_ours_from_it() {
     if !can_run("xdp_passes_the_hosts_packets_and_keeps_ours_from_it") {
@@ -328,96 +187,15 @@ fn xdp_passes_the_hosts_packets_and_keeps_ours_from_it() {
 }
 
 #[test]
-fn what_cannot_be_attached_is_refused_and_leaves_nothing() {
-    if !can_run("what_cannot_be_attached_is_refused_and_leaves_nothing") {
+fn what_is_not_ip_is_not_carried() {
+    if !can_run("what_is_not_ip_is_not_carried") {
         return;
     }
     let lab = Lab::new();
-    let before = lab.host_state();
     let mut classifier = Lab::classifier();
-    let error = lab.host.inside(|| classifier.attach_tc("up0", "nothing", TcHook::Tcx)).unwrap_err().to_string();
-    assert_eq!(error, "cannot find interface nothing: there is none of that name");
-    assert!(lab.host.inside(|| classifier.reserve_xdp("up1", 1)).is_err());
-    assert!(lab.host.inside(|| attached_programs("up1")).is_err());
-    let mut loopback = lab.host.inside(|| classifier.reserve_xdp("lo", 1)).unwrap();
-    let error = lab.host.inside(|| classifier.attach_xdp(&mut loopback, XdpMode::Native)).unwrap_err().to_string();
-    assert!(error.starts_with("cannot attach the program vswitch_xdp to interface lo (xdp native): "), "{error}");
-    lab.assert_untouched(&before);
-}
-
-#[test]
-fn filters_left_on_an_old_hook_are_recognized_and_removed() {
-    if !can_run("filters_left_on_an_old_hook_are_recognized_and_removed") {
-        return;
-    }
-    let lab = Lab::new();
-    let before = lab.host_state();
-    let leave = |classifier: &mut Classifier| {
-        let attachment = lab.host.inside(|| classifier.attach_tc("up0", "carry", TcHook::Clsact)).unwrap();
-        // As after `kill -9`.
-        std::mem::forget(attachment);
-    };
-    let clean = || ["up0", "carry"].map(|name| lab.host.inside(|| remove_leftovers(name)).unwrap());
-    leave(&mut Lab::classifier());
-    assert_eq!(lab.host.inside(|| attached_programs("up0")).unwrap()[0].hook, "clsact ingress");
-    assert_eq!(clean(), [1, 1]);
-    assert_eq!(clean(), [0, 0]);
-    lab.assert_untouched(&before);
-
-    // Twice is not one too many, and somebody else's filter keeps its hook.
-    leave(&mut Lab::classifier());
-    let theirs =
-        ["filter", "add", "dev", "up0", "ingress", "prio", "7", "bpf", "bytecode", "1,6 0 0 0,", "classid", "1:1"];
-    lab.host.exec(&[&["tc"][..], &theirs].concat());
-    let mut classifier = Lab::classifier();
-    let attachment = lab.host.inside(|| classifier.attach_tc("up0", "carry", TcHook::Clsact)).unwrap();
-    let hooks = lab.host.inside(|| attached_programs("up0")).unwrap();
-    assert_eq!(hooks.iter().filter(|program| program.name == "vswitch_tc").count(), 1, "{hooks:?}");
-    assert_eq!(hooks.len(), 2, "{hooks:?}");
-    lab.host.inside(|| drop(attachment));
-    let filters = lab.host.exec(&["tc", "filter", "show", "dev", "up0", "ingress"]);
-    assert!(filters.contains("bytecode") && !filters.contains("vswitch"), "{filters}");
-    assert_eq!(clean(), [0, 0]);
-}
-
-/// The other half of the next test: attaches everything in the namespace that it was started in, and waits to be killed.
-#[test]
-#[ignore = "started by after_a_kill_nothing_is_left"]
-fn a_process_to_be_killed() {
-    let mut classifier = Classifier::load().unwrap();
-    let _attachment = classifier.attach_tc("up0", "carry", TcHook::Tcx).unwrap();
-    let mut uplink = classifier.reserve_xdp("up0", 1).unwrap();
-    classifier.attach_xdp(&mut uplink, XdpMode::Native).unwrap();
-    println!("attached");
-    std::thread::sleep(Duration::from_secs(30));
-}
-
-#[test]
-fn after_a_kill_nothing_is_left() {
-    if !can_run("after_a_kill_nothing_is_left") {
-        return;
-    }
-    let lab = Lab::new();
-    let before = lab.host_state();
-    let mut child = Command::new("ip")
-        .args(["netns", "exec", &lab.host.name])
-        .arg(std::env::current_exe().unwrap())
-        .args(["--exact", "a_process_to_be_killed", "--ignored", "--nocapture"])
-        .stdout(Stdio::null())
-        .stderr(Stdio::null())
-        .spawn()
-        .unwrap();
-    let attached = || lab.host.inside(|| attached_programs("up0")).unwrap().len();
-    let wait_for = |count| {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while attached() != count {
-            assert!(Instant::now() < deadline, "{} programs instead of {count}", attached());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    };
-    wait_for(2);
-    child.kill().unwrap();
-    child.wait().unwrap();
-    wait_for(0);
-    lab.assert_untouched(&before);
+    let _attachment = lab.host.inside(|| classifier.attach_tc("up0", "carry", TcHook::of_kernel())).unwrap();
+    send(&lab.carry, &[&[0xff; 6][..], &[2, 0, 0, 0, 9, 9], &[8, 6], &[0; 46]].concat());
+    assert_eq!((counted(&classifier, Counter::NotIp), counted(&classifier, Counter::Carried)), (1, 0));
+    send(&lab.carry, &layer2::udp_frame(&[]));
+    assert_eq!((counted(&classifier, Counter::NotIp), counted(&classifier, Counter::Carried)), (1, 1));
 }

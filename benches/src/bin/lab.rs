@@ -7,10 +7,10 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use clap::Parser;
-use vswitch_benches::lab::peer::{Peer, Setup};
-use vswitch_benches::lab::report;
+use vswitch_benches::lab::peer::{Carry, Family, Ours, Overlay, Peer, Ports, Setup, Uplink};
 use vswitch_benches::lab::run::{Plan, measure};
 use vswitch_benches::lab::workload::{Load, Workload};
+use vswitch_benches::lab::{memory, report};
 use vswitch_tests::daemon::binaries;
 use vswitch_tests::namespace;
 use vswitch_tests::process::INTERRUPTED;
@@ -23,15 +23,41 @@ use vswitch_tests::process::INTERRUPTED;
 #[command(after_help = "Examples:\n  \
     lab                                                    everything, five rounds\n  \
     lab --workloads tcp1 --peers vswitch,bridge            one number, quickly\n  \
-    lab --peers vswitch,vswitch@/tmp/old,bridge            two builds against each other")]
+    lab --peers vswitch,vswitch@/tmp/old,bridge            two builds against each other\n  \
+    lab --peers vswitch-xdp,vswitch-xdp-busy,bridge        AF_XDP ports, sleeping and busy polling\n  \
+    lab --mtu 60000 --peers vswitch-xdp,bridge --workloads tcp1\n  \
+    lab --uplink-cost --rounds 15 --seconds 1              what a shared uplink costs the host\n  \
+    lab --memory --ports 100 --peers vswitch,vswitch-xdp   what ports cost in memory\n  \
+    lab --overlay                                          VXLAN between two hosts, against the kernel's")]
 struct Arguments {
-    /// The switches: vswitch, vswitch@BIN_DIR (another build), bridge, bridge-plain (no
-    /// netfilter hooks), ovs, ovs-tso
-    #[arg(long, value_delimiter = ',', default_value = "vswitch,bridge,ovs")]
+    /// The switches: vswitch (TAP ports), vswitch-xdp (AF_XDP ports), vswitch-xdp-busy (busy polled),
+    /// vswitch-mixed (client AF_XDP, server TAP), vswitch-mixed-r (the other way round),
+    /// vswitch-mixed-plain (without coalescing), each also as NAME@BIN_DIR (another build); bridge,
+    /// bridge-plain (no netfilter hooks), ovs, ovs-tso; uplinks: see --uplink-cost; overlays: see --overlay
+    /// [default: vswitch,bridge,ovs]
+    #[arg(long, value_delimiter = ',')]
     peers: Vec<Peer>,
     /// The workloads: tcp1, tcp4, tcp1r, rtt, conn, req, raw64, udp64
-    #[arg(long, value_delimiter = ',', default_value = "tcp1,tcp4,rtt,conn,req,raw64,udp64")]
+    /// [default: all but tcp1r; with --uplink-cost tcp1, tcp1r and rtt]
+    #[arg(long, value_delimiter = ',')]
     workloads: Vec<Workload>,
+    /// What a shared uplink costs the host's own traffic. The peers are uplink (a wire, nothing
+    /// attached), uplink-tc, uplink-native and uplink-generic (our classifier at tc, or as an XDP
+    /// program), uplink-native0 and uplink-generic0 (an XDP program that does nothing)
+    #[arg(long)]
+    uplink_cost: bool,
+    /// Uplinks: the far end sends packets instead of super-frames, the host joins them (GRO)
+    #[arg(long)]
+    wire: bool,
+    /// What --ports ports cost in memory, instead of a workload
+    #[arg(long, conflicts_with_all = ["uplink_cost", "workloads"])]
+    memory: bool,
+    /// The MTU of all interfaces
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..=65_521))]
+    mtu: u32,
+    /// Use IPv6
+    #[arg(long)]
+    ipv6: bool,
     /// How often each workload runs over each switch
     #[arg(long, default_value_t = 5)]
     rounds: usize,
@@ -54,9 +80,19 @@ struct Arguments {
     /// Further arguments of the vswitch daemon, separated by spaces, such as "--workers 2"
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     vswitch_args: String,
-    /// Ratios are to this peer
-    #[arg(long, default_value = "bridge")]
-    reference: Peer,
+    /// Two hosts and VXLAN between them. The peers are vxlan (UDP sockets), vxlan-tc and vxlan-xdp (over the shared
+    /// uplink), each also as NAME@BIN_DIR, and vxlan-kernel (bridge, veth and vxlan device of the kernel)
+    #[arg(long, conflicts_with_all = ["uplink_cost", "memory"])]
+    overlay: bool,
+    /// The MTU of the overlay's underlay
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1330..=65_535))]
+    underlay_mtu: u32,
+    /// Give the underlay no segmentation offload, as a plain network card: all is cut before it crosses
+    #[arg(long)]
+    underlay_cuts: bool,
+    /// Ratios are to this peer [default: bridge; with --uplink-cost uplink; with --overlay vxlan-kernel]
+    #[arg(long)]
+    reference: Option<Peer>,
     /// Write every run to this file
     #[arg(long)]
     json: Option<PathBuf>,
@@ -87,37 +123,103 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
     on_signal_set_flag();
     namespace::sweep()?;
     let directory = tempfile::Builder::new().prefix("vswitch-lab-").tempdir()?;
-    let ours = arguments.peers.contains(&Peer::Vswitch(None));
+    let peers = arguments.peers();
     let setup = Setup {
         ports: usize::from(arguments.ports),
+        mtu: arguments.mtu,
+        family: if arguments.ipv6 { Family::Ipv6 } else { Family::Ipv4 },
+        wire: arguments.wire,
         binaries: match &arguments.bin_dir {
             Some(directory) => directory.clone(),
-            None if ours => binaries()?,
+            None if peers.iter().any(Peer::needs_binaries) => binaries()?,
             None => PathBuf::new(),
         },
         vswitch_args: arguments.vswitch_args.split_whitespace().map(str::to_owned).collect(),
+        underlay_mtu: arguments.underlay_mtu,
+        cuts: arguments.underlay_cuts,
         directory: directory.path().to_owned(),
     };
-    let plan = Plan {
-        peers: arguments.peers.clone(),
-        workloads: arguments.workloads.clone(),
-        rounds: arguments.rounds,
-        load,
-        setup,
-    };
-    let runs = measure(&plan, |run| eprintln!("{}", report::line(run)))?;
-    if let Some(path) = &arguments.json {
-        let document = serde_json::json!({
-            "machine": machine(),
-            "load": plan.load,
-            "ports": arguments.ports,
-            "vswitch_args": arguments.vswitch_args,
-            "runs": runs,
-        });
-        std::fs::write(path, serde_json::to_vec_pretty(&document)?)?;
+    if arguments.memory {
+        return weigh(arguments, &peers, &setup);
     }
-    println!("{}\n{load}", machine());
-    println!("{}", report::table(&runs, &arguments.reference.to_string()));
+    let plan = Plan { peers, workloads: arguments.workloads(), rounds: arguments.rounds, load, setup };
+    let runs = measure(&plan, |run| eprintln!("{}", report::line(run)))?;
+    arguments.record(&serde_json::json!({
+        "machine": machine(),
+        "load": plan.load,
+        "ports": arguments.ports,
+        "mtu": arguments.mtu,
+        "ipv6": arguments.ipv6,
+        "wire": arguments.wire,
+            "underlay": { "mtu": arguments.underlay_mtu, "cuts": arguments.underlay_cuts },
+        "vswitch_args": arguments.vswitch_args,
+        "runs": runs,
+    }))?;
+    println!("{}\n{load}, MTU {}", machine(), arguments.mtu);
+    println!("{}", report::table(&runs, &arguments.reference().to_string()));
+    // What an XDP program costs by being there is the kernel's; the rest is ours.
+    for (ours, empty) in [(Uplink::Native, Uplink::NativeEmpty), (Uplink::Generic, Uplink::GenericEmpty)] {
+        let pair = [ours.name(), empty.name()];
+        if pair.iter().all(|name| runs.iter().any(|run| run.peer == *name)) {
+            let of_pair: Vec<_> = runs.iter().filter(|run| pair.contains(&run.peer.as_str())).cloned().collect();
+            println!("{}", report::table(&of_pair, empty.name()));
+        }
+    }
+    Ok(())
+}
+
+impl Arguments {
+    fn peers(&self) -> Vec<Peer> {
+        let ours = |ports| Peer::Vswitch(Ours { ports, build: None });
+        if !self.peers.is_empty() {
+            self.peers.clone()
+        } else if self.uplink_cost {
+            Uplink::ALL.map(Peer::Uplink).to_vec()
+        } else if self.overlay {
+            let ours = [Carry::Socket, Carry::UplinkTc, Carry::UplinkXdp];
+            let ours = ours.map(|carry| Peer::Vxlan(Overlay { carry, build: None }));
+            ours.into_iter().chain([Peer::VxlanKernel]).collect()
+        } else if self.memory {
+            vec![ours(Ports::Tap), ours(Ports::Xdp)]
+        } else {
+            vec![ours(Ports::Tap), Peer::Bridge, Peer::Ovs]
+        }
+    }
+
+    fn workloads(&self) -> Vec<Workload> {
+        if !self.workloads.is_empty() {
+            self.workloads.clone()
+        } else if self.uplink_cost {
+            vec![Workload::Tcp1, Workload::Tcp1r, Workload::Rtt]
+        } else {
+            Workload::ALL.into_iter().filter(|workload| *workload != Workload::Tcp1r).collect()
+        }
+    }
+
+    fn reference(&self) -> Peer {
+        let default = || match self {
+            _ if self.uplink_cost => Peer::Uplink(Uplink::Bare),
+            _ if self.overlay => Peer::VxlanKernel,
+            _ => Peer::Bridge,
+        };
+        self.reference.clone().unwrap_or_else(default)
+    }
+
+    fn record(&self, document: &serde_json::Value) -> std::io::Result<()> {
+        let Some(path) = &self.json else { return Ok(()) };
+        std::fs::write(path, serde_json::to_vec_pretty(document)?)
+    }
+}
+
+/// The measurement of `--memory`.
+fn weigh(arguments: &Arguments, peers: &[Peer], setup: &Setup) -> std::io::Result<()> {
+    let mut growths = Vec::with_capacity(peers.len());
+    for peer in peers {
+        growths.push(memory::measure(peer, setup)?);
+    }
+    arguments.record(&serde_json::json!({ "machine": machine(), "mtu": setup.mtu, "growths": growths }))?;
+    println!("{}\nMTU {}", machine(), setup.mtu);
+    println!("{}", memory::table(&growths));
     Ok(())
 }
 

@@ -7,6 +7,8 @@ use super::workload::{Metric, Outcome, Workload};
 
 /// Above this share of stolen time a run is flagged.
 const STEAL_LIMIT_PERCENT: f64 = 5.0;
+/// Room for a peer's name.
+const PEER_CHARS: usize = 19;
 
 /// The table of `runs` for people; ratios are to the peer `reference` where it took part.
 #[must_use]
@@ -14,8 +16,8 @@ pub fn table(runs: &[Run], reference: &str) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<22} {:<14} {:>12} {:>6} {:>15} {:>9} {:>9} {:>7}  remarks",
-        "workload", "peer", "median", "ratio", "min..max", "switch", "machine", "retrans"
+        "{:<19} {:<PEER_CHARS$} {:>13} {:>6} {:>10} {:>12} {:>8} {:>8} {:>6} {:>7}  remarks",
+        "workload", "peer", "median", "ratio", "min..max", "95 %", "switch", "machine", "ratio", "retrans"
     );
     for workload in distinct(runs.iter().map(|run| run.workload)) {
         for name in metric_names(runs, workload) {
@@ -26,8 +28,9 @@ pub fn table(runs: &[Run], reference: &str) -> String {
     }
     let _ = write!(
         text,
-        "\nratio: to {reference} in the same round, median of the rounds. switch, machine: CPU seconds per gigabyte of\n\
-         the switch's process and of all cores, or CPU microseconds per frame, request or round trip.\n"
+        "\nratio: to {reference} in the same round, median of the rounds; 95 %: where that median lies with 95 % confidence.\n\
+         switch, machine: CPU seconds per gigabyte of the switch's process and of all cores (with the ratio of the latter),\n\
+         or CPU microseconds per frame, request or round trip.\n"
     );
     text
 }
@@ -45,13 +48,16 @@ fn row(runs: &[Run], workload: Workload, name: &str, peer: &str, reference: &str
         runs.iter().filter(|run| run.workload == workload && run.peer == peer && run.outcome.is_none()).count();
     let values: Vec<f64> = own.iter().filter_map(|(_, outcome)| Some(metric(outcome, name)?.value)).collect();
     let unit = own.iter().find_map(|(_, outcome)| metric(outcome, name)).map_or("", |metric| metric.unit);
-    let ratios: Vec<f64> = own
-        .iter()
-        .filter_map(|(round, outcome)| {
-            let (_, paired) = base.iter().find(|(other, _)| other == round)?;
-            Some(metric(outcome, name)?.value / metric(paired, name)?.value)
-        })
-        .collect();
+    let ratios_of = |value: &dyn Fn(&Outcome) -> Option<f64>| -> Vec<f64> {
+        own.iter()
+            .filter_map(|(round, outcome)| {
+                let (_, paired) = base.iter().find(|(other, _)| other == round)?;
+                Some(value(outcome)? / value(paired)?)
+            })
+            .collect()
+    };
+    let ratios = ratios_of(&|outcome| Some(metric(outcome, name)?.value));
+    let machine_ratios = ratios_of(&|outcome| per_unit(outcome, outcome.cost.machine_s));
     let per = |cpu: fn(&Outcome) -> f64| -> String {
         let values: Vec<f64> = own.iter().filter_map(|(_, outcome)| per_unit(outcome, cpu(outcome))).collect();
         median(&values).map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"))
@@ -70,18 +76,22 @@ fn row(runs: &[Run], workload: Workload, name: &str, peer: &str, reference: &str
         remarks.push(note);
     }
     let number = |value: Option<f64>| value.map_or_else(|| "-".to_owned(), |value| format!("{value:.2}"));
+    let range = |limits: Option<(f64, f64)>| {
+        limits.map_or_else(|| "-".to_owned(), |(low, high)| format!("{low:.2}..{high:.2}"))
+    };
+    let interval =
+        median_interval(&ratios).map_or_else(|| "-".to_owned(), |(low, high)| format!("{low:.3}..{high:.3}"));
     format!(
-        "{:<22} {:<14} {:>12} {:>6} {:>15} {:>9} {:>9} {:>7}  {}",
+        "{:<19} {:<PEER_CHARS$} {:>13} {:>6} {:>10} {:>12} {:>8} {:>8} {:>6} {:>7}  {}",
         format!("{workload} {name}"),
         shortened(peer),
         format!("{} {unit}", number(median(&values))),
         number(median(&ratios)),
-        match (minimum(&ratios), maximum(&ratios)) {
-            (Some(low), Some(high)) => format!("{low:.2}..{high:.2}"),
-            _ => "-".to_owned(),
-        },
+        range(minimum(&ratios).zip(maximum(&ratios))),
+        interval,
         per(|outcome| outcome.cost.switch_s),
         per(|outcome| outcome.cost.machine_s),
+        number(median(&machine_ratios)),
         median(&retransmits).map_or_else(|| "-".to_owned(), |value| format!("{value:.0}")),
         remarks.join("; "),
     )
@@ -99,7 +109,7 @@ fn per_unit(outcome: &Outcome, cpu_s: f64) -> Option<f64> {
 /// One line about one run, for those who watch.
 #[must_use]
 pub fn line(run: &Run) -> String {
-    let head = format!("round {} {:<6} {:<14}", run.round + 1, run.workload.to_string(), shortened(&run.peer));
+    let head = format!("round {} {:<6} {:<PEER_CHARS$}", run.round + 1, run.workload.to_string(), shortened(&run.peer));
     let Some(outcome) = &run.outcome else {
         return format!("{head} FAILED: {}", run.error.as_deref().unwrap_or("unknown"));
     };
@@ -123,7 +133,7 @@ pub fn line(run: &Run) -> String {
 
 /// The end of a long peer name, which is where builds differ.
 fn shortened(peer: &str) -> String {
-    let excess = peer.chars().count().saturating_sub(14);
+    let excess = peer.chars().count().saturating_sub(PEER_CHARS);
     if excess == 0 { peer.to_owned() } else { format!("…{}", peer.chars().skip(excess + 1).collect::<String>()) }
 }
 
@@ -161,6 +171,23 @@ fn median(values: &[f64]) -> Option<f64> {
     }
 }
 
+/// Between which two of `values` the median of what they were drawn from lies with a confidence of
+/// 95 %, whatever its distribution: order statistics, by the binomial distribution. Fewer than six
+/// values cannot tell.
+fn median_interval(values: &[f64]) -> Option<(f64, f64)> {
+    let mut sorted = values.to_vec();
+    sorted.sort_by(f64::total_cmp);
+    let count = sorted.len();
+    // The probability that fewer than `rank` of `count` values lie below the median, up to 2.5 %.
+    let (mut rank, mut below, mut term) = (0, 0.0, 0.5_f64.powi(i32::try_from(count).ok()?));
+    while rank < count && below + term <= 0.025 {
+        below += term;
+        term *= (count - rank) as f64 / (rank + 1) as f64;
+        rank += 1;
+    }
+    (rank > 0).then(|| (sorted[rank - 1], sorted[count - rank]))
+}
+
 fn minimum(values: &[f64]) -> Option<f64> {
     values.iter().copied().min_by(f64::total_cmp)
 }
@@ -192,8 +219,21 @@ mod tests {
         let runs = [run(0, "bridge", 10.0), run(0, "vswitch", 9.0), run(1, "vswitch", 18.0), run(1, "bridge", 20.0)];
         let line = row(&runs, Workload::Tcp1, "throughput", "vswitch", "bridge");
         let cells: Vec<&str> = line.split_whitespace().collect();
-        // 0.5 and 1.5 CPU seconds for two gigabytes.
-        let expected = ["tcp1", "throughput", "vswitch", "13.50", "Gbit/s", "0.90", "0.90..0.90", "0.25", "0.75", "3"];
+        // 0.5 and 1.5 CPU seconds for two gigabytes, as much as the bridge.
+        let expected = [
+            "tcp1",
+            "throughput",
+            "vswitch",
+            "13.50",
+            "Gbit/s",
+            "0.90",
+            "0.90..0.90",
+            "-",
+            "0.25",
+            "0.75",
+            "1.00",
+            "3",
+        ];
         assert_eq!(cells, expected);
     }
 
@@ -201,6 +241,17 @@ mod tests {
     fn the_median_of_an_even_number_lies_between() {
         assert_eq!(median(&[4.0, 1.0, 2.0, 3.0]), Some(2.5));
         assert_eq!(median(&[]), None);
+    }
+
+    #[test]
+    fn the_interval_of_a_median_is_that_of_the_tables() {
+        let values = |count: u32| (1..=count).map(f64::from).collect::<Vec<_>>();
+        // Such as in Conover, Practical Nonparametric Statistics: ranks for 95 %.
+        assert_eq!(median_interval(&values(5)), None);
+        assert_eq!(median_interval(&values(6)), Some((1.0, 6.0)));
+        assert_eq!(median_interval(&values(10)), Some((2.0, 9.0)));
+        assert_eq!(median_interval(&values(15)), Some((4.0, 12.0)));
+        assert_eq!(median_interval(&values(25)), Some((8.0, 18.0)));
     }
 
     #[test]

@@ -326,7 +326,7 @@ fn nginx_configuration(prefix: &Path, port: u16, workers: u16) -> String {
          http {{ access_log off; keepalive_requests 1000000000;\n\
          client_body_temp_path {prefix}/body; proxy_temp_path {prefix}/proxy; fastcgi_temp_path {prefix}/fastcgi;\n\
          uwsgi_temp_path {prefix}/uwsgi; scgi_temp_path {prefix}/scgi;\n\
-         server {{ listen {port} backlog=4096; location / {{ return 200 \"hello\\n\"; }} }} }}\n"
+         server {{ listen {port} backlog=4096; listen [::]:{port} backlog=4096; location / {{ return 200 \"hello\\n\"; }} }} }}\n"
     )
 }
 
@@ -344,15 +344,20 @@ fn listens(namespace: &Namespace, port: u16) -> bool {
     })
 }
 
-/// Datagrams that programs of the namespace have read (`InDatagrams` of RFC 4113).
+/// Datagrams that programs of the namespace have read (`InDatagrams` of RFC 4113), of both families.
 fn udp_delivered(namespace: &Namespace) -> io::Result<u64> {
-    let text = namespace.enter(|| fs::read_to_string("/proc/thread-self/net/snmp"))?;
-    let mut lines = text.lines().filter(|line| line.starts_with("Udp:"));
+    let (v4, v6) = namespace.enter(|| -> io::Result<_> {
+        let read = |name: &str| fs::read_to_string(format!("/proc/thread-self/net/{name}"));
+        Ok((read("snmp")?, read("snmp6").unwrap_or_default()))
+    })?;
+    let mut lines = v4.lines().filter(|line| line.starts_with("Udp:"));
     let (names, values) = (lines.next().unwrap_or_default(), lines.next().unwrap_or_default());
-    names
+    let udp4: u64 = names
         .split_whitespace()
         .zip(values.split_whitespace())
         .find(|(name, _)| *name == "InDatagrams")
         .and_then(|(_, value)| value.parse().ok())
-        .ok_or_else(|| io::Error::other("/proc/net/snmp has no InDatagrams"))
+        .ok_or_else(|| io::Error::other("/proc/net/snmp has no InDatagrams"))?;
+    let udp6 = v6.lines().find_map(|line| line.strip_prefix("Udp6InDatagrams")?.trim().parse::<u64>().ok());
+    Ok(udp4 + udp6.unwrap_or(0))
 }

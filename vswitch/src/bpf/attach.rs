@@ -2,20 +2,19 @@
 
 use std::error::Error;
 use std::io;
-use std::os::fd::{AsRawFd, BorrowedFd};
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::PoisonError;
 
 use aya::programs::links::LinkOrder;
 use aya::programs::tc::{NlOptions, SchedClassifierLink, TcAttachOptions, TcAttachType, qdisc_add_clsact};
-use aya::programs::xdp::XdpLink;
-use aya::programs::{SchedClassifier, Xdp, XdpFlags};
+use aya::programs::{MultiProgLink, SchedClassifier};
 use aya::util::KernelVersion;
 use rustix::io::Errno;
 
-use super::Result;
 use super::error::ClassifierError;
 use super::loader::{Classifier, Program, Targets, wrong_map};
 use super::programs::{attached_programs, delete_clsact_if_empty, remove_leftovers};
+use super::{Result, sys};
 use crate::control::netlink::Netlink;
 
 /// The hook of tc that a program is attached to.
@@ -71,6 +70,19 @@ impl Attachment {
     pub fn hook(&self) -> TcHook {
         self.hook
     }
+
+    /// Whether both programs are still where they were attached: an administrator can detach them, and an interface can
+    /// go. In the calling thread's namespace. What is not attached any more is to be dropped, and attached anew.
+    #[must_use]
+    pub fn is_attached(&self) -> bool {
+        self.links.iter().all(|side| match self.hook {
+            // The information about a TCX link begins like that about an XDP link, with the interface's index.
+            TcHook::Tcx => side.link.fd().is_ok_and(|link| matches!(sys::xdp_link_ifindex(link), Ok(Some(_)))),
+            TcHook::Clsact => Netlink::open()
+                .and_then(|mut netlink| netlink.clsact_filters(side.index, true))
+                .is_ok_and(|filters| filters.iter().any(|filter| filter.name.as_deref() == Some(side.program.name()))),
+        })
+    }
 }
 
 impl Drop for Attachment {
@@ -92,9 +104,10 @@ impl Drop for Attachment {
 #[derive(Debug)]
 struct Side {
     index: u32,
+    program: Program,
     made_clsact: bool,
     /// Takes the program off when it is dropped.
-    _link: SchedClassifierLink,
+    link: SchedClassifierLink,
 }
 
 /// An uplink's places in the map of AF_XDP sockets, and the program once it is attached. Dropping it takes the program
@@ -107,7 +120,7 @@ pub struct XdpUplink {
     queues: u32,
     sockets: std::sync::Arc<std::sync::Mutex<super::loader::SocketMap>>,
     places: Targets,
-    link: Option<XdpLink>,
+    link: Option<OwnedFd>,
 }
 
 impl XdpUplink {
@@ -133,10 +146,11 @@ impl XdpUplink {
         &self.interface
     }
 
-    /// Whether the program is attached.
+    /// Whether the program is attached: an administrator can detach it, and the interface can go. It can be attached
+    /// again.
     #[must_use]
     pub fn is_attached(&self) -> bool {
-        self.link.is_some()
+        self.link.as_ref().is_some_and(|link| matches!(sys::xdp_link_ifindex(link.as_fd()), Ok(Some(_))))
     }
 }
 
@@ -149,8 +163,8 @@ impl Drop for XdpUplink {
 }
 
 impl Classifier {
-    /// Shares `uplink`: what is the switch's is redirected to the TAP `tap`, and what is written to that goes out through `uplink`. In
-    /// the calling thread's namespace.
+    /// Shares `uplink`: what is the switch's is redirected to the TAP `tap`, and what is written to that goes out
+    /// through `uplink`. In the calling thread's namespace.
     ///
     /// Programs of others stay. Ours is the first of a TCX chain, because one that ends the chain (`TCX_PASS`) would
     /// take the switch's packets from it.
@@ -187,7 +201,7 @@ impl Classifier {
         // The way out first, so that no answer is late.
         for (index, (name, program)) in indices.into_iter().zip(ends).rev() {
             let (link, made_clsact) = self.attach_one(name, index, program, hook)?;
-            attachment.links.push(Side { index, made_clsact, _link: link });
+            attachment.links.push(Side { index, program, made_clsact, link });
         }
         Ok(attachment)
     }
@@ -277,23 +291,19 @@ impl Classifier {
             XdpMode::Generic => "generic",
         };
         let what = || format!("attach the program {} to interface {interface} (xdp {mode_name})", Program::Xdp.name());
-        let refused = |error: &(dyn Error + 'static)| ClassifierError::refused(what(), error);
+        uplink.link = None;
         refuse_foreign(&interface)?;
-        self.load_program(Program::Xdp)?;
-        let found = self.ebpf.program_mut(Program::Xdp.name()).ok_or_else(|| wrong_map(Program::Xdp.name()))?;
-        let found = <&mut Xdp>::try_from(found).map_err(|error| refused(&error))?;
         let flags = match mode {
-            XdpMode::Native => XdpFlags::DRV_MODE,
-            XdpMode::Generic => XdpFlags::SKB_MODE,
+            XdpMode::Native => sys::XDP_DRV_MODE,
+            XdpMode::Generic => sys::XDP_SKB_MODE,
         };
-        let outcome = found.attach_to_if_index(uplink.index, flags).and_then(|id| found.take_link(id));
-        match outcome {
+        match sys::attach_xdp(self.program_fd(Program::Xdp)?, uplink.index, flags) {
             Ok(link) => {
                 uplink.link = Some(link);
                 Ok(())
             }
             Err(error) => {
-                let error = refused(&error);
+                let error = ClassifierError::refused(what(), &error);
                 if matches!(error.errno(), Some(Errno::BUSY | Errno::EXIST)) {
                     // Somebody else was faster.
                     refuse_foreign(&interface)?;

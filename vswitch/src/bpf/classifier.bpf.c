@@ -5,139 +5,16 @@
  * The rules are written once, in classify(), and compiled twice: as a tc program and as an XDP program. model.rs says
  * the same in Rust and is compared with both. What is malformed, truncated or not understood passes.
  *
- * Most of what comes is the host's. So the question that nearly always has the answer "no" comes first: one or two bytes,
- * at the packet's destination port, in two arrays of 64 KB. Only a packet of which they say "perhaps" costs a look-up
- * in a hash.
+ * Most of what comes is the host's. So the question that nearly always has the answer "no" comes first: one or two
+ * bytes, at the packet's destination port, in two arrays of 64 KB. Only a packet of which they say "perhaps" costs a
+ * look-up in a hash.
  */
+#include "maps.h"
 #include "packet.h"
 
 #define TC_ACT_UNSPEC (-1)
 #define TC_ACT_SHOT 2
 #define PACKET_HOST 0
-
-#define PORTS 65536
-
-/* What is counted; the same order as `Counter` in counters.rs. The rules are also classify()'s result. */
-enum counter {
-	PASSED, /* never counted: one more write for each packet of the host */
-	PUBLISHED,
-	TRANSLATED,
-	VXLAN,
-	ECHO_REPLY,
-	ICMP_ERROR,
-	LATER_FRAGMENT,
-	CARRIED,
-	NOT_IP,
-	NO_TARGET,
-	NO_SOCKET,
-	COUNTERS,
-};
-
-/*
- * A bit for each protocol of each family, at index `port` (for ICMP: the identifier of an echo) in host byte order.
- */
-enum {
-	BIT_TCP,
-	BIT_UDP,
-	BIT_SCTP,
-	BIT_ICMP,
-	BITS_OF_FAMILY,
-};
-
-struct port_bits {
-	__u8 of[PORTS];
-};
-
-/* What is published, or the port of a tunnel; the value is the rule. A host's own address, or none: any of them. */
-struct service {
-	struct address address;
-	__be16 port;
-	__u8 protocol;
-	__u8 padding;
-};
-
-struct fragment_key {
-	struct address source;
-	struct address destination;
-	__u32 identification;
-	/* Zero for IPv6 (RFC 8200 section 4.5: only the first fragment's counts). */
-	__u32 protocol;
-};
-
-/* How long after its first fragment a later one belongs to it: `IP_FRAG_TIME` in include/net/ip.h. */
-#define FRAGMENT_FRESH_NS (30ULL * 1000 * 1000 * 1000)
-
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 4096);
-	__type(key, struct address);
-	__type(value, __u32);
-} local_addresses SEC(".maps");
-
-/* Ports and identifiers of translated flows: written by the data plane, without a system call. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct port_bits);
-} translated SEC(".maps");
-
-/* Ports of which `services` has at least one entry. */
-struct {
-	__uint(type, BPF_MAP_TYPE_ARRAY);
-	__uint(map_flags, BPF_F_MMAPABLE);
-	__uint(max_entries, 1);
-	__type(key, __u32);
-	__type(value, struct port_bits);
-} service_ports SEC(".maps");
-
-/* As many as there can be: every port of three protocols, twice over for the families. Not preallocated. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 8 * PORTS);
-	__type(key, struct service);
-	__type(value, __u32);
-} services SEC(".maps");
-
-/* When the first fragment of a packet was taken; entries nobody asks for any more make room for new ones. */
-struct {
-	__uint(type, BPF_MAP_TYPE_LRU_HASH);
-	__uint(max_entries, 8192);
-	__type(key, struct fragment_key);
-	__type(value, __u64);
-} fragments SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
-	__uint(max_entries, COUNTERS);
-	__type(key, __u32);
-	__type(value, __u64);
-} counters SEC(".maps");
-
-/* Where a program that is attached to the interface `key` sends what it takes: another interface's index. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 1024);
-	__type(key, __u32);
-	__type(value, __u32);
-} targets SEC(".maps");
-
-/* The same for XDP: the place in `sockets` of the interface's receive queue 0. */
-struct {
-	__uint(type, BPF_MAP_TYPE_HASH);
-	__uint(max_entries, 64);
-	__type(key, __u32);
-	__type(value, __u32);
-} socket_places SEC(".maps");
-
-struct {
-	__uint(type, BPF_MAP_TYPE_XSKMAP);
-	__uint(max_entries, 4096);
-	__type(key, __u32);
-	__type(value, __u32);
-} sockets SEC(".maps");
 
 static __always_inline void count(__u32 which)
 {
@@ -166,7 +43,8 @@ static __always_inline bool is_translated(__u16 port, __u8 bit)
 }
 
 /* The rule by which a port of `address`, which is one of the host's, is ours, or PASSED. */
-static __always_inline __u32 service_of(const struct packet *packet, const struct address *address, __u16 port, __u8 bit)
+static __always_inline __u32 service_of(const struct packet *packet, const struct address *address, __u16 port,
+					__u8 bit)
 {
 	struct service key = { .address = *address, .port = bpf_htons(port), .protocol = packet->protocol };
 	__u32 zero = 0, *rule;
@@ -403,7 +281,10 @@ int vswitch_tc(struct __sk_buff *skb)
 	return redirect(skb, false);
 }
 
-/* The same as an XDP program. A queue without a socket must not hand our packets to the host, which would reset them. */
+/*
+ * The same as an XDP program. A queue without a socket must not hand our packets to the host, which would reset their
+ * connections.
+ */
 SEC("xdp.frags")
 int vswitch_xdp(struct xdp_md *xdp)
 {
@@ -426,9 +307,10 @@ int vswitch_xdp(struct xdp_md *xdp)
 }
 
 /*
- * Ingress of the TAP that carries the shared uplink's packets: what the switch sends. The kernel finds the next hop and its
- * address; super-frames and unfinished checksums stay what they are. What has no route or no neighbour is counted
- * by the kernel as a transmit error of the interface.
+ * Ingress of the TAP that carries the shared uplink's packets: what the switch sends. The kernel finds the next hop and
+ * its address; super-frames and unfinished checksums stay what they are. What has no route the kernel drops without
+ * telling us (`__bpf_redirect_neigh`); an IPv4 destination without one is taken to be on the link, as for any socket
+ * that is bound to an interface (`ip_route_output_key_hash_rcu`).
  */
 SEC("classifier")
 int vswitch_out(struct __sk_buff *skb)

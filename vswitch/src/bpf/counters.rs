@@ -2,7 +2,7 @@
 
 macro_rules! counters {
     ($( $(#[$doc:meta])* $variant:ident => $name:literal, )*) => {
-        /// What the programs count; the same order as `enum counter` in `classifier.bpf.c`, from 1 on.
+        /// What the programs count; the same order as `enum counter` in `maps.h`, from 1 on.
         #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
         #[repr(u32)]
         pub enum Counter {
@@ -59,7 +59,7 @@ mod tests {
 
     #[test]
     fn the_order_is_that_of_the_source() {
-        let source = include_str!("classifier.bpf.c");
+        let source = include_str!("maps.h");
         let body = source.split_once("enum counter {").unwrap().1.split_once('}').unwrap().0;
         let names: Vec<String> = body
             .lines()

@@ -1,11 +1,11 @@
-//! The programs that run in the kernel (eBPF): which packets of a host's interface are the switch's, and how they
-//! get to it and back.
+//! The programs that run in the kernel (eBPF): which packets of a host's interface are the switch's, and how they get
+//! to it and back.
 //!
 //! # The classifier
 //!
 //! A *shared uplink* is an interface of the host through which containers reach the world, too. The host keeps it:
-//! addresses, routes, traffic. A program on the interface's ingress takes exactly what belongs to the switch, and passes
-//! everything else on untouched:
+//! addresses, routes, traffic. A program on the interface's ingress takes exactly what belongs to the switch, and
+//! passes everything else on untouched:
 //!
 //! | rule | what |
 //! |---|---|
@@ -24,21 +24,30 @@
 //!
 //! # Maps
 //!
-//! The control plane fills them ([`Classifier`]); the data plane writes only one, [`TranslatedPorts`], by plain stores to
-//! shared memory. Nearly every packet is the host's, so two bytes per port, in arrays of 64 KB, answer "no" before
-//! anything is hashed.
+//! The control plane fills them ([`Classifier`]); the data plane writes only one, [`TranslatedPorts`], by plain stores
+//! to shared memory. Nearly every packet is the host's, so two bytes per port, in arrays of 64 KB, answer "no" before
+//! anything is hashed: about 15 ns as a tc program, and 20 to 25 ns as an XDP program.
 //!
 //! # Two ways of carrying what was taken
 //!
-//! *tc*: after the kernel's GRO, so that super-frames come whole, redirected to a TAP (the *carry TAP*) that the switch reads;
-//! what the switch writes to that TAP is redirected to the uplink, where the kernel finds the next hop, its address, and
-//! cuts super-frames as late as the driver allows. *XDP*: redirected to AF_XDP sockets, before the kernel does anything.
+//! *tc*: after the kernel's GRO, so that super-frames come whole, redirected to a TAP (the *carry TAP*) that the switch
+//! reads; what the switch writes to that TAP is redirected to the uplink, where the kernel finds the next hop, its
+//! address, and cuts super-frames as late as the driver allows. *XDP*: redirected to AF_XDP sockets, before the kernel
+//! does anything.
+//!
+//! # Limits
+//!
+//! * A later fragment that overtakes its first passes, and the datagram is lost, as it would be on the way.
+//! * Super-frames of more than 64 KB (BIG TCP, `gro_max_size` above 65536) say no length in their IP header and pass.
+//! * A card that takes VLAN tags off hides them from XDP, which then sees an untagged packet: where the host has VLAN
+//!   interfaces on an uplink that is served by XDP, `rxvlan` is to be off there.
+//! * What has no route on the way out is dropped by the kernel, which does not tell.
 //!
 //! # Life
 //!
-//! Programs are attached by links, which end with the process: after `kill -9` nothing is left. Kernels before 6.6 have no
-//! such links for tc (TCX); there a filter on the interface's clsact hook stays behind, and is removed by the next start.
-//! Programs of other people are named and left alone: [`attached_programs`].
+//! Programs are attached by links, which end with the process: after `kill -9` nothing is left. Kernels before 6.6 have
+//! no such links for tc (TCX); there a filter on the interface's clsact hook stays behind, and is removed by the next
+//! start. Programs of other people are named and left alone: [`attached_programs`].
 //!
 //! # The object
 //!

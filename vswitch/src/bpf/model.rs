@@ -1,5 +1,5 @@
-//! The classifier's rules once more, as a function of plain Rust: what the programs in the kernel are compared with, and
-//! what is fuzzed.
+//! The classifier's rules once more, as a function of plain Rust: what the programs in the kernel are compared with,
+//! and what is fuzzed.
 //!
 //! It is written to be obviously right and knows nothing of how the C text goes about it: every header is a slice,
 //! every refusal is a `None`, and no look-up is saved.

@@ -184,6 +184,12 @@ union upper {
 
 #define FAILED 0xff
 
+static __always_inline bool is_extension(__u8 next)
+{
+	return next == EXTENSION_HOP_BY_HOP || next == EXTENSION_ROUTING || next == EXTENSION_FRAGMENT ||
+	       next == EXTENSION_AUTHENTICATION || next == EXTENSION_DESTINATION;
+}
+
 /*
  * Walks over the extension headers from `at`, up to a header of another kind or to the fragment header of a later
  * fragment. What has a further router to visit is not for this host, whatever its destination address says at the
@@ -197,8 +203,7 @@ static __always_inline __u64 walk_extensions(void *context, const bool xdp, __u3
 	__u32 bytes;
 
 	for (int i = 0; i <= EXTENSIONS_MAX; i++) {
-		if (next != EXTENSION_HOP_BY_HOP && next != EXTENSION_ROUTING && next != EXTENSION_FRAGMENT &&
-		    next != EXTENSION_AUTHENTICATION && next != EXTENSION_DESTINATION) {
+		if (!is_extension(next)) {
 			upper.protocol = next;
 			upper.transport = at;
 			return upper.scalar;
@@ -266,8 +271,11 @@ static __always_inline bool parse_ipv6(void *context, const bool xdp, __u32 at, 
 			return false;
 		end = at + bpf_ntohs(header.payload_bytes);
 	}
-	upper.scalar = xdp ? walk_extensions_xdp(context, at, end, header.next) :
-			     walk_extensions_tc(context, at, end, header.next);
+	upper = (union upper){ .transport = at, .protocol = header.next, .fragment = FRAGMENT_NONE };
+	/* Nearly no packet has any. */
+	if (is_extension(header.next))
+		upper.scalar = xdp ? walk_extensions_xdp(context, at, end, header.next) :
+				     walk_extensions_tc(context, at, end, header.next);
 	if (upper.fragment == FAILED)
 		return false;
 	packet->source = header.source;

@@ -14,7 +14,7 @@ use rustix::mm::{MapFlags, ProtFlags};
 /// One byte for each 16-bit port (`struct port_bits`).
 const PORTS: usize = 1 << 16;
 
-/// What a port, or an ICMP identifier, belongs to. The order is that of the bits in `classifier.bpf.c`.
+/// What a port, or an ICMP identifier, belongs to. The order is that of the bits in `maps.h`.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
 #[repr(u8)]
 pub enum Flow {

@@ -2,12 +2,12 @@
 
 use std::io;
 
+use aya::programs::SchedClassifier;
 use aya::programs::tc::{TcAttachType, qdisc_detach_program};
-use aya::programs::{SchedClassifier, loaded_programs};
 
-use super::Result;
 use super::error::ClassifierError;
 use super::loader::Program;
+use super::{Result, sys};
 use crate::control::netlink::{Netlink, XdpAttached};
 
 /// A program on an interface.
@@ -70,8 +70,7 @@ pub fn attached_programs(interface: &str) -> Result<Vec<AttachedProgram>> {
 
 /// The name of the program with this id, if there is one.
 fn name_of(id: u32) -> String {
-    let found = loaded_programs().flatten().find(|info| info.id() == id);
-    found.map(|info| String::from_utf8_lossy(info.name()).into_owned()).unwrap_or_default()
+    sys::program_info_by_id(id).map(|info| info.name).unwrap_or_default()
 }
 
 /// Removes what an earlier process, on a kernel without TCX, left on the interface's clsact hook: filters with our

@@ -50,8 +50,12 @@ pub(super) trait Watcher {
 pub(super) struct Turn {
     /// Whether to serve it again.
     pub(super) served: Served,
+    /// The frames of the burst.
+    pub(super) frames: usize,
     /// The bytes of the burst.
     pub(super) bytes: usize,
+    /// Whether a further look costs no system call.
+    pub(super) in_memory: bool,
 }
 
 /// Whether a port has more.
@@ -133,6 +137,17 @@ impl Forwarder {
             || self.underlays.reads(port)
     }
 
+    /// Whether the port, whose frames come through memory, has any.
+    pub(super) fn has_frames(&mut self, port: PortId) -> bool {
+        self.lane(port).and_then(|lane| lane.rx.as_mut()).is_some_and(|rx| rx.has_frames())
+    }
+
+    /// The ports that are read here and want to be looked at all the time.
+    pub(super) fn busy_polled(&self) -> impl Iterator<Item = PortId> {
+        let busy = self.lanes.iter().flatten().filter(|lane| lane.rx.as_ref().is_some_and(|rx| rx.polls_busily()));
+        busy.map(|lane| lane.entry.id)
+    }
+
     /// The port had more than it was expected to have: ask for more from now on.
     pub(super) fn expect_more(&mut self, port: PortId) {
         if let Some(lane) = self.lane(port) {
@@ -148,13 +163,14 @@ impl Forwarder {
 
     /// Moves one burst from a port, or an underlay, to where it goes.
     pub(super) fn serve(&mut self, port: PortId, watcher: &mut dyn Watcher) -> Turn {
-        let nothing = Turn { served: Served::Drained, bytes: 0 };
+        let nothing = Turn { served: Served::Drained, frames: 0, bytes: 0, in_memory: false };
         let Some(lane) = self.lanes.get_mut(port.index()).and_then(Option::as_mut) else {
             return if self.underlays.reads(port) { self.serve_underlay(port, watcher) } else { nothing };
         };
         let Some(rx) = &mut lane.rx else { return nothing };
         let mut report = RxReport::default();
-        let expected = if rx.polls_memory() { BURST_FRAMES_MAX } else { lane.expected };
+        let in_memory = rx.polls_memory();
+        let expected = if in_memory { BURST_FRAMES_MAX } else { lane.expected };
         let status = rx.recv(&mut self.pool, &mut self.burst, expected, BURST_BYTES_MAX, &mut report);
         let got = self.burst.len();
         let served = match status {
@@ -180,7 +196,7 @@ impl Forwarder {
         }
         let bytes = if got > 0 { self.process_burst(port, port.index(), watcher) } else { 0 };
         self.acknowledge();
-        Turn { served, bytes }
+        Turn { served, frames: got, bytes, in_memory }
     }
 
     /// Takes one burst of tunnel packets, and processes each run of frames of one tunnel as a burst
@@ -198,7 +214,7 @@ impl Forwarder {
                 counters.add_drops(row, reason, u64::from(count));
             }
         }
-        let (mut run, mut bytes) = (None, 0);
+        let (mut run, mut frames, mut bytes) = (None, 0, 0);
         let generation = self.generation;
         for (port, frame) in arrivals.drain() {
             if run != Some(port)
@@ -207,6 +223,7 @@ impl Forwarder {
                 bytes += self.process_run(before, generation, watcher);
             }
             self.burst.push(frame);
+            frames += 1;
         }
         if let Some(port) = run {
             bytes += self.process_run(port, generation, watcher);
@@ -216,7 +233,8 @@ impl Forwarder {
             self.underlays.close(id, &mut self.pool, watcher);
         }
         self.acknowledge();
-        Turn { served: if status == RxStatus::More { Served::Again } else { Served::Drained }, bytes }
+        let served = if status == RxStatus::More { Served::Again } else { Served::Drained };
+        Turn { served, frames, bytes, in_memory: false }
     }
 
     /// Processes the burst as frames of a tunnel's port, whose id they were given under `generation`.

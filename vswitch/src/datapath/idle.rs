@@ -10,13 +10,18 @@
 //! - its bursts are small: bulk traffic keeps the cores busy with copying, and can wait;
 //! - nobody else wants its core. Every few spins the thread's CPU time is compared with the time
 //!   that passed; what is missing was somebody else's, and then there is no spinning for a while.
+//!
+//! A worker with a port that is polled busily does not sleep until there was nothing to do for a while: that is what
+//! busy polling was asked for, and a switch without traffic costs nothing all the same.
 
 use rustix::time::{ClockId, clock_gettime};
 
 use super::clock::now_ns;
 
-/// The longest spin.
+/// The longest spin, but for workers that poll busily.
 const SPIN_NS_MAX: u64 = 50_000;
+/// How long a worker that polls busily goes on without any traffic.
+const LINGER_NS: u64 = 100_000_000;
 /// Averages forget by this (a power of two of bursts).
 const WEIGHT: u64 = 8;
 /// Bursts of more bytes than this, on average, are bulk traffic.
@@ -62,11 +67,20 @@ pub(super) struct Idle {
     backoff_until_ns: u64,
     /// When the last wait ended.
     ended_ns: u64,
+    /// Whether the worker polls busily.
+    busy: bool,
 }
 
 impl Default for Idle {
     fn default() -> Self {
-        Self { gap_ns: 4 * SPIN_NS_MAX, burst_bytes: 0, spins: 0, backoff_until_ns: 0, ended_ns: now_ns() }
+        Self {
+            gap_ns: 4 * SPIN_NS_MAX,
+            burst_bytes: 0,
+            spins: 0,
+            backoff_until_ns: 0,
+            ended_ns: now_ns(),
+            busy: false,
+        }
     }
 }
 
@@ -81,6 +95,11 @@ fn thread_ns() -> u64 {
 }
 
 impl Idle {
+    /// Whether the worker polls busily from now on.
+    pub(super) fn set_busy(&mut self, busy: bool) {
+        self.busy = busy;
+    }
+
     /// Notes the size of a burst.
     #[inline]
     pub(super) fn note_burst(&mut self, bytes: usize) {
@@ -111,6 +130,9 @@ impl Idle {
 
     /// What to do now.
     pub(super) fn next(&self, waited: &mut Waited) -> Wait {
+        if self.busy && now_ns() - waited.since_ns < LINGER_NS {
+            return Wait::Spin;
+        }
         if waited.spin && (!waited.looked || now_ns() - waited.since_ns < SPIN_NS_MAX) {
             waited.looked = true;
             return Wait::Spin;

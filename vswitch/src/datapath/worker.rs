@@ -9,7 +9,9 @@
 //! costs one read, and not a second one that fails.
 //!
 //! *When idle.* A worker whose frames keep coming at short distance spins before it sleeps, see
-//! [`super::idle`]. Nothing is polled that has no traffic: an idle switch makes no system calls.
+//! [`super::idle`]. Ports whose frames come through memory (AF_XDP) are looked at there meanwhile, because a look through
+//! epoll costs a hundred times as much; the others are asked for now and then. Nothing is polled that has no traffic: an
+//! idle switch makes no system calls.
 //!
 //! *Order.* A flow enters through one port, a port has one reader, a reader keeps the order.
 
@@ -28,8 +30,15 @@ use crate::snapshot::PortId;
 
 /// The token of the wake-up descriptor in epoll; ports have theirs below.
 const WAKE_TOKEN: u64 = u64::MAX;
-/// Bursts after which a busy worker looks for other ports that became ready.
-const POLL_INTERVAL: u32 = 4;
+/// Work after which a busy worker looks for other ports that became ready: so many bursts, frames and blocks of
+/// [`BLOCK_BYTES`]. Some 100 us, whether it goes in many bursts of few frames or in a few of super-frames.
+const WORK_PER_POLL: usize = 72;
+/// Bytes that are as much work as a frame.
+const BLOCK_BYTES: usize = 4096;
+/// Looks into memory after which a spinning worker asks epoll once: about a microsecond.
+const LOOKS_PER_POLL: u32 = 16;
+/// The most ports that a spinning worker looks at.
+const RINGS_MAX: usize = 16;
 /// The most descriptors that one wait reports.
 const EVENTS_MAX: usize = 64;
 
@@ -46,6 +55,31 @@ struct Ready {
     active: Vec<PortId>,
     /// Ports of the last round that gave what was expected and were not asked for more.
     assumed: Vec<PortId>,
+    /// Ports whose frames come through memory, and that had some since the worker last slept.
+    rings: Vec<PortId>,
+    /// Ports that want to be looked at all the time.
+    busy: Vec<PortId>,
+}
+
+impl Ready {
+    /// A port without more frames, for now, whose frames come through memory.
+    fn note_rings(&mut self, port: PortId) {
+        if self.rings.len() < RINGS_MAX && !self.rings.contains(&port) && !self.busy.contains(&port) {
+            self.rings.push(port);
+        }
+    }
+
+    /// Puts the ports with frames in memory on the active list; returns whether there were any.
+    fn look_at_rings(&mut self, forwarder: &mut Forwarder) -> bool {
+        let Self { active, rings, busy, .. } = self;
+        let before = active.len();
+        for &port in rings.iter().chain(busy.iter()) {
+            if !active.contains(&port) && forwarder.has_frames(port) {
+                active.push(port);
+            }
+        }
+        active.len() > before
+    }
 }
 
 impl Watcher for Ready {
@@ -68,6 +102,8 @@ impl Watcher for Ready {
         }
         self.active.retain(|&other| other != port);
         self.assumed.retain(|&other| other != port);
+        self.rings.retain(|&other| other != port);
+        self.busy.retain(|&other| other != port);
     }
 }
 
@@ -92,7 +128,7 @@ impl Worker {
         let wake = shared.workers[number].wake.as_fd();
         epoll::add(&epoll, wake, epoll::EventData::new_u64(WAKE_TOKEN), epoll::EventFlags::IN)?;
         let forwarder = Forwarder::new(number, Arc::clone(&shared), config, seed)?;
-        let ready = Ready { epoll, active: Vec::new(), assumed: Vec::new() };
+        let ready = Ready { epoll, active: Vec::new(), assumed: Vec::new(), rings: Vec::new(), busy: Vec::new() };
         Ok(Self { number, shared, injections, forwarder, ready, idle: Idle::default() })
     }
 
@@ -100,10 +136,10 @@ impl Worker {
     pub(super) fn run(mut self) {
         // Made here because the kernel's event structure cannot be sent between threads.
         let mut events = Vec::with_capacity(EVENTS_MAX);
-        let mut bursts_since_poll = 0;
+        let mut work_since_poll = 0;
         while !self.shared.stop.load(Ordering::Relaxed) {
             if self.forwarder.is_outdated() {
-                self.forwarder.adopt(&mut self.ready);
+                self.adopt();
             }
             while let Some(injection) = self.injections.as_ref().and_then(|channel| channel.try_recv().ok()) {
                 self.forwarder.inject(injection.from, &injection.bytes, &mut self.ready);
@@ -111,26 +147,36 @@ impl Worker {
             self.forwarder.take_handover();
             if self.ready.active.is_empty() {
                 self.wait(&mut events);
-                bursts_since_poll = 0;
-            } else if bursts_since_poll >= POLL_INTERVAL {
+                work_since_poll = 0;
+            } else if work_since_poll >= WORK_PER_POLL {
                 // A worker that never waits is busy, too.
                 let busy_ns = self.idle.busy_ns();
                 WorkerCells::add(&self.shared.workers[self.number].cells.busy_ns, busy_ns);
                 self.poll(&mut events, true);
-                bursts_since_poll = 0;
+                work_since_poll = 0;
+            } else {
+                self.ready.look_at_rings(&mut self.forwarder);
             }
-            bursts_since_poll += self.serve_round();
+            work_since_poll += self.serve_round();
         }
         self.forwarder.close(&mut self.ready);
     }
 
-    /// Serves each active port once; returns the number of bursts.
-    fn serve_round(&mut self) -> u32 {
-        let mut bursts = 0;
+    /// Takes over a newer snapshot.
+    fn adopt(&mut self) {
+        self.forwarder.adopt(&mut self.ready);
+        self.ready.busy.clear();
+        self.ready.busy.extend(self.forwarder.busy_polled());
+        self.idle.set_busy(!self.ready.busy.is_empty());
+    }
+
+    /// Serves each active port once; returns how much work that was.
+    fn serve_round(&mut self) -> usize {
+        let mut work = 0;
         let mut at = 0;
         while let Some(&port) = self.ready.active.get(at) {
-            bursts += 1;
             let turn = self.forwarder.serve(port, &mut self.ready);
+            work += 1 + turn.frames + turn.bytes / BLOCK_BYTES;
             if turn.bytes > 0 {
                 self.idle.note_burst(turn.bytes);
             }
@@ -142,6 +188,9 @@ impl Worker {
                 Served::Again => at += 1,
                 Served::Drained => {
                     self.ready.active.swap_remove(at);
+                    if turn.in_memory && turn.frames > 0 {
+                        self.ready.note_rings(port);
+                    }
                 }
                 Served::Assumed => {
                     self.ready.active.swap_remove(at);
@@ -149,22 +198,31 @@ impl Worker {
                 }
             }
         }
-        bursts
+        work
     }
 
     /// Waits until a port has frames or somebody wakes the worker: spinning first, if that pays.
     fn wait(&mut self, events: &mut Vec<epoll::Event>) {
         let mut waited = self.idle.begin();
         WorkerCells::add(&self.shared.workers[self.number].cells.busy_ns, waited.busy_ns);
+        let mut looks = 0;
         loop {
             match self.idle.next(&mut waited) {
                 Wait::Spin => {
-                    if self.poll(events, true) || self.forwarder.is_outdated() {
+                    if self.ready.look_at_rings(&mut self.forwarder) || self.forwarder.is_outdated() {
+                        break;
+                    }
+                    let has_rings = !self.ready.rings.is_empty() || !self.ready.busy.is_empty();
+                    looks += 1;
+                    if has_rings && looks % LOOKS_PER_POLL != 0 {
+                        std::hint::spin_loop();
+                    } else if self.poll(events, true) || self.shared.stop.load(Ordering::Relaxed) {
                         break;
                     }
                 }
                 Wait::Sleep => {
                     WorkerCells::add(&self.shared.workers[self.number].cells.sleeps, 1);
+                    self.ready.rings.clear();
                     self.poll(events, false);
                     break;
                 }

@@ -131,6 +131,17 @@ pub trait RxQueue: Send {
         false
     }
 
+    /// Whether frames wait, for queues that poll memory: what a spinning worker asks.
+    fn has_frames(&mut self) -> bool {
+        false
+    }
+
+    /// Whether frames come only, or sooner, if [`RxQueue::has_frames`] is asked again and again. A worker with such a
+    /// queue does not sleep while there is traffic.
+    fn polls_busily(&self) -> bool {
+        false
+    }
+
     /// Gives back what the queue has of the pool, before it is dropped.
     fn close(&mut self, _pool: &mut Pool) {}
 }

@@ -17,8 +17,8 @@ const XDP_PASS: u32 = 2;
 /// `XDP_DROP`: the same.
 const XDP_TAKEN: u32 = 1;
 
-/// Whether the kernel runs a tc program on such a frame: it must have its whole IP header (`bpf_prog_test_run_skb`), and fit
-/// a page, less what a `sk_buff` needs.
+/// Whether the kernel runs a tc program on such a frame: it must have its whole IP header (`bpf_prog_test_run_skb`), and
+/// fit a page, less what a `sk_buff` needs.
 fn runs_as_tc(frame: &[u8]) -> bool {
     let shortest = match frame[12..14] {
         [0x08, 0x00] => 14 + 20,
@@ -128,7 +128,7 @@ impl Both {
         };
         if (returned, counted.clone()) != expected {
             return Err(format!(
-                "{} (first buffer: {linear:?}) returned {returned} and counted {counted:?}; the model says {rule:?}\n{}",
+                "{} (first buffer: {linear:?}) returned {returned}, counted {counted:?}; the model says {rule:?}\n{}",
                 program.name(),
                 hex(frame)
             ));

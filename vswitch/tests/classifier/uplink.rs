@@ -1,5 +1,5 @@
-//! A host with an uplink (one end of a veth pair), a peer at the other end, and a container behind the switch which answers at
-//! the host's own address: what needs no translation shows the way there and back alone.
+//! A host with an uplink (one end of a veth pair), a peer at the other end, and a container behind the switch which answers
+//! at the host's own address: what needs no translation shows the way there and back alone.
 
 use std::net::{IpAddr, UdpSocket};
 use std::time::Duration;

@@ -4,6 +4,7 @@ use std::io::ErrorKind;
 use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{Duration, Instant};
 
 use rustix::event::PollFlags;
@@ -172,7 +173,7 @@ fn a_program_of_somebody_else_can_redirect_to_us() {
     let (host, a) = (Namespace::new(), Namespace::new());
     plug(&host, &a, "va", 1500, 1);
     let (mut pool, umems) = (pool(), Umems::default());
-    let map = Arc::new(Map::create(MapKind::Xsk, 4, 4, 1, "elsewhere").unwrap());
+    let map = Map::create(MapKind::Xsk, 4, 4, 1, "elsewhere").unwrap();
     let descriptor = map.as_fd().as_raw_fd();
     // bpf_redirect_map(map, context->rx_queue_index, XDP_PASS)
     let program = load(
@@ -182,8 +183,11 @@ fn a_program_of_somebody_else_can_redirect_to_us() {
     let index = |name| host.inside(|| rustix::net::netdevice::name_to_index(datagram_socket(), name).unwrap());
     let at = index("va");
     let _link = host.inside(|| sys::attach_xdp(program.as_fd(), at, sys::XDP_DRV_MODE)).unwrap();
-    let steering = Steering::Elsewhere { map: Arc::clone(&map), mode: XdpMode::Native };
+    let steering = Steering::Elsewhere { mode: XdpMode::Native };
     let device = open_with(&host, &XdpConfig { steering, ..XdpConfig::new("va", 0) }, &pool, &umems);
+    for (queue, socket) in (0_u32..).zip(device.sockets()) {
+        map.update(&queue.to_ne_bytes(), &(socket.as_raw_fd() as u32).to_ne_bytes()).unwrap();
+    }
     assert!(device.is_attached());
     let (mut rx, raw) = (device.open_rx(&mut pool).unwrap(), Raw::open(&a));
     for at in 0..10 {
@@ -338,6 +342,43 @@ fn queues_are_opened_again_with_what_they_had() {
     assert_eq!(device.open_rx(&mut stranger).err().map(|error| error.kind()), Some(ErrorKind::InvalidInput));
     drop(device);
     assert_all_home(&mut pool);
+}
+
+#[test]
+fn ports_come_and_go_under_load() {
+    if !can_run("ports_come_and_go_under_load") {
+        return;
+    }
+    let (host, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
+    plug(&host, &a, "va", 1500, 1);
+    plug(&host, &b, "vb", 1500, 1);
+    let stop = Arc::new(AtomicBool::new(false));
+    let senders = [&a, &b].map(|container| {
+        let (raw, stop) = (Raw::open(container), Arc::clone(&stop));
+        std::thread::spawn(move || {
+            while !stop.load(Ordering::Relaxed) {
+                raw.send(&pattern(400, 1));
+                std::thread::sleep(Duration::from_micros(20));
+            }
+        })
+    });
+    let (mut pool, umems) = (pool(), Umems::default());
+    let mut received = 0;
+    for round in 0..20 {
+        let config = |interface| XdpConfig { always_complete: round % 2 == 1, ..XdpConfig::new(interface, 0) };
+        let one = open_with(&host, &config("va"), &pool, &umems);
+        let two = open_with(&host, &config("vb"), &pool, &umems);
+        let wire = Wire::between(pool, &one, &two);
+        std::thread::sleep(Duration::from_millis(20));
+        received += wire.totals.received.load(Ordering::Relaxed);
+        // Either device may go first, and before what it lent comes home.
+        drop(if round % 3 == 0 { (one, two) } else { (two, one) });
+        pool = wire.stop();
+        assert_all_home(&mut pool);
+    }
+    stop.store(true, Ordering::Relaxed);
+    senders.into_iter().for_each(|thread| thread.join().unwrap());
+    assert!(received > 1000, "{received}");
 }
 
 #[test]

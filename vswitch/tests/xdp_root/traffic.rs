@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use crate::lab::{Namespace, Raw, Wire, address, assert_all_home, can_run, open_with, pattern, plug, pool};
 use vswitch::io::Device;
-use vswitch::io::xdp::{Steering, Umems, XdpConfig, XdpMode};
+use vswitch::io::xdp::{BusyPoll, Steering, Umems, XdpConfig, XdpMode};
 
 /// Two containers, each behind an AF_XDP port, and a wire between the ports.
 struct Pair {
@@ -176,6 +176,18 @@ fn kernels_talk_through_us_whatever_their_offloads_are() {
         // Completing a checksum of a scattered frame takes a copy.
         pair.end(tx_checksum || mtu == 1500);
     }
+}
+
+#[test]
+fn busy_polling_carries_the_same() {
+    if !can_run("busy_polling_carries_the_same") {
+        return;
+    }
+    let pair = Pair::new(1500, 1, |config| config.busy_poll = Some(BusyPoll { us: 20, budget: 64 }));
+    for to in ["10.9.0.3", "fd09::3"] {
+        stream(&pair.a, &pair.b, to, 4 << 20);
+    }
+    pair.end(true);
 }
 
 #[test]

@@ -4,14 +4,14 @@ use std::io;
 
 use vswitch_tests::namespace::Namespace;
 
-use super::{Container, add_veth};
+use super::{Container, Setup, add_veth};
 
 /// Joins `containers` by a bridge in `host`.
-pub(super) fn join(host: &Namespace, containers: &[Container]) -> io::Result<()> {
+pub(super) fn join(host: &Namespace, containers: &[Container], setup: &Setup) -> io::Result<()> {
     host.ip("link add br0 type bridge")?;
     host.ip("link set br0 up")?;
     for (number, container) in containers.iter().enumerate() {
-        add_veth(host, container, number)?;
+        add_veth(host, container, number, setup)?;
         host.ip(&format!("link set h{number} master br0"))?;
     }
     Ok(())

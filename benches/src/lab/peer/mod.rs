@@ -2,7 +2,8 @@
 
 use std::fmt;
 use std::io;
-use std::net::{IpAddr, Ipv4Addr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
 
@@ -12,15 +13,20 @@ use vswitch_tests::namespace::{Namespace, unique_prefix};
 use vswitch_tests::process::Background;
 
 mod bridge;
+mod ours;
 mod ovs;
-mod tap;
+mod uplink;
+mod vxlan;
 
-/// A kind of switch.
+pub use self::ours::{Ours, Ports};
+pub use self::uplink::Uplink;
+pub use self::vxlan::{Carry, Overlay};
+
+/// A kind of switch, or, for [`Peer::Uplink`], a kind of wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub enum Peer {
-    /// Ours, over TAP ports; with the directory of its programs where that is not the default, so
-    /// that two builds can be compared in one run.
-    Vswitch(Option<PathBuf>),
+    /// Ours.
+    Vswitch(Ours),
     /// The kernel's bridge over veth pairs with the kernel's defaults: what `docker0` is. Where the
     /// module `br_netfilter` is present, as on every host that runs Docker, bridged packets pass
     /// the netfilter hooks (without any rules here).
@@ -31,6 +37,12 @@ pub enum Peer {
     Ovs,
     /// The same with its experimental segmentation offload (`userspace-tso-enable`).
     OvsTso,
+    /// No switch between the two: the host's own traffic through an interface that a switch shares.
+    Uplink(Uplink),
+    /// Two hosts with ours, over TAP ports, and VXLAN between them.
+    Vxlan(Overlay),
+    /// Two hosts with the kernel's bridge over veth pairs and its `vxlan` device.
+    VxlanKernel,
 }
 
 impl FromStr for Peer {
@@ -38,15 +50,33 @@ impl FromStr for Peer {
 
     fn from_str(text: &str) -> Result<Self, String> {
         match text {
-            "vswitch" => Ok(Self::Vswitch(None)),
-            "bridge" => Ok(Self::Bridge),
-            "bridge-plain" => Ok(Self::BridgePlain),
-            "ovs" => Ok(Self::Ovs),
-            "ovs-tso" => Ok(Self::OvsTso),
-            _ => match text.strip_prefix("vswitch@") {
-                Some(directory) => Ok(Self::Vswitch(Some(directory.into()))),
-                None => Err(format!("no peer {text}: vswitch, vswitch@BIN_DIR, bridge, bridge-plain, ovs or ovs-tso")),
-            },
+            "bridge" => return Ok(Self::Bridge),
+            "bridge-plain" => return Ok(Self::BridgePlain),
+            "ovs" => return Ok(Self::Ovs),
+            "ovs-tso" => return Ok(Self::OvsTso),
+            "vxlan-kernel" => return Ok(Self::VxlanKernel),
+            _ => {}
+        }
+        if let Some(uplink) = Uplink::from_name(text) {
+            return Ok(Self::Uplink(uplink));
+        }
+        let (name, build) = match text.split_once('@') {
+            None => (text, None),
+            Some((name, directory)) => (name, Some(directory.into())),
+        };
+        if let Some(carry) = Carry::from_name(name) {
+            return Ok(Self::Vxlan(Overlay { carry, build }));
+        }
+        match Ports::from_name(name) {
+            Some(ports) => Ok(Self::Vswitch(Ours { ports, build })),
+            None => {
+                let ours = Ports::ALL.map(Ports::name).join(", ");
+                let uplinks = Uplink::ALL.map(Uplink::name).join(", ");
+                let overlays = Carry::ALL.map(Carry::name).join(", ");
+                Err(format!(
+                    "no peer {text}: {ours} (each also @BIN_DIR), bridge, bridge-plain, ovs, ovs-tso, {uplinks}, {overlays}, vxlan-kernel"
+                ))
+            }
         }
     }
 }
@@ -54,12 +84,63 @@ impl FromStr for Peer {
 impl fmt::Display for Peer {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::Vswitch(None) => f.write_str("vswitch"),
-            Self::Vswitch(Some(directory)) => write!(f, "vswitch@{}", directory.display()),
+            Self::Vswitch(ours) => ours.fmt(f),
             Self::Bridge => f.write_str("bridge"),
             Self::BridgePlain => f.write_str("bridge-plain"),
             Self::Ovs => f.write_str("ovs"),
             Self::OvsTso => f.write_str("ovs-tso"),
+            Self::Uplink(uplink) => f.write_str(uplink.name()),
+            Self::Vxlan(overlay) => overlay.fmt(f),
+            Self::VxlanKernel => f.write_str("vxlan-kernel"),
+        }
+    }
+}
+
+impl Peer {
+    /// Whether it needs our programs where they are by default.
+    #[must_use]
+    pub fn needs_binaries(&self) -> bool {
+        match self {
+            Self::Vswitch(ours) => ours.build.is_none(),
+            Self::Vxlan(overlay) => overlay.build.is_none(),
+            Self::Uplink(uplink) => uplink.daemon_option("").is_some(),
+            _ => false,
+        }
+    }
+}
+
+/// The family of the containers' addresses.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Family {
+    /// 10.77.0.0/16
+    Ipv4,
+    /// fd77::/64
+    Ipv6,
+}
+
+impl Family {
+    fn subnet(self) -> &'static str {
+        match self {
+            Self::Ipv4 => "10.77.0.0/16",
+            Self::Ipv6 => "fd77::/64",
+        }
+    }
+
+    /// The address of the container `number`, the same in every topology.
+    fn address(self, number: usize) -> IpAddr {
+        let host = number as u32 + 2;
+        match self {
+            Self::Ipv4 => Ipv4Addr::from(0x0a4d_0000 + host).into(),
+            Self::Ipv6 => Ipv6Addr::from((0xfd77 << 112) + u128::from(host)).into(),
+        }
+    }
+
+    /// What follows `ip addr add` for `address`.
+    fn assignment(self, address: IpAddr) -> String {
+        match self {
+            Self::Ipv4 => format!("{address}/16"),
+            // Nobody else is there who could have the address.
+            Self::Ipv6 => format!("{address}/64 nodad"),
         }
     }
 }
@@ -69,10 +150,21 @@ impl fmt::Display for Peer {
 pub struct Setup {
     /// The number of containers, at least two.
     pub ports: usize,
+    /// The MTU of every interface, in bytes.
+    pub mtu: u32,
+    /// The containers' addresses.
+    pub family: Family,
+    /// Uplinks: whether the far end cuts what it sends into packets, as a network does, and the host
+    /// joins them again (GRO). Otherwise veth carries super-frames whole.
+    pub wire: bool,
     /// Where our programs are.
     pub binaries: PathBuf,
     /// Further arguments of our daemon.
     pub vswitch_args: Vec<String>,
+    /// The MTU of overlays' underlay.
+    pub underlay_mtu: u32,
+    /// Whether the underlay's interfaces have no segmentation offload.
+    pub cuts: bool,
     /// A directory for sockets, logs and databases.
     pub directory: PathBuf,
 }
@@ -92,11 +184,22 @@ impl Container {
     /// # Errors
     /// There is no `eth0`.
     pub fn mac(&self) -> io::Result<[u8; 6]> {
-        // `/sys` shows the namespace it was mounted in, so ask `ip`.
-        let text = self.namespace.ip("-j link show dev eth0")?;
-        let links: serde_json::Value = serde_json::from_str(&text)?;
-        let mac = links[0]["address"].as_str().ok_or_else(|| io::Error::other("eth0 has no address"))?;
+        let link = self.link()?;
+        let mac = link["address"].as_str().ok_or_else(|| io::Error::other("eth0 has no address"))?;
         Ok(parse_mac(mac))
+    }
+
+    /// The interface index of its `eth0`.
+    fn ifindex(&self) -> io::Result<u32> {
+        let index = self.link()?["ifindex"].as_u64().and_then(|index| u32::try_from(index).ok());
+        index.ok_or_else(|| io::Error::other("eth0 has no index"))
+    }
+
+    /// What `ip` says of its `eth0`; `/sys` shows the namespace that it was mounted in.
+    fn link(&self) -> io::Result<serde_json::Value> {
+        let text = self.namespace.ip("-j link show dev eth0")?;
+        let mut links: serde_json::Value = serde_json::from_str(&text)?;
+        Ok(links[0].take())
     }
 }
 
@@ -108,9 +211,13 @@ pub struct Topology {
     /// The containers; workloads use the first two.
     pub containers: Vec<Container>,
     // Dropped in this order: the switch's processes before the namespace that they are in.
-    daemon: Option<Daemon>,
+    daemons: Vec<Daemon>,
+    /// Holds a program on an uplink.
+    program: Option<OwnedFd>,
     background: Vec<Background>,
     host: Namespace,
+    /// The other host of an overlay.
+    far: Option<Namespace>,
 }
 
 impl Topology {
@@ -128,9 +235,14 @@ impl Topology {
         let containers: Vec<Container> = Namespace::create_all(&names)?
             .into_iter()
             .enumerate()
-            .map(|(number, namespace)| Container { namespace, address: address(number) })
+            .map(|(number, namespace)| Container { namespace, address: setup.family.address(number) })
             .collect();
-        let mut topology = Self { peer: peer.clone(), containers, daemon: None, background: Vec::new(), host };
+        let far = match peer {
+            Peer::Vxlan(_) | Peer::VxlanKernel => Some(Namespace::create(&format!("{prefix}far"))?),
+            _ => None,
+        };
+        let (daemons, background) = (Vec::new(), Vec::new());
+        let mut topology = Self { peer: peer.clone(), containers, daemons, program: None, background, host, far };
         topology.join(setup, &directory)?;
         for container in &topology.containers {
             // A closed connection leaves its port in TIME_WAIT: the connection rate needs many.
@@ -143,43 +255,77 @@ impl Topology {
 
     fn join(&mut self, setup: &Setup, directory: &Path) -> io::Result<()> {
         match &self.peer {
-            Peer::Vswitch(binaries) => {
-                let binaries = binaries.as_ref().unwrap_or(&setup.binaries);
-                self.daemon = Some(tap::join(&self.host, &self.containers, binaries, &setup.vswitch_args, directory)?);
+            Peer::Vswitch(ours) => {
+                self.daemons = vec![ours.join(&self.host, &self.containers, setup, directory)?];
             }
-            Peer::Bridge => bridge::join(&self.host, &self.containers)?,
+            Peer::Bridge => bridge::join(&self.host, &self.containers, setup)?,
             Peer::BridgePlain => {
                 bridge::without_netfilter(&self.host)?;
-                bridge::join(&self.host, &self.containers)?;
+                bridge::join(&self.host, &self.containers, setup)?;
             }
             Peer::Ovs | Peer::OvsTso => {
                 let tso = self.peer == Peer::OvsTso;
-                self.background = ovs::join(&self.host, &self.containers, tso, directory)?;
+                self.background = ovs::join(&self.host, &self.containers, tso, setup, directory)?;
             }
+            Peer::Uplink(uplink) => {
+                let [outside, host, ..] = &self.containers[..] else {
+                    return Err(io::Error::other("a wire has two ends"));
+                };
+                uplink::connect(outside, host, setup)?;
+                self.daemons = uplink.daemon(host, setup, directory)?.into_iter().collect();
+                self.program = uplink.empty_program(host)?;
+            }
+            Peer::Vxlan(overlay) => {
+                self.daemons = overlay.join(self.hosts(), &self.containers, setup, directory)?;
+            }
+            Peer::VxlanKernel => vxlan::join_kernel(self.hosts(), &self.containers, setup)?,
         }
         Ok(())
+    }
+
+    /// The hosts of an overlay.
+    fn hosts(&self) -> [&Namespace; 2] {
+        [&self.host, self.far.as_ref().unwrap_or(&self.host)]
     }
 
     /// The processes that are the switch; none for the kernel's. The database server of Open vSwitch
     /// takes no part in forwarding, but it is a part of the switch.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
-        self.daemon.iter().map(Daemon::pid).chain(self.background.iter().map(Background::pid)).collect()
+        self.daemons.iter().map(Daemon::pid).chain(self.background.iter().map(Background::pid)).collect()
     }
 }
 
-/// The address of the container `number`, the same in every topology.
-fn address(number: usize) -> IpAddr {
-    let [_, _, high, low] = (number as u32 + 2).to_be_bytes();
-    Ipv4Addr::new(10, 77, high, low).into()
-}
-
 /// Gives a container a veth pair: `eth0` inside, `h<number>` in `host`.
-fn add_veth(host: &Namespace, container: &Container, number: usize) -> io::Result<()> {
+fn add_veth(host: &Namespace, container: &Container, number: usize, setup: &Setup) -> io::Result<()> {
+    let Setup { mtu, family, .. } = setup;
     let inside = container.namespace.name();
-    host.ip(&format!("link add h{number} type veth peer name eth0 netns {inside}"))?;
+    host.ip(&format!("link add h{number} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {inside}"))?;
     host.ip(&format!("link set h{number} up"))?;
-    container.namespace.ip(&format!("addr add {}/16 dev eth0", container.address))?;
+    container.namespace.ip(&format!("addr add {} dev eth0", family.assignment(container.address)))?;
     container.namespace.ip("link set eth0 up")?;
     Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_of_peers_read_back() {
+        let ours = Ports::ALL.map(Ports::name);
+        let uplinks = Uplink::ALL.map(Uplink::name);
+        for name in ours.iter().chain(&uplinks).chain(&["bridge", "bridge-plain", "ovs", "ovs-tso"]) {
+            assert_eq!(name.parse::<Peer>().expect(name).to_string(), *name);
+        }
+        assert_eq!("vswitch-xdp@/tmp/old".parse::<Peer>().expect("a build").to_string(), "vswitch-xdp@/tmp/old");
+        assert!("vswitch-udp".parse::<Peer>().is_err());
+    }
+
+    #[test]
+    fn addresses_are_in_the_subnet() {
+        assert_eq!(Family::Ipv4.address(0).to_string(), "10.77.0.2");
+        assert_eq!(Family::Ipv4.address(300).to_string(), "10.77.1.46");
+        assert_eq!(Family::Ipv6.address(1).to_string(), "fd77::3");
+    }
 }

@@ -9,7 +9,7 @@ use std::time::Duration;
 use vswitch_tests::namespace::Namespace;
 use vswitch_tests::process::{Background, run_ok, wait_until};
 
-use super::{Container, add_veth};
+use super::{Container, Setup, add_veth};
 
 const SCHEMA: &str = "/usr/share/openvswitch/vswitch.ovsschema";
 const LIMIT: Duration = Duration::from_secs(20);
@@ -19,6 +19,7 @@ pub(super) fn join(
     host: &Namespace,
     containers: &[Container],
     tso: bool,
+    setup: &Setup,
     directory: &Path,
 ) -> io::Result<Vec<Background>> {
     let database = directory.join("conf.db");
@@ -51,7 +52,7 @@ pub(super) fn join(
     vsctl(&["add-br", "br0", "--", "set", "bridge", "br0", "datapath_type=netdev"])
         .map_err(|error| io::Error::new(error.kind(), format!("{error}; ovs-vswitchd: {}", switch.output())))?;
     for (number, container) in containers.iter().enumerate() {
-        add_veth(host, container, number)?;
+        add_veth(host, container, number, setup)?;
         if !tso {
             // Without its segmentation offload Open vSwitch forwards the unfinished checksums that
             // veth leaves; its own tests turn checksum offload off in the namespaces, as here.

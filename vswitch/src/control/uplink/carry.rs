@@ -25,7 +25,7 @@ use crate::control::netlink::{LinkChange, Netlink, NetlinkError};
 use crate::datapath::Datapath;
 use crate::io::Device;
 use crate::io::tap::TapDevice;
-use crate::io::xdp::{self, Steering, Umems, XdpConfig, XdpDevice};
+use crate::io::xdp::{self, BusyPoll, Steering, Umems, XdpConfig, XdpDevice};
 
 /// What the names of our TAPs begin with.
 pub const TAP_PREFIX: &str = "vsw-";
@@ -73,6 +73,8 @@ pub struct Means<'a> {
     pub datapath: &'a Datapath,
     /// The memory that the kernel knows already.
     pub umems: &'a Umems,
+    /// Whether workers receive by polling the drivers.
+    pub busy_poll: Option<BusyPoll>,
 }
 
 impl Means<'_> {
@@ -86,6 +88,7 @@ impl Means<'_> {
 
     /// Opens AF_XDP sockets on every receive queue of `link`.
     fn sockets(&self, link: &HostLink, config: XdpConfig) -> Result<Arc<XdpDevice>, CarryError> {
+        let config = XdpConfig { busy_poll: self.busy_poll, ..config };
         let refused = |source| CarryError::Xdp { interface: link.name.clone(), source };
         let region =
             self.datapath.region(config.home).ok_or_else(|| refused(io::Error::other("there is no worker")))?;
@@ -120,7 +123,11 @@ enum Programs {
 /// Where the packets come from and go to.
 #[derive(Debug)]
 enum Ends {
-    Tap(Arc<TapDevice>),
+    Tap {
+        device: Arc<TapDevice>,
+        /// Its index in the host's namespace.
+        index: u32,
+    },
     Xdp(Arc<XdpDevice>),
 }
 
@@ -134,9 +141,9 @@ impl Carry {
             .map_err(|source| CarryError::Promiscuous { interface: link.name.clone(), source })?;
         let (programs, ends) = match how {
             UplinkCarry::Tc => {
-                let tap = Arc::new(make_tap(link)?);
+                let (tap, index) = make_tap(link)?;
                 let programs = means.classifier()?.attach_l2(&link.name, tap.name(), TcHook::of_kernel())?;
-                (Programs::Tc(programs), Ends::Tap(tap))
+                (Programs::Tc(programs), Ends::Tap { device: Arc::new(tap), index })
             }
             UplinkCarry::XdpNative | UplinkCarry::XdpGeneric => {
                 let steering = if how == UplinkCarry::XdpNative { Steering::NATIVE } else { Steering::GENERIC };
@@ -157,9 +164,9 @@ impl Carry {
     pub fn shared(means: &mut Means<'_>, link: &HostLink, how: UplinkCarry) -> Result<Self, CarryError> {
         let (programs, ends) = match how {
             UplinkCarry::Tc => {
-                let tap = Arc::new(make_tap(link)?);
+                let (tap, index) = make_tap(link)?;
                 let programs = means.classifier()?.attach_tc(&link.name, tap.name(), TcHook::of_kernel())?;
-                (Programs::Tc(programs), Ends::Tap(tap))
+                (Programs::Tc(programs), Ends::Tap { device: Arc::new(tap), index })
             }
             UplinkCarry::XdpNative | UplinkCarry::XdpGeneric => {
                 let (classified, socketed) = match how {
@@ -186,7 +193,7 @@ impl Carry {
     #[must_use]
     pub fn device(&self) -> Arc<dyn Device> {
         match &self.ends {
-            Ends::Tap(tap) => Arc::clone(tap) as Arc<dyn Device>,
+            Ends::Tap { device, .. } => Arc::clone(device) as Arc<dyn Device>,
             Ends::Xdp(device) => Arc::clone(device) as Arc<dyn Device>,
         }
     }
@@ -200,7 +207,7 @@ impl Carry {
                 let copy = if device.mode() == xdp::XdpMode::ZeroCopy { "zero-copy" } else { "copy" };
                 format!("{copy}, {} queue{}", device.queues(), if device.queues() == 1 { "" } else { "s" })
             }
-            (_, Ends::Tap(_)) => String::new(),
+            (_, Ends::Tap { .. }) => String::new(),
         }
     }
 
@@ -208,7 +215,7 @@ impl Carry {
     #[must_use]
     pub fn refused(&self) -> Vec<String> {
         match &self.ends {
-            Ends::Tap(_) => Vec::new(),
+            Ends::Tap { .. } => Vec::new(),
             Ends::Xdp(device) => device.refused().iter().map(|refused| format!("not {refused}")).collect(),
         }
     }
@@ -217,7 +224,7 @@ impl Carry {
     #[must_use]
     pub fn tap(&self) -> Option<&str> {
         match &self.ends {
-            Ends::Tap(tap) => Some(tap.name()),
+            Ends::Tap { device, .. } => Some(device.name()),
             Ends::Xdp(_) => None,
         }
     }
@@ -226,11 +233,23 @@ impl Carry {
     #[must_use]
     pub fn dropped(&self) -> Option<u64> {
         match &self.ends {
-            Ends::Tap(_) => None,
+            Ends::Tap { .. } => None,
             Ends::Xdp(device) => {
                 let statistics = device.statistics();
                 Some(statistics.rx_no_chunk + statistics.rx_ring_full)
             }
+        }
+    }
+
+    /// Whether what carries the packets is still there: somebody may have removed the TAP.
+    #[must_use]
+    pub fn is_whole(&self) -> bool {
+        match &self.ends {
+            // Where the kernel cannot be asked, it is left as it is.
+            Ends::Tap { index, .. } => Netlink::open()
+                .and_then(|mut netlink| netlink.link_by_index(*index))
+                .map_or(true, |link| link.is_some()),
+            Ends::Xdp(device) => !device.is_gone(),
         }
     }
 
@@ -248,8 +267,9 @@ impl Carry {
     }
 }
 
-/// A TAP named after the interface, or after its index where that name is too long or taken.
-fn make_tap(link: &HostLink) -> Result<TapDevice, CarryError> {
+/// A TAP named after the interface, or after its index where that name is too long or taken; and the
+/// TAP's own index.
+fn make_tap(link: &HostLink) -> Result<(TapDevice, u32), CarryError> {
     let by_name = format!("{TAP_PREFIX}{}", link.name);
     let by_index = format!("{TAP_PREFIX}{}", link.index);
     let named = (by_name.len() <= INTERFACE_NAME_BYTES_MAX).then(|| TapDevice::create(&by_name));
@@ -270,5 +290,5 @@ fn make_tap(link: &HostLink) -> Result<TapDevice, CarryError> {
         ..LinkChange::default()
     };
     netlink.change_link(made.index, &change)?;
-    Ok(tap)
+    Ok((tap, made.index))
 }

@@ -6,5 +6,7 @@
 //! is its *carry* (`control::uplink`), and whoever sends through it asks [`NextHops`] for the way.
 
 mod next_hop;
+mod tunnels;
 
 pub use next_hop::{NextHop, NextHops, Refusal, Resolution};
+pub use tunnels::UplinkTunnels;

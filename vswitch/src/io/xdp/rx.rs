@@ -232,9 +232,6 @@ impl RxQueue for XdpRx {
             let at = self.next;
             self.next = if at + 1 == self.sides.len() { 0 } else { at + 1 };
             let side = &mut self.sides[at];
-            if self.shared.polls_busily() && side.rx.acquire(1) == 0 {
-                let _ = side.socket.poll();
-            }
             more |= side.take(pool, self.lenders[at], burst, &mut limits, report);
         }
         if burst.len() == before && !more {
@@ -258,6 +255,21 @@ impl RxQueue for XdpRx {
 
     fn polls_memory(&self) -> bool {
         true
+    }
+
+    fn has_frames(&mut self) -> bool {
+        let busily = self.shared.polls_busily();
+        self.sides.iter_mut().any(|side| {
+            if busily && side.rx.acquire(1) == 0 {
+                // Errors show where the worker receives.
+                let _ = side.socket.poll();
+            }
+            side.rx.acquire(1) > 0
+        })
+    }
+
+    fn polls_busily(&self) -> bool {
+        self.shared.polls_busily()
     }
 
     /// The chunks come home when the sockets are closed: until then the kernel may write into them.

@@ -75,7 +75,7 @@ pub(super) struct Rings {
     pub(super) completion: Consumer<u64>,
 }
 
-/// What a socket counted ([`Socket::statistics`]).
+/// What the kernel counted for the sockets of a device (`XDP_STATISTICS`).
 #[derive(Debug, Clone, Copy, Default, PartialEq, Eq)]
 pub struct XdpStatistics {
     /// Frames that were dropped because no chunk was free to receive them into.

@@ -1,0 +1,137 @@
+/* SPDX-License-Identifier: MIT OR GPL-2.0-only */
+/*
+ * What the programs are told, and what they count. loader.rs fills and reads these maps by name.
+ */
+#ifndef MAPS_H
+#define MAPS_H
+
+#include "packet.h"
+
+#define PORTS 65536
+
+/* What is counted; the same order as `Counter` in counters.rs. The rules are also classify()'s result. */
+enum counter {
+	PASSED, /* never counted: one more write for each packet of the host */
+	PUBLISHED,
+	TRANSLATED,
+	VXLAN,
+	ECHO_REPLY,
+	ICMP_ERROR,
+	LATER_FRAGMENT,
+	CARRIED,
+	NOT_IP,
+	NO_TARGET,
+	NO_SOCKET,
+	COUNTERS,
+};
+
+/*
+ * A bit for each protocol of each family, at index `port` (for ICMP: the identifier of an echo) in host byte order.
+ */
+enum {
+	BIT_TCP,
+	BIT_UDP,
+	BIT_SCTP,
+	BIT_ICMP,
+	BITS_OF_FAMILY,
+};
+
+struct port_bits {
+	__u8 of[PORTS];
+};
+
+/* What is published, or the port of a tunnel; the value is the rule. A host's own address, or none: any of them. */
+struct service {
+	struct address address;
+	__be16 port;
+	__u8 protocol;
+	__u8 padding;
+};
+
+struct fragment_key {
+	struct address source;
+	struct address destination;
+	__u32 identification;
+	/* Zero for IPv6 (RFC 8200 section 4.5: only the first fragment's counts). */
+	__u32 protocol;
+};
+
+/* How long after its first fragment a later one belongs to it: `IP_FRAG_TIME` in include/net/ip.h. */
+#define FRAGMENT_FRESH_NS (30ULL * 1000 * 1000 * 1000)
+
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4096);
+	__type(key, struct address);
+	__type(value, __u32);
+} local_addresses SEC(".maps");
+
+/* Ports and identifiers of translated flows: written by the data plane, without a system call. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct port_bits);
+} translated SEC(".maps");
+
+/* Ports of which `services` has at least one entry. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct port_bits);
+} service_ports SEC(".maps");
+
+/* Every port of TCP and of UDP, for each family: an empty table of that size has 4 MB. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 4 * PORTS);
+	__type(key, struct service);
+	__type(value, __u32);
+} services SEC(".maps");
+
+/* When the first fragment of a packet was taken; entries nobody asks for any more make room for new ones. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct fragment_key);
+	__type(value, __u64);
+} fragments SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
+	__uint(max_entries, COUNTERS);
+	__type(key, __u32);
+	__type(value, __u64);
+} counters SEC(".maps");
+
+/* Where a program that is attached to the interface `key` sends what it takes: another interface's index. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, __u32);
+	__type(value, __u32);
+} targets SEC(".maps");
+
+/* The same for XDP: the place in `sockets` of the interface's receive queue 0. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, __u32);
+} socket_places SEC(".maps");
+
+struct {
+	__uint(type, BPF_MAP_TYPE_XSKMAP);
+	__uint(max_entries, 4096);
+	__type(key, __u32);
+	__type(value, __u32);
+} sockets SEC(".maps");
+
+#endif
