@@ -173,7 +173,7 @@ fn a_program_of_somebody_else_can_redirect_to_us() {
     let (host, a) = (Namespace::new(), Namespace::new());
     plug(&host, &a, "va", 1500, 1);
     let (mut pool, umems) = (pool(), Umems::default());
-    let map = Arc::new(Map::create(MapKind::Xsk, 4, 4, 1, "elsewhere").unwrap());
+    let map = Map::create(MapKind::Xsk, 4, 4, 1, "elsewhere").unwrap();
     let descriptor = map.as_fd().as_raw_fd();
     // bpf_redirect_map(map, context->rx_queue_index, XDP_PASS)
     let program = load(
@@ -183,8 +183,11 @@ fn a_program_of_somebody_else_can_redirect_to_us() {
     let index = |name| host.inside(|| rustix::net::netdevice::name_to_index(datagram_socket(), name).unwrap());
     let at = index("va");
     let _link = host.inside(|| sys::attach_xdp(program.as_fd(), at, sys::XDP_DRV_MODE)).unwrap();
-    let steering = Steering::Elsewhere { map: Arc::clone(&map), mode: XdpMode::Native };
+    let steering = Steering::Elsewhere { mode: XdpMode::Native };
     let device = open_with(&host, &XdpConfig { steering, ..XdpConfig::new("va", 0) }, &pool, &umems);
+    for (queue, socket) in (0_u32..).zip(device.sockets()) {
+        map.update(&queue.to_ne_bytes(), &(socket.as_raw_fd() as u32).to_ne_bytes()).unwrap();
+    }
     assert!(device.is_attached());
     let (mut rx, raw) = (device.open_rx(&mut pool).unwrap(), Raw::open(&a));
     for at in 0..10 {

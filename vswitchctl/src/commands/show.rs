@@ -227,6 +227,7 @@ mod tests {
             bridge: bridge::tests::example(),
             ports: vec![port::tests::example("web", 2), port::tests::example("database", 3)],
             tunnels: vec![],
+            uplinks: vec![],
         };
         assert_eq!(
             render(&tree),
@@ -265,7 +266,12 @@ br0
         port.worker = None;
         port.offloads.clear();
         assert_eq!(
-            render(&Tree { bridge, ports: vec![port], tunnels: vec![vxlan::tests::example()] }),
+            render(&Tree {
+                bridge,
+                ports: vec![port],
+                tunnels: vec![vxlan::tests::example()],
+                uplinks: vec![uplink::tests::example()],
+            }),
             "\
 br0
 ├─ network   172.17.0.0/16 fd00:17::/64
@@ -276,6 +282,7 @@ br0
 ├─ macs      3 of 131072 known (at most 16384 per port), flooding unlimited
 ├─ labels    owner=ops
 ├─ WARNING   loop: 02:00:00:00:00:01 moves between web and db
+├─ uplink    eth1, tc (tcx), mtu 1500, worker 0, csum tso4
 ├─ tunnels   1 tunnel
 │  └─ vxlan42  vni 42 198.18.0.1 to 198.18.0.2 198.18.0.3 port 4789 mtu 1450, worker 0
 └─ ports     1 port
@@ -304,10 +311,16 @@ br0
         let mut bridge = bridge::tests::example();
         bridge.l2 = true;
         assert!(
-            render(&Tree { bridge: bridge.clone(), ports: vec![], tunnels: vec![] })
+            render(&Tree { bridge: bridge.clone(), ports: vec![], tunnels: vec![], uplinks: vec![] })
                 .contains("├─ network   none, a bare")
         );
-        let trees = group(vec![bridge], vec![port::tests::example("web", 2)], vec![vxlan::tests::example()]);
-        assert_eq!((trees[0].ports.len(), trees[0].tunnels.len()), (1, 1));
+        let trees = group(
+            vec![bridge],
+            vec![port::tests::example("web", 2)],
+            vec![vxlan::tests::example()],
+            Uplinks { l2: vec![uplink::tests::example()], ..Uplinks::default() },
+        );
+        let tree = &trees[0];
+        assert_eq!((tree.ports.len(), tree.tunnels.len(), tree.uplinks.len()), (1, 1, 1));
     }
 }

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use clap::Args;
-use vswitch::api::{Dscp, PortState, RemoteSpec, Vxlan, VxlanSpec};
+use clap::{Args, ValueEnum};
+use vswitch::api::{Carrier, Dscp, PortState, RemoteSpec, Vxlan, VxlanSpec};
 
 use super::{OnOff, on_off};
 use crate::client::{Client, Target};
@@ -22,6 +22,7 @@ Examples:
   vswitchctl add-vxlan br0 --vni 42 --remote 198.18.0.2 --remote 198.18.0.3
   vswitchctl add-vxlan br0 --vni 42 --local fd18::1 --remote fd18::2
   vswitchctl add-vxlan br0 --vni 7 --remote 198.18.0.2 --learning off      only what fdb-add says
+  vswitchctl add-vxlan br0 --vni 7 --remote 198.18.0.2 --carrier uplink    needs vswitch --uplink IFACE
   vswitchctl add-vxlan lab --vni 7 --remote 198.18.0.2 --trunk 0,10,20     with VLAN tags inside
 
 Flooded frames are sent once to each remote; packets of other senders are dropped. Prints one line,
@@ -42,6 +43,9 @@ pub(crate) struct AddVxlan {
     /// The UDP port of all hosts [default: 4789]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     dst_port: Option<u16>,
+    /// What carries it: sockets of the kernel, or the uplink shared with the host [default: socket]
+    #[arg(long, value_name = "socket|uplink", value_enum, hide_possible_values = true)]
+    carrier: Option<CarrierName>,
     /// Whether MAC addresses behind remotes are learned from traffic [default: on]
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     learning: Option<OnOff>,
@@ -65,6 +69,22 @@ pub(crate) struct AddVxlan {
     trunk: Vec<u16>,
 }
 
+/// The names of [`Carrier`].
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CarrierName {
+    Socket,
+    Uplink,
+}
+
+impl From<CarrierName> for Carrier {
+    fn from(name: CarrierName) -> Self {
+        match name {
+            CarrierName::Socket => Self::Socket,
+            CarrierName::Uplink => Self::Uplink,
+        }
+    }
+}
+
 impl AddVxlan {
     fn spec(self) -> (String, VxlanSpec) {
         let spec = VxlanSpec {
@@ -73,6 +93,7 @@ impl AddVxlan {
             local: self.local,
             remotes: self.remotes,
             dst_port: self.dst_port,
+            carrier: self.carrier.map(Carrier::from),
             learning: self.learning.map(bool::from),
             ttl: self.ttl,
             dscp: self.dscp,
@@ -180,6 +201,9 @@ pub(super) fn line(vxlan: &Vxlan) -> String {
     let mut details = vec![ends(vxlan)];
     if vxlan.state != PortState::Up {
         details.insert(0, "FAILED".into());
+    }
+    if vxlan.carrier == Carrier::Uplink {
+        details.push("over the uplink".into());
     }
     if !vxlan.mtu_derived {
         details.push("mtu chosen".into());

@@ -16,8 +16,8 @@ use std::sync::Arc;
 
 use tokio::sync::watch;
 
-use super::Switch;
 use super::live::Detached;
+use super::{Switch, XdpContext};
 use crate::api::{SharedUplink, UplinkCarry, UplinkState, Uplinks};
 use crate::bpf::{Classifier, attached_programs};
 use crate::control::netlink::monitor::HostLink;
@@ -30,7 +30,6 @@ use crate::control::uplink::watch::{HostWatch, read_host};
 use crate::datapath::Datapath;
 use crate::io::Device;
 use crate::io::uplink::NextHops;
-use crate::io::xdp::Umems;
 
 /// What the names of our programs begin with.
 const PROGRAM_PREFIX: &str = "vswitch_";
@@ -42,8 +41,6 @@ pub(super) struct UplinkPlane {
     changes: watch::Sender<u64>,
     watch: Option<HostWatch>,
     classifier: Option<Classifier>,
-    /// The memory that AF_XDP sockets share with the kernel.
-    umems: Arc<Umems>,
     /// Who needs the shared uplink, in words for people.
     claims: BTreeSet<String>,
     /// In the order of the options.
@@ -87,7 +84,6 @@ impl Default for UplinkPlane {
             changes: watch::Sender::new(0),
             watch: None,
             classifier: None,
-            umems: Arc::default(),
             claims: BTreeSet::new(),
             shared: Vec::new(),
         }
@@ -127,8 +123,8 @@ impl UplinkPlane {
     }
 
     /// What interfaces are carried with.
-    pub(super) fn means<'a>(&'a mut self, datapath: &'a Datapath) -> Means<'a> {
-        Means { classifier: &mut self.classifier, datapath, umems: &self.umems }
+    pub(super) fn means<'a>(&'a mut self, datapath: &'a Datapath, xdp: &'a XdpContext) -> Means<'a> {
+        Means { classifier: &mut self.classifier, datapath, umems: &xdp.umems, busy_poll: xdp.busy_poll }
     }
 }
 
@@ -265,7 +261,7 @@ impl Switch {
         if attached.is_some() {
             self.uplinks.shared[at].attachment = Err(Detached::Missing);
         }
-        let attachment = next.and_then(|link| match Carry::shared(&mut self.uplinks.means(&self.datapath), &link, carry_of(&option)) {
+        let attachment = next.and_then(|link| match Carry::shared(&mut self.uplinks.means(&self.datapath, &self.xdp), &link, carry_of(&option)) {
             Ok(carry) => {
                 tracing::info!(uplink = %option, interface = %link.name, hook = %carry.hook(), "the uplink is shared");
                 Ok(SharedAttachment { carry, index: link.index })

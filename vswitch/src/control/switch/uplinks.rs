@@ -105,7 +105,7 @@ impl Switch {
         let record = next.bridge(bridge)?.uplink(bridge, name)?.clone();
         let ids = self.new_port_id()?;
         let lowered = lower(link, &record);
-        let carry = match Carry::whole(&mut self.uplinks.means(&self.datapath), link, record.carry) {
+        let carry = match Carry::whole(&mut self.uplinks.means(&self.datapath, &self.xdp), link, record.carry) {
             Ok(carry) => carry,
             Err(error) => {
                 self.live.port_ids.release(ids.0.0);

@@ -25,7 +25,7 @@ use crate::control::netlink::{LinkChange, Netlink, NetlinkError};
 use crate::datapath::Datapath;
 use crate::io::Device;
 use crate::io::tap::TapDevice;
-use crate::io::xdp::{self, Steering, Umems, XdpConfig, XdpDevice};
+use crate::io::xdp::{self, BusyPoll, Steering, Umems, XdpConfig, XdpDevice};
 
 /// What the names of our TAPs begin with.
 pub const TAP_PREFIX: &str = "vsw-";
@@ -73,6 +73,8 @@ pub struct Means<'a> {
     pub datapath: &'a Datapath,
     /// The memory that the kernel knows already.
     pub umems: &'a Umems,
+    /// Whether workers receive by polling the drivers.
+    pub busy_poll: Option<BusyPoll>,
 }
 
 impl Means<'_> {
@@ -86,6 +88,7 @@ impl Means<'_> {
 
     /// Opens AF_XDP sockets on every receive queue of `link`.
     fn sockets(&self, link: &HostLink, config: XdpConfig) -> Result<Arc<XdpDevice>, CarryError> {
+        let config = XdpConfig { busy_poll: self.busy_poll, ..config };
         let refused = |source| CarryError::Xdp { interface: link.name.clone(), source };
         let region =
             self.datapath.region(config.home).ok_or_else(|| refused(io::Error::other("there is no worker")))?;

@@ -240,7 +240,7 @@ impl Mirror {
         use crate::control::netlink::TABLE_MAIN;
         use crate::control::netlink::monitor::RouteAction;
         let of_family = |ipv6: bool| {
-            let defaults = self.routes.range((TABLE_MAIN, IpNet::default())..).map(|(_, rows)| rows).flatten();
+            let defaults = self.routes.range((TABLE_MAIN, IpNet::default())..).flat_map(|(_, rows)| rows);
             defaults
                 .filter(|route| {
                     route.table == TABLE_MAIN
