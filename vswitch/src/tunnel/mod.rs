@@ -16,8 +16,8 @@
 //! - [`ecn`]: RFC 6040, at both ends;
 //! - [`decap`]: the checks on a received packet, each with the reason of its drop;
 //! - [`train`]: segments of one flow that arrived together, put together again;
-//! - [`whole`]: super-frames that arrived in one piece, which happens within one machine;
-//! - [`outer`]: the outer headers, where the kernel does not write and read them.
+//! - [`outer`]: the outer headers, where the kernel does not write and read them;
+//! - [`whole`]: super-frames that arrived in one piece, which happens within one machine.
 //!
 //! # What is written into the outer headers
 //! The source port is drawn from the inner flow's hash, out of 49152 to 65535 (RFC 7348, section 5), so

@@ -20,6 +20,7 @@ mod vxlan;
 
 pub use self::ours::{Ours, Ports};
 pub use self::uplink::Uplink;
+pub use self::vxlan::{Carry, Overlay};
 
 /// A kind of switch, or, for [`Peer::Uplink`], a kind of wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -38,9 +39,8 @@ pub enum Peer {
     OvsTso,
     /// No switch between the two: the host's own traffic through an interface that a switch shares.
     Uplink(Uplink),
-    /// Two hosts with ours, over TAP ports, and VXLAN between them; with the directory of its programs
-    /// where that is not the default.
-    Vxlan(Option<PathBuf>),
+    /// Two hosts with ours, over TAP ports, and VXLAN between them.
+    Vxlan(Overlay),
     /// Two hosts with the kernel's bridge over veth pairs and its `vxlan` device.
     VxlanKernel,
 }
@@ -64,17 +64,17 @@ impl FromStr for Peer {
             None => (text, None),
             Some((name, directory)) => (name, Some(directory.into())),
         };
-        if name == "vxlan" {
-            return Ok(Self::Vxlan(build));
+        if let Some(carry) = Carry::from_name(name) {
+            return Ok(Self::Vxlan(Overlay { carry, build }));
         }
         match Ports::from_name(name) {
             Some(ports) => Ok(Self::Vswitch(Ours { ports, build })),
             None => {
                 let ours = Ports::ALL.map(Ports::name).join(", ");
                 let uplinks = Uplink::ALL.map(Uplink::name).join(", ");
+                let overlays = Carry::ALL.map(Carry::name).join(", ");
                 Err(format!(
-                    "no peer {text}: {ours}, vxlan (each also @BIN_DIR), bridge, bridge-plain, ovs, ovs-tso, \
-                     vxlan-kernel, {uplinks}"
+                    "no peer {text}: {ours} (each also @BIN_DIR), bridge, bridge-plain, ovs, ovs-tso, {uplinks}, {overlays}, vxlan-kernel"
                 ))
             }
         }
@@ -90,8 +90,7 @@ impl fmt::Display for Peer {
             Self::Ovs => f.write_str("ovs"),
             Self::OvsTso => f.write_str("ovs-tso"),
             Self::Uplink(uplink) => f.write_str(uplink.name()),
-            Self::Vxlan(None) => f.write_str("vxlan"),
-            Self::Vxlan(Some(directory)) => write!(f, "vxlan@{}", directory.display()),
+            Self::Vxlan(overlay) => overlay.fmt(f),
             Self::VxlanKernel => f.write_str("vxlan-kernel"),
         }
     }
@@ -103,8 +102,8 @@ impl Peer {
     pub fn needs_binaries(&self) -> bool {
         match self {
             Self::Vswitch(ours) => ours.build.is_none(),
+            Self::Vxlan(overlay) => overlay.build.is_none(),
             Self::Uplink(uplink) => uplink.daemon_option("").is_some(),
-            Self::Vxlan(build) => build.is_none(),
             _ => false,
         }
     }
@@ -162,6 +161,10 @@ pub struct Setup {
     pub binaries: PathBuf,
     /// Further arguments of our daemon.
     pub vswitch_args: Vec<String>,
+    /// The MTU of overlays' underlay.
+    pub underlay_mtu: u32,
+    /// Whether the underlay's interfaces have no segmentation offload.
+    pub cuts: bool,
     /// A directory for sockets, logs and databases.
     pub directory: PathBuf,
 }
@@ -269,12 +272,11 @@ impl Topology {
                     return Err(io::Error::other("a wire has two ends"));
                 };
                 uplink::connect(outside, host, setup)?;
-                self.daemons.extend(uplink.daemon(host, setup, directory)?);
+                self.daemons = uplink.daemon(host, setup, directory)?.into_iter().collect();
                 self.program = uplink.empty_program(host)?;
             }
-            Peer::Vxlan(build) => {
-                let binaries = build.as_ref().unwrap_or(&setup.binaries);
-                self.daemons = vxlan::join(self.hosts(), &self.containers, binaries, setup, directory)?;
+            Peer::Vxlan(overlay) => {
+                self.daemons = overlay.join(self.hosts(), &self.containers, setup, directory)?;
             }
             Peer::VxlanKernel => vxlan::join_kernel(self.hosts(), &self.containers, setup)?,
         }
@@ -313,7 +315,7 @@ mod tests {
     fn names_of_peers_read_back() {
         let ours = Ports::ALL.map(Ports::name);
         let uplinks = Uplink::ALL.map(Uplink::name);
-        for name in ours.iter().chain(&uplinks).chain(&["bridge", "bridge-plain", "ovs", "ovs-tso", "vxlan", "vxlan-kernel"]) {
+        for name in ours.iter().chain(&uplinks).chain(&["bridge", "bridge-plain", "ovs", "ovs-tso"]) {
             assert_eq!(name.parse::<Peer>().expect(name).to_string(), *name);
         }
         assert_eq!("vswitch-xdp@/tmp/old".parse::<Peer>().expect("a build").to_string(), "vswitch-xdp@/tmp/old");
