@@ -15,7 +15,8 @@
 //! - [`inner`]: what the outer headers take from the inner frame: hash of the flow, DSCP, ECN;
 //! - [`ecn`]: RFC 6040, at both ends;
 //! - [`decap`]: the checks on a received packet, each with the reason of its drop;
-//! - [`train`]: segments of one flow that arrived together, put together again.
+//! - [`train`]: segments of one flow that arrived together, put together again;
+//! - [`outer`]: the outer headers, where the kernel does not write and read them.
 //!
 //! # What is written into the outer headers
 //! The source port is drawn from the inner flow's hash, out of 49152 to 65535 (RFC 7348, section 5), so
@@ -26,6 +27,7 @@
 pub mod decap;
 pub mod ecn;
 pub mod inner;
+pub mod outer;
 mod remote;
 mod table;
 pub mod train;
