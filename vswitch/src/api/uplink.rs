@@ -120,6 +120,7 @@ pub struct SharedUplink {
 
 /// The answer of `GET /v1/uplinks`.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(default)]
 pub struct Uplinks {
     /// The interfaces that are shared with the host.
     pub shared: Vec<SharedUplink>,
