@@ -41,7 +41,9 @@ fn every_combination_of_the_containers_offloads_carries_every_byte() {
         let word = |bit: u8| if combination & (1 << bit) == 0 { "on" } else { "off" };
         let what = format!("tx {} tso {} gso {} gro {}", word(0), word(1), word(2), word(3));
         for setting in what.split_whitespace().collect::<Vec<_>>().chunks(2) {
-            must(lab.container("a").run(&format!("ethtool -K eth0 {}", setting.join(" "))));
+            let set = lab.container("a").run(&format!("ethtool -K eth0 {}", setting.join(" ")));
+            // The kernel notes the wish for super-frames, and grants it once no program is attached.
+            assert!(set.is_ok() || matches!(setting, ["tso" | "gso", "on"]), "{what}: {set:?}");
         }
         for peer in &peers {
             let (a, b) = (lab.container("a"), lab.container(&peer.name));
