@@ -201,7 +201,7 @@ fn multipath_routes_lead_where_the_kernel_may_send() {
     let ways = |to: &str| {
         let fib = watch.look(Fib::new);
         let to: IpAddr = to.parse().expect("an address");
-        let mut ways: Vec<IpAddr> = (0..64u32).filter_map(|n| Some(fib.way(to, n << 26).ok()?.hop.via?)).collect();
+        let mut ways: Vec<IpAddr> = (0..64u32).filter_map(|n| fib.way(to, n << 26).ok()?.hop.via).collect();
         ways.sort_unstable();
         ways.dedup();
         ways.iter().map(ToString::to_string).collect::<Vec<_>>()

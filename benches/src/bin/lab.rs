@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use clap::Parser;
-use vswitch_benches::lab::peer::{Family, Ours, Peer, Ports, Setup, Uplink};
+use vswitch_benches::lab::peer::{Carry, Family, Ours, Overlay, Peer, Ports, Setup, Uplink};
 use vswitch_benches::lab::run::{Plan, measure};
 use vswitch_benches::lab::workload::{Load, Workload};
 use vswitch_benches::lab::{memory, report};
@@ -27,12 +27,13 @@ use vswitch_tests::process::INTERRUPTED;
     lab --peers vswitch-xdp,vswitch-xdp-busy,bridge        AF_XDP ports, sleeping and busy polling\n  \
     lab --mtu 60000 --peers vswitch-xdp,bridge --workloads tcp1\n  \
     lab --uplink-cost --rounds 15 --seconds 1              what a shared uplink costs the host\n  \
-    lab --memory --ports 100 --peers vswitch,vswitch-xdp   what ports cost in memory")]
+    lab --memory --ports 100 --peers vswitch,vswitch-xdp   what ports cost in memory\n  \
+    lab --overlay                                          VXLAN between two hosts, against the kernel's")]
 struct Arguments {
     /// The switches: vswitch (TAP ports), vswitch-xdp (AF_XDP ports), vswitch-xdp-busy (busy polled),
     /// vswitch-mixed (client AF_XDP, server TAP), vswitch-mixed-r (the other way round),
     /// vswitch-mixed-plain (without coalescing), each also as NAME@BIN_DIR (another build); bridge,
-    /// bridge-plain (no netfilter hooks), ovs, ovs-tso; uplinks: see --uplink-cost
+    /// bridge-plain (no netfilter hooks), ovs, ovs-tso; uplinks: see --uplink-cost; overlays: see --overlay
     /// [default: vswitch,bridge,ovs]
     #[arg(long, value_delimiter = ',')]
     peers: Vec<Peer>,
@@ -79,7 +80,17 @@ struct Arguments {
     /// Further arguments of the vswitch daemon, separated by spaces, such as "--workers 2"
     #[arg(long, default_value = "", allow_hyphen_values = true)]
     vswitch_args: String,
-    /// Ratios are to this peer [default: bridge; with --uplink-cost uplink]
+    /// Two hosts and VXLAN between them. The peers are vxlan (UDP sockets), vxlan-tc and vxlan-xdp (over the shared
+    /// uplink), each also as NAME@BIN_DIR, and vxlan-kernel (bridge, veth and vxlan device of the kernel)
+    #[arg(long, conflicts_with_all = ["uplink_cost", "memory"])]
+    overlay: bool,
+    /// The MTU of the overlay's underlay
+    #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1330..=65_535))]
+    underlay_mtu: u32,
+    /// Give the underlay no segmentation offload, as a plain network card: all is cut before it crosses
+    #[arg(long)]
+    underlay_cuts: bool,
+    /// Ratios are to this peer [default: bridge; with --uplink-cost uplink; with --overlay vxlan-kernel]
     #[arg(long)]
     reference: Option<Peer>,
     /// Write every run to this file
@@ -124,6 +135,8 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
             None => PathBuf::new(),
         },
         vswitch_args: arguments.vswitch_args.split_whitespace().map(str::to_owned).collect(),
+        underlay_mtu: arguments.underlay_mtu,
+        cuts: arguments.underlay_cuts,
         directory: directory.path().to_owned(),
     };
     if arguments.memory {
@@ -131,13 +144,14 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
     }
     let plan = Plan { peers, workloads: arguments.workloads(), rounds: arguments.rounds, load, setup };
     let runs = measure(&plan, |run| eprintln!("{}", report::line(run)))?;
-    arguments.record(serde_json::json!({
+    arguments.record(&serde_json::json!({
         "machine": machine(),
         "load": plan.load,
         "ports": arguments.ports,
         "mtu": arguments.mtu,
         "ipv6": arguments.ipv6,
         "wire": arguments.wire,
+            "underlay": { "mtu": arguments.underlay_mtu, "cuts": arguments.underlay_cuts },
         "vswitch_args": arguments.vswitch_args,
         "runs": runs,
     }))?;
@@ -161,6 +175,10 @@ impl Arguments {
             self.peers.clone()
         } else if self.uplink_cost {
             Uplink::ALL.map(Peer::Uplink).to_vec()
+        } else if self.overlay {
+            let ours = [Carry::Socket, Carry::UplinkTc, Carry::UplinkXdp];
+            let ours = ours.map(|carry| Peer::Vxlan(Overlay { carry, build: None }));
+            ours.into_iter().chain([Peer::VxlanKernel]).collect()
         } else if self.memory {
             vec![ours(Ports::Tap), ours(Ports::Xdp)]
         } else {
@@ -179,13 +197,17 @@ impl Arguments {
     }
 
     fn reference(&self) -> Peer {
-        let default = if self.uplink_cost { Peer::Uplink(Uplink::Bare) } else { Peer::Bridge };
-        self.reference.clone().unwrap_or(default)
+        let default = || match self {
+            _ if self.uplink_cost => Peer::Uplink(Uplink::Bare),
+            _ if self.overlay => Peer::VxlanKernel,
+            _ => Peer::Bridge,
+        };
+        self.reference.clone().unwrap_or_else(default)
     }
 
-    fn record(&self, document: serde_json::Value) -> std::io::Result<()> {
+    fn record(&self, document: &serde_json::Value) -> std::io::Result<()> {
         let Some(path) = &self.json else { return Ok(()) };
-        std::fs::write(path, serde_json::to_vec_pretty(&document)?)
+        std::fs::write(path, serde_json::to_vec_pretty(document)?)
     }
 }
 
@@ -195,7 +217,7 @@ fn weigh(arguments: &Arguments, peers: &[Peer], setup: &Setup) -> std::io::Resul
     for peer in peers {
         growths.push(memory::measure(peer, setup)?);
     }
-    arguments.record(serde_json::json!({ "machine": machine(), "mtu": setup.mtu, "growths": growths }))?;
+    arguments.record(&serde_json::json!({ "machine": machine(), "mtu": setup.mtu, "growths": growths }))?;
     println!("{}\nMTU {}", machine(), setup.mtu);
     println!("{}", memory::table(&growths));
     Ok(())

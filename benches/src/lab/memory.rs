@@ -36,8 +36,12 @@ pub struct Memory {
     pub rings_kib: u64,
     /// What the whole machine has in use: `MemTotal` less `MemAvailable`.
     pub machine_kib: u64,
-    /// The kernel's own part that has names: `Slab`, `KernelStack`, `Percpu`, `VmallocUsed`.
-    pub kernel_kib: u64,
+    /// The kernel's small objects (`Slab`).
+    pub slab_kib: u64,
+    /// The kernel's large objects, such as tables and rings (`VmallocUsed`).
+    pub vmalloc_kib: u64,
+    /// The kernel's objects that each core has one of (`Percpu`).
+    pub percpu_kib: u64,
     /// Open descriptors of the daemon.
     pub descriptors: u64,
 }
@@ -60,7 +64,9 @@ impl Memory {
             locked_kib: of_daemon("VmLck"),
             rings_kib: socket_mappings(&fs::read_to_string(format!("/proc/{pid}/smaps"))?),
             machine_kib: of_machine("MemTotal").saturating_sub(of_machine("MemAvailable")),
-            kernel_kib: ["Slab", "KernelStack", "Percpu", "VmallocUsed"].map(of_machine).iter().sum(),
+            slab_kib: of_machine("Slab"),
+            vmalloc_kib: of_machine("VmallocUsed"),
+            percpu_kib: of_machine("Percpu"),
             descriptors: fs::read_dir(format!("/proc/{pid}/fd"))?.count() as u64,
         })
     }
@@ -125,7 +131,7 @@ pub fn measure(peer: &Peer, setup: &Setup) -> io::Result<Growth> {
 #[must_use]
 pub fn table(growths: &[Growth]) -> String {
     type Column = (&'static str, fn(&Memory) -> u64);
-    const COLUMNS: [Column; 9] = [
+    const COLUMNS: [Column; 11] = [
         ("RSS", |memory| memory.resident_kib),
         ("anon", |memory| memory.anonymous_kib),
         ("file+shm", |memory| memory.backed_kib),
@@ -133,7 +139,9 @@ pub fn table(growths: &[Growth]) -> String {
         ("locked", |memory| memory.locked_kib),
         ("rings", |memory| memory.rings_kib),
         ("machine", |memory| memory.machine_kib),
-        ("kernel", |memory| memory.kernel_kib),
+        ("slab", |memory| memory.slab_kib),
+        ("vmalloc", |memory| memory.vmalloc_kib),
+        ("percpu", |memory| memory.percpu_kib),
         ("fds", |memory| memory.descriptors),
     ];
     let mut text = format!("{:<18} {:>6}", "peer", "ports");
@@ -158,8 +166,8 @@ pub fn table(growths: &[Growth]) -> String {
     }
     text.push_str(
         "\nKiB, but for descriptors. RSS, anon, file+shm, pinned, locked: of the daemon (/proc/PID/status). rings: mapped\n\
-         memory of sockets, the kernel's own. machine: MemTotal less MemAvailable; kernel: Slab, KernelStack, Percpu,\n\
-         VmallocUsed; both of the whole machine, containers' namespaces and everybody else included.\n",
+         memory of sockets, the kernel's own. machine (MemTotal less MemAvailable), slab, vmalloc, percpu: of the whole\n\
+         machine, containers' namespaces and everybody else included.\n",
     );
     text
 }

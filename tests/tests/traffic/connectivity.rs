@@ -106,7 +106,8 @@ fn every_mtu_carries_its_largest_packet_and_not_one_byte_more() {
             lab.container(&two),
             lab.container(&one),
             any_port(ipv4(&peer)),
-            Plan::both_ways(256 << 10),
+            // At the smallest, a whole window in segments of 28 bytes is more than an AF_XDP socket holds.
+            Plan::both_ways(if mtu < 512 { 8 << 10 } else { 256 << 10 }),
         );
         must(must(transfer).finish());
     }
@@ -167,7 +168,7 @@ fn iperf3_agrees() {
             serde_json::from_str(&run_ok(&mut client, Duration::from_secs(20)).ok()?).ok()?;
         Some(report["end"]["sum_received"]["bits_per_second"].as_f64()? / 1e9)
     }));
-    announce(&format!("iperf3, four streams over TAP in the test build: {gbit:.2} Gbit/s"));
+    announce(&format!("iperf3, four streams over {:?} ports in the test build: {gbit:.2} Gbit/s", crate::PORTS));
     assert!(gbit > 0.2, "{gbit} Gbit/s");
     lab.finish();
 }
@@ -185,8 +186,10 @@ fn the_kernels_counters_and_ours_agree() {
         must(vswitch_tests::process::wait_until("equal counters", Duration::from_secs(5), || {
             let total = lab.port_stats("br0", role).total;
             let counter = |name| must(lab.container(role).link_counter("eth0", name));
-            let kernel = (counter("tx_packets"), counter("tx_bytes"), counter("rx_packets"), counter("rx_bytes"));
-            (kernel == (total.rx_frames, total.rx_bytes, total.tx_frames, total.tx_bytes)).then_some(())
+            let frames = (counter("tx_packets"), counter("rx_packets")) == (total.rx_frames, total.tx_frames);
+            // What an AF_XDP socket had no room for is known by its number alone.
+            let sent = total.drops.contains_key("rx-overrun") || counter("tx_bytes") == total.rx_bytes;
+            (frames && sent && counter("rx_bytes") == total.tx_bytes).then_some(())
         }));
     }
     lab.finish();

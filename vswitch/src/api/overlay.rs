@@ -24,6 +24,17 @@ impl Default for Dscp {
     }
 }
 
+/// What carries a tunnel's packets between hosts.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
+pub enum Carrier {
+    /// UDP sockets of the kernel: its routes, neighbours and firewall apply. Works everywhere.
+    #[default]
+    Socket,
+    /// The uplink that is shared with the host: packets are told apart before the kernel's IP stack.
+    Uplink,
+}
+
 /// A VXLAN tunnel to be made.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
@@ -46,6 +57,9 @@ pub struct VxlanSpec {
     /// The UDP port of the VTEPs, the own one included; default 4789.
     #[serde(default)]
     pub dst_port: Option<u16>,
+    /// What carries it; default sockets.
+    #[serde(default)]
+    pub carrier: Option<Carrier>,
     /// Whether MAC addresses behind remotes are learned from traffic; default true.
     #[serde(default)]
     pub learning: Option<bool>,
@@ -90,6 +104,8 @@ pub struct Vxlan {
     pub unicast_remotes: Vec<IpAddr>,
     /// The UDP port.
     pub dst_port: u16,
+    /// What carries it.
+    pub carrier: Carrier,
     /// Whether MAC addresses behind remotes are learned.
     pub learning: bool,
     /// The outer time to live.

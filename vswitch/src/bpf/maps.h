@@ -61,6 +61,7 @@ struct fragment_key {
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 4096);
 	__type(key, struct address);
 	__type(value, __u32);
@@ -84,11 +85,11 @@ struct {
 	__type(value, struct port_bits);
 } service_ports SEC(".maps");
 
-/* As many as there can be: every port of three protocols, twice over for the families. Not preallocated. */
+/* Every port of TCP and of UDP, for each family: an empty table of that size has 4 MB. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 8 * PORTS);
+	__uint(max_entries, 4 * PORTS);
 	__type(key, struct service);
 	__type(value, __u32);
 } services SEC(".maps");
@@ -111,6 +112,7 @@ struct {
 /* Where a program that is attached to the interface `key` sends what it takes: another interface's index. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 1024);
 	__type(key, __u32);
 	__type(value, __u32);
@@ -119,6 +121,7 @@ struct {
 /* The same for XDP: the place in `sockets` of the interface's receive queue 0. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
 	__uint(max_entries, 64);
 	__type(key, __u32);
 	__type(value, __u32);

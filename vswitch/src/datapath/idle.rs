@@ -11,7 +11,8 @@
 //! - nobody else wants its core. Every few spins the thread's CPU time is compared with the time
 //!   that passed; what is missing was somebody else's, and then there is no spinning for a while.
 //!
-//! A worker with a port that is polled busily never sleeps: that is what busy polling was asked for.
+//! A worker with a port that is polled busily does not sleep until there was nothing to do for a while: that is what
+//! busy polling was asked for, and a switch without traffic costs nothing all the same.
 
 use rustix::time::{ClockId, clock_gettime};
 
@@ -19,6 +20,8 @@ use super::clock::now_ns;
 
 /// The longest spin, but for workers that poll busily.
 const SPIN_NS_MAX: u64 = 50_000;
+/// How long a worker that polls busily goes on without any traffic.
+const LINGER_NS: u64 = 100_000_000;
 /// Averages forget by this (a power of two of bursts).
 const WEIGHT: u64 = 8;
 /// Bursts of more bytes than this, on average, are bulk traffic.
@@ -64,20 +67,13 @@ pub(super) struct Idle {
     backoff_until_ns: u64,
     /// When the last wait ended.
     ended_ns: u64,
-    /// Whether there is no sleeping at all.
-    endless: bool,
+    /// Whether the worker polls busily.
+    busy: bool,
 }
 
 impl Default for Idle {
     fn default() -> Self {
-        Self {
-            gap_ns: 4 * SPIN_NS_MAX,
-            burst_bytes: 0,
-            spins: 0,
-            backoff_until_ns: 0,
-            ended_ns: now_ns(),
-            endless: false,
-        }
+        Self { gap_ns: 4 * SPIN_NS_MAX, burst_bytes: 0, spins: 0, backoff_until_ns: 0, ended_ns: now_ns(), busy: false }
     }
 }
 
@@ -92,9 +88,9 @@ fn thread_ns() -> u64 {
 }
 
 impl Idle {
-    /// Whether there is no sleeping from now on.
-    pub(super) fn set_endless(&mut self, endless: bool) {
-        self.endless = endless;
+    /// Whether the worker polls busily from now on.
+    pub(super) fn set_busy(&mut self, busy: bool) {
+        self.busy = busy;
     }
 
     /// Notes the size of a burst.
@@ -127,7 +123,7 @@ impl Idle {
 
     /// What to do now.
     pub(super) fn next(&self, waited: &mut Waited) -> Wait {
-        if self.endless {
+        if self.busy && now_ns() - waited.since_ns < LINGER_NS {
             return Wait::Spin;
         }
         if waited.spin && (!waited.looked || now_ns() - waited.since_ns < SPIN_NS_MAX) {

@@ -12,6 +12,7 @@ use super::resolve::{self, Loop, Resolution};
 use super::scatter::Scatter;
 use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Offload};
 use crate::snapshot::{BridgeEntry, PortEntry, PortKind, Snapshot, VlanMode};
+use crate::tunnel::whole;
 use crate::wire::{MacAddr, resolution};
 
 /// No bridge's epoch: nothing is cached under it.
@@ -99,9 +100,12 @@ impl Pipeline {
         let mut tally = Tally::default();
         // Frames that fail to parse are remembered as a bit, so that the second pass skips them.
         let mut unparsed = 0u64;
-        let heard = source.bridge.neighbours.as_deref();
-        let heard = heard.filter(|_| source.port.kind == PortKind::Tunnel && source.port.learning);
+        let is_tunnel = source.port.kind == PortKind::Tunnel;
+        let heard = source.bridge.neighbours.as_deref().filter(|_| is_tunnel && source.port.learning);
         for (at, frame) in burst.iter_mut().enumerate() {
+            if is_tunnel {
+                whole::mark(frame, source.port.mtu);
+            }
             match FlowKey::parse(frame, source.port.id) {
                 Ok(key) => {
                     if let Some(neighbours) = heard

@@ -167,7 +167,7 @@ impl Worker {
         self.forwarder.adopt(&mut self.ready);
         self.ready.busy.clear();
         self.ready.busy.extend(self.forwarder.busy_polled());
-        self.idle.set_endless(!self.ready.busy.is_empty());
+        self.idle.set_busy(!self.ready.busy.is_empty());
     }
 
     /// Serves each active port once; returns how much work that was.

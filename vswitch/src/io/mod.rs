@@ -137,7 +137,7 @@ pub trait RxQueue: Send {
     }
 
     /// Whether frames come only, or sooner, if [`RxQueue::has_frames`] is asked again and again. A worker with such a
-    /// queue does not sleep.
+    /// queue does not sleep while there is traffic.
     fn polls_busily(&self) -> bool {
         false
     }

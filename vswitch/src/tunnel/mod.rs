@@ -16,7 +16,8 @@
 //! - [`ecn`]: RFC 6040, at both ends;
 //! - [`decap`]: the checks on a received packet, each with the reason of its drop;
 //! - [`train`]: segments of one flow that arrived together, put together again;
-//! - [`outer`]: the outer headers, where the kernel does not write and read them.
+//! - [`outer`]: the outer headers, where the kernel does not write and read them;
+//! - [`whole`]: super-frames that arrived in one piece, which happens within one machine.
 //!
 //! # What is written into the outer headers
 //! The source port is drawn from the inner flow's hash, out of 49152 to 65535 (RFC 7348, section 5), so
@@ -31,6 +32,7 @@ pub mod outer;
 mod remote;
 mod table;
 pub mod train;
+pub mod whole;
 
 pub use remote::{DscpPolicy, RemoteConfig, TTL_DEFAULT, overhead_bytes};
 pub use table::{TunnelEntry, TunnelTable};

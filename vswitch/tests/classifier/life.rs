@@ -20,7 +20,7 @@ fn programs_of_others_are_named_and_stay() {
     let lab = Lab::new();
     let index = Lab::link(&lab.host, "up0").index;
     // `TCX_NEXT`, and one that would end the chain: `TCX_PASS`.
-    for verdict in [255, 0] {
+    for verdict in [-1, 0] {
         let program = foreign::load(Where::Tcx, "somebodys_tc", verdict).unwrap();
         let link = lab.host.inside(|| foreign::attach(&program, Where::Tcx, index)).unwrap();
         let mut classifier = Lab::classifier();

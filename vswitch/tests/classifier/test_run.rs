@@ -46,6 +46,16 @@ struct XdpMd {
 ///
 /// `linear`: of an XDP program's frame, only so many bytes are in its first buffer (kernel 6.18).
 pub(crate) fn run(program: BorrowedFd<'_>, frame: &[u8], linear: Option<usize>) -> io::Result<(u32, Vec<u8>)> {
+    run_often(program, frame, linear, 1).map(|(returned, after, _)| (returned, after))
+}
+
+/// The same `repeat` times; gives besides how long a run takes, in nanoseconds. That includes the kernel's loop around it.
+pub(crate) fn run_often(
+    program: BorrowedFd<'_>,
+    frame: &[u8],
+    linear: Option<usize>,
+    repeat: u32,
+) -> io::Result<(u32, Vec<u8>, u32)> {
     let mut out = vec![0; frame.len() + 256];
     let context = XdpMd { data_end: linear.unwrap_or_default() as u32, ..XdpMd::default() };
     let mut attr = Attr {
@@ -54,7 +64,7 @@ pub(crate) fn run(program: BorrowedFd<'_>, frame: &[u8], linear: Option<usize>) 
         data_size_out: out.len() as u32,
         data_in: frame.as_ptr() as u64,
         data_out: out.as_mut_ptr() as u64,
-        repeat: 1,
+        repeat,
         ..Attr::default()
     };
     if linear.is_some() {
@@ -68,5 +78,5 @@ pub(crate) fn run(program: BorrowedFd<'_>, frame: &[u8], linear: Option<usize>) 
         return Err(io::Error::last_os_error());
     }
     out.truncate(attr.data_size_out as usize);
-    Ok((attr.retval, out))
+    Ok((attr.retval, out, attr.duration_ns))
 }

@@ -131,7 +131,6 @@ impl Topology {
             let ports = || self.ports.iter().flatten().filter(|port| port.bridge == bridge.id);
             Some(Arc::new(BridgeEntry {
                 ports: ports().map(|port| port.id).collect(),
-                neighbours: None,
                 vlan_aware: ports().any(|port| port.vlan != VlanMode::Transparent),
                 ..bridge.clone()
             }))

@@ -6,10 +6,13 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 use std::sync::{Arc, Mutex};
 
+use vswitch::datapath::neighbours::Neighbours;
 use vswitch::frame::{DropReason, Pool};
 use vswitch::io::{Arrivals, Caps, RxStatus, Underlay, UnderlayReport, UnderlayRx};
 use vswitch::snapshot::{PortId, PortKind, UnderlayEntry};
 use vswitch::tunnel::{TunnelEntry, TunnelTable};
+use vswitch::wire::announce::announcement;
+use vswitch::wire::{MacAddr, arp, ethernet};
 
 use crate::fixture::{BROADCAST, Lab, P0, P1, P2, P3, P4, frame, mac};
 
@@ -191,4 +194,93 @@ fn an_underlay_that_goes_is_read_no_more() {
     arrive(&mut lab, &memory, [(VNI, peer(3), frame(BROADCAST, mac(3)))]);
     assert_eq!(lab.sent_counts(), [0; 5]);
     assert_eq!(memory.0.lock().unwrap().len(), 1);
+}
+
+/// The same with a table of neighbours.
+fn overlay_with_neighbours() -> (Lab, Memory, Arc<Neighbours>) {
+    let (mut lab, memory) = overlay();
+    let neighbours = Arc::new(Neighbours::default());
+    lab.configure(|topology| topology.bridges[0].neighbours = Some(Arc::clone(&neighbours)));
+    (lab, memory, neighbours)
+}
+
+/// `arp who-has 10.0.0.target tell 10.0.0.asker`, of station `asker`.
+fn who_has(target: u8, asker: u8) -> Vec<u8> {
+    let mut frame = announcement(MacAddr(mac(asker)), IpAddr::from([10, 0, 0, asker]));
+    frame[41] = target;
+    frame
+}
+
+/// The announcement of station `n`.
+fn announce(n: u8) -> Vec<u8> {
+    announcement(MacAddr(mac(n)), IpAddr::from([10, 0, 0, n]))
+}
+
+#[test]
+fn a_question_for_a_known_remote_station_is_answered_and_not_flooded() {
+    let (mut lab, memory, neighbours) = overlay_with_neighbours();
+    lab.receive(P0, who_has(3, 1));
+    assert_eq!(lab.sent_counts(), [0, 1, 1, 1, 1], "not known yet");
+    arrive(&mut lab, &memory, [(VNI, peer(3), announce(3))]);
+    lab.sent_counts();
+    lab.receive(P0, who_has(3, 1));
+    assert_eq!((neighbours.known(), neighbours.answered(), lab.drops(P0)), (1, 1, vec![]));
+    let answers = lab.sent_bytes(P0);
+    assert_eq!(answers.len(), 1);
+    assert_eq!(lab.sent_counts(), [0; 5]);
+    let answer = ethernet::Frame::new_checked(&answers[0]).expect("a frame");
+    let reply = arp::Packet::new_checked(answer.payload()).expect("ARP");
+    assert_eq!((answer.destination(), reply.operation()), (MacAddr(mac(1)), arp::Operation::Reply));
+    assert_eq!((reply.sender_mac(), reply.sender_ip().octets()), (MacAddr(mac(3)), [10, 0, 0, 3]));
+    assert_eq!((neighbours.answered(), lab.totals().unexplained()), (1, 0));
+    // A unicast answer teaches, too: it is one that nobody floods.
+    let mut reply = announce(4);
+    reply[..6].copy_from_slice(&mac(1));
+    arrive(&mut lab, &memory, [(VNI, peer(4), reply)]);
+    lab.sent_counts();
+    lab.receive(P1, who_has(4, 2));
+    assert_eq!(lab.sent_counts(), [0, 1, 0, 0, 0]);
+}
+
+#[test]
+fn what_is_flooded_as_ever() {
+    let (mut lab, memory, neighbours) = overlay_with_neighbours();
+    arrive(&mut lab, &memory, [(VNI, peer(3), announce(3)), (VNI, peer(4), announce(4))]);
+    lab.sent_counts();
+    // A question out of a tunnel is for local stations: the others were asked by the asker itself.
+    arrive(&mut lab, &memory, [(VNI, peer(4), who_has(3, 4))]);
+    assert_eq!(lab.sent_counts(), [1, 1, 0, 0, 0]);
+    // An announcement, and a question for somebody unknown.
+    lab.receive(P0, announce(1));
+    lab.receive(P0, who_has(77, 1));
+    assert_eq!(lab.sent_counts(), [0, 2, 2, 2, 2]);
+    // The station's address is forgotten: nobody says where it is.
+    lab.fdb().remove(mac(3), None);
+    lab.receive(P0, who_has(3, 1));
+    assert_eq!(lab.sent_counts(), [0, 1, 1, 1, 1]);
+    // It is here now.
+    lab.receive(P1, announce(4));
+    lab.sent_counts();
+    lab.receive(P0, who_has(4, 1));
+    assert_eq!(lab.sent_counts(), [0, 1, 1, 1, 1]);
+    assert_eq!(neighbours.answered(), 0);
+}
+
+#[test]
+fn isolated_containers_are_not_told_of_stations_that_they_cannot_reach() {
+    let (mut lab, memory, neighbours) = overlay_with_neighbours();
+    lab.configure(|topology| topology.bridges[0].icc = false);
+    arrive(&mut lab, &memory, [(VNI, peer(3), announce(3))]);
+    lab.sent_counts();
+    lab.receive(P0, who_has(3, 1));
+    assert_eq!(lab.sent_counts(), [0; 5]);
+    assert_eq!(neighbours.answered(), 0);
+}
+
+#[test]
+fn without_learning_neighbours_are_not_learned_either() {
+    let (mut lab, memory, neighbours) = overlay_with_neighbours();
+    lab.configure(|topology| topology.port(P3).learning = false);
+    arrive(&mut lab, &memory, [(VNI, peer(3), announce(3))]);
+    assert_eq!(neighbours.known(), 0);
 }

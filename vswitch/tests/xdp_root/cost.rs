@@ -33,11 +33,11 @@ fn namespaces(mtu: u32) -> (Namespace, Namespace, Namespace) {
 
 fn bridged(mtu: u32) -> Pair {
     let (host, a, b) = namespaces(mtu);
-    host.ip(&["link", "add", "br", "type", "bridge"]);
+    host.ip(&["link", "add", "br0", "type", "bridge"]);
     for end in ["va", "vb"] {
-        host.ip(&["link", "set", end, "master", "br"]);
+        host.ip(&["link", "set", end, "master", "br0"]);
     }
-    host.ip(&["link", "set", "br", "up"]);
+    host.ip(&["link", "set", "br0", "up"]);
     Pair { _host: host, a, b, _devices: Vec::new(), wire: None }
 }
 

@@ -185,8 +185,8 @@ fn a_program_of_somebody_else_can_redirect_to_us() {
     let _link = host.inside(|| sys::attach_xdp(program.as_fd(), at, sys::XDP_DRV_MODE)).unwrap();
     let steering = Steering::Elsewhere { mode: XdpMode::Native };
     let device = open_with(&host, &XdpConfig { steering, ..XdpConfig::new("va", 0) }, &pool, &umems);
-    for (queue, socket) in (0u32..).zip(device.sockets()) {
-        map.update(&queue.to_ne_bytes(), &socket.as_raw_fd().to_ne_bytes()).unwrap();
+    for (queue, socket) in (0_u32..).zip(device.sockets()) {
+        map.update(&queue.to_ne_bytes(), &(socket.as_raw_fd() as u32).to_ne_bytes()).unwrap();
     }
     assert!(device.is_attached());
     let (mut rx, raw) = (device.open_rx(&mut pool).unwrap(), Raw::open(&a));

@@ -2,8 +2,8 @@
 
 use std::net::IpAddr;
 
-use clap::Args;
-use vswitch::api::{Dscp, PortState, RemoteSpec, Vxlan, VxlanSpec};
+use clap::{Args, ValueEnum};
+use vswitch::api::{Carrier, Dscp, PortState, RemoteSpec, Vxlan, VxlanSpec};
 
 use super::{OnOff, on_off};
 use crate::client::{Client, Target};
@@ -22,6 +22,7 @@ Examples:
   vswitchctl add-vxlan br0 --vni 42 --remote 198.18.0.2 --remote 198.18.0.3
   vswitchctl add-vxlan br0 --vni 42 --local fd18::1 --remote fd18::2
   vswitchctl add-vxlan br0 --vni 7 --remote 198.18.0.2 --learning off      only what fdb-add says
+  vswitchctl add-vxlan br0 --vni 7 --remote 198.18.0.2 --carrier uplink    needs vswitch --uplink IFACE
   vswitchctl add-vxlan lab --vni 7 --remote 198.18.0.2 --trunk 0,10,20     with VLAN tags inside
 
 Flooded frames are sent once to each remote; packets of other senders are dropped. Prints one line,
@@ -42,6 +43,9 @@ pub(crate) struct AddVxlan {
     /// The UDP port of all hosts [default: 4789]
     #[arg(long, value_name = "PORT", value_parser = clap::value_parser!(u16).range(1..))]
     dst_port: Option<u16>,
+    /// What carries it: sockets of the kernel, or the uplink shared with the host [default: socket]
+    #[arg(long, value_name = "socket|uplink", value_enum, hide_possible_values = true)]
+    carrier: Option<CarrierName>,
     /// Whether MAC addresses behind remotes are learned from traffic [default: on]
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     learning: Option<OnOff>,
@@ -65,6 +69,22 @@ pub(crate) struct AddVxlan {
     trunk: Vec<u16>,
 }
 
+/// The names of [`Carrier`].
+#[derive(Debug, Clone, Copy, ValueEnum)]
+enum CarrierName {
+    Socket,
+    Uplink,
+}
+
+impl From<CarrierName> for Carrier {
+    fn from(name: CarrierName) -> Self {
+        match name {
+            CarrierName::Socket => Self::Socket,
+            CarrierName::Uplink => Self::Uplink,
+        }
+    }
+}
+
 impl AddVxlan {
     fn spec(self) -> (String, VxlanSpec) {
         let spec = VxlanSpec {
@@ -73,6 +93,7 @@ impl AddVxlan {
             local: self.local,
             remotes: self.remotes,
             dst_port: self.dst_port,
+            carrier: self.carrier.map(Carrier::from),
             learning: self.learning.map(bool::from),
             ttl: self.ttl,
             dscp: self.dscp,
@@ -181,6 +202,9 @@ pub(super) fn line(vxlan: &Vxlan) -> String {
     if vxlan.state != PortState::Up {
         details.insert(0, "FAILED".into());
     }
+    if vxlan.carrier == Carrier::Uplink {
+        details.push("over the uplink".into());
+    }
     if !vxlan.mtu_derived {
         details.push("mtu chosen".into());
     }
@@ -246,6 +270,7 @@ pub(super) mod tests {
             remotes: vec!["198.18.0.2".parse().unwrap(), "198.18.0.3".parse().unwrap()],
             unicast_remotes: vec![],
             dst_port: 4789,
+            carrier: Carrier::Socket,
             learning: true,
             ttl: 64,
             dscp: Dscp::Fixed(0),
@@ -262,8 +287,8 @@ pub(super) mod tests {
     #[test]
     fn every_option_reaches_the_request() {
         let (bridge, spec) = parse(
-            "br0 --vni 42 --local 198.18.0.1 --remote 198.18.0.2 --remote 198.18.0.3 --dst-port 8472 --learning off \
-             --name wan --ttl 9 --dscp inherit --mtu 9k --trunk 0,10",
+            "br0 --vni 42 --local 198.18.0.1 --remote 198.18.0.2 --remote 198.18.0.3 --dst-port 8472 --carrier uplink \
+             --learning off --name wan --ttl 9 --dscp inherit --mtu 9k --trunk 0,10",
         )
         .unwrap();
         assert_eq!(bridge, "br0");
@@ -271,7 +296,7 @@ pub(super) mod tests {
             serde_json::to_value(&spec).unwrap(),
             serde_json::json!({
                 "name": "wan", "vni": 42, "local": "198.18.0.1", "remotes": ["198.18.0.2", "198.18.0.3"],
-                "dst_port": 8472, "learning": false, "ttl": 9, "dscp": "inherit", "mtu": 9000, "vlan": null,
+                "dst_port": 8472, "carrier": "uplink", "learning": false, "ttl": 9, "dscp": "inherit", "mtu": 9000, "vlan": null,
                 "trunk": [0, 10]
             })
         );
@@ -305,6 +330,7 @@ pub(super) mod tests {
             local: None,
             remotes: vec![],
             unicast_remotes: vec!["198.18.0.9".parse().unwrap()],
+            carrier: Carrier::Uplink,
             learning: false,
             ttl: 9,
             dscp: Dscp::Inherit,
@@ -316,8 +342,8 @@ pub(super) mod tests {
         };
         assert_eq!(
             line(&odd),
-            "FAILED, vni 42 - to nobody port 4789 mtu 1450, mtu chosen, pinned behind 198.18.0.9, learning off, vlan \
-             7, ttl 9, dscp inherit"
+            "FAILED, vni 42 - to nobody port 4789 mtu 1450, over the uplink, mtu chosen, pinned behind 198.18.0.9, \
+             learning off, vlan 7, ttl 9, dscp inherit"
         );
     }
 }

@@ -16,9 +16,11 @@ mod bridge;
 mod ours;
 mod ovs;
 mod uplink;
+mod vxlan;
 
 pub use self::ours::{Ours, Ports};
 pub use self::uplink::Uplink;
+pub use self::vxlan::{Carry, Overlay};
 
 /// A kind of switch, or, for [`Peer::Uplink`], a kind of wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -37,6 +39,10 @@ pub enum Peer {
     OvsTso,
     /// No switch between the two: the host's own traffic through an interface that a switch shares.
     Uplink(Uplink),
+    /// Two hosts with ours, over TAP ports, and VXLAN between them.
+    Vxlan(Overlay),
+    /// Two hosts with the kernel's bridge over veth pairs and its `vxlan` device.
+    VxlanKernel,
 }
 
 impl FromStr for Peer {
@@ -48,6 +54,7 @@ impl FromStr for Peer {
             "bridge-plain" => return Ok(Self::BridgePlain),
             "ovs" => return Ok(Self::Ovs),
             "ovs-tso" => return Ok(Self::OvsTso),
+            "vxlan-kernel" => return Ok(Self::VxlanKernel),
             _ => {}
         }
         if let Some(uplink) = Uplink::from_name(text) {
@@ -57,13 +64,17 @@ impl FromStr for Peer {
             None => (text, None),
             Some((name, directory)) => (name, Some(directory.into())),
         };
+        if let Some(carry) = Carry::from_name(name) {
+            return Ok(Self::Vxlan(Overlay { carry, build }));
+        }
         match Ports::from_name(name) {
             Some(ports) => Ok(Self::Vswitch(Ours { ports, build })),
             None => {
                 let ours = Ports::ALL.map(Ports::name).join(", ");
                 let uplinks = Uplink::ALL.map(Uplink::name).join(", ");
+                let overlays = Carry::ALL.map(Carry::name).join(", ");
                 Err(format!(
-                    "no peer {text}: {ours} (each also @BIN_DIR), bridge, bridge-plain, ovs, ovs-tso, {uplinks}"
+                    "no peer {text}: {ours} (each also @BIN_DIR), bridge, bridge-plain, ovs, ovs-tso, {uplinks}, {overlays}, vxlan-kernel"
                 ))
             }
         }
@@ -79,6 +90,8 @@ impl fmt::Display for Peer {
             Self::Ovs => f.write_str("ovs"),
             Self::OvsTso => f.write_str("ovs-tso"),
             Self::Uplink(uplink) => f.write_str(uplink.name()),
+            Self::Vxlan(overlay) => overlay.fmt(f),
+            Self::VxlanKernel => f.write_str("vxlan-kernel"),
         }
     }
 }
@@ -89,6 +102,7 @@ impl Peer {
     pub fn needs_binaries(&self) -> bool {
         match self {
             Self::Vswitch(ours) => ours.build.is_none(),
+            Self::Vxlan(overlay) => overlay.build.is_none(),
             Self::Uplink(uplink) => uplink.daemon_option("").is_some(),
             _ => false,
         }
@@ -147,6 +161,10 @@ pub struct Setup {
     pub binaries: PathBuf,
     /// Further arguments of our daemon.
     pub vswitch_args: Vec<String>,
+    /// The MTU of overlays' underlay.
+    pub underlay_mtu: u32,
+    /// Whether the underlay's interfaces have no segmentation offload.
+    pub cuts: bool,
     /// A directory for sockets, logs and databases.
     pub directory: PathBuf,
 }
@@ -193,11 +211,13 @@ pub struct Topology {
     /// The containers; workloads use the first two.
     pub containers: Vec<Container>,
     // Dropped in this order: the switch's processes before the namespace that they are in.
-    daemon: Option<Daemon>,
+    daemons: Vec<Daemon>,
     /// Holds a program on an uplink.
     program: Option<OwnedFd>,
     background: Vec<Background>,
     host: Namespace,
+    /// The other host of an overlay.
+    far: Option<Namespace>,
 }
 
 impl Topology {
@@ -217,8 +237,12 @@ impl Topology {
             .enumerate()
             .map(|(number, namespace)| Container { namespace, address: setup.family.address(number) })
             .collect();
-        let mut topology =
-            Self { peer: peer.clone(), containers, daemon: None, program: None, background: Vec::new(), host };
+        let far = match peer {
+            Peer::Vxlan(_) | Peer::VxlanKernel => Some(Namespace::create(&format!("{prefix}far"))?),
+            _ => None,
+        };
+        let (daemons, background) = (Vec::new(), Vec::new());
+        let mut topology = Self { peer: peer.clone(), containers, daemons, program: None, background, host, far };
         topology.join(setup, &directory)?;
         for container in &topology.containers {
             // A closed connection leaves its port in TIME_WAIT: the connection rate needs many.
@@ -232,7 +256,7 @@ impl Topology {
     fn join(&mut self, setup: &Setup, directory: &Path) -> io::Result<()> {
         match &self.peer {
             Peer::Vswitch(ours) => {
-                self.daemon = Some(ours.join(&self.host, &self.containers, setup, directory)?);
+                self.daemons = vec![ours.join(&self.host, &self.containers, setup, directory)?];
             }
             Peer::Bridge => bridge::join(&self.host, &self.containers, setup)?,
             Peer::BridgePlain => {
@@ -248,18 +272,27 @@ impl Topology {
                     return Err(io::Error::other("a wire has two ends"));
                 };
                 uplink::connect(outside, host, setup)?;
-                self.daemon = uplink.daemon(host, setup, directory)?;
+                self.daemons = uplink.daemon(host, setup, directory)?.into_iter().collect();
                 self.program = uplink.empty_program(host)?;
             }
+            Peer::Vxlan(overlay) => {
+                self.daemons = overlay.join(self.hosts(), &self.containers, setup, directory)?;
+            }
+            Peer::VxlanKernel => vxlan::join_kernel(self.hosts(), &self.containers, setup)?,
         }
         Ok(())
+    }
+
+    /// The hosts of an overlay.
+    fn hosts(&self) -> [&Namespace; 2] {
+        [&self.host, self.far.as_ref().unwrap_or(&self.host)]
     }
 
     /// The processes that are the switch; none for the kernel's. The database server of Open vSwitch
     /// takes no part in forwarding, but it is a part of the switch.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
-        self.daemon.iter().map(Daemon::pid).chain(self.background.iter().map(Background::pid)).collect()
+        self.daemons.iter().map(Daemon::pid).chain(self.background.iter().map(Background::pid)).collect()
     }
 }
 

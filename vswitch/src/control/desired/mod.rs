@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Dscp, PortType, Reservation};
+use crate::api::{Carrier, Dscp, PortType, Reservation};
 use crate::control::netns::{NetnsId, NetnsRef};
 use crate::control::refusal::{Result, not_found};
 use crate::wire::MacAddr;
@@ -187,6 +187,9 @@ pub struct TunnelRecord {
     pub local: Option<IpAddr>,
     /// The UDP port.
     pub dst_port: u16,
+    /// What carries it.
+    #[serde(default)]
+    pub carrier: Carrier,
     /// The VTEPs that flooded frames are replicated to, in the order in which they were named.
     pub remotes: Vec<IpAddr>,
     /// Whether MAC addresses behind remotes are learned.

@@ -19,7 +19,7 @@ use super::limits::{
 use super::names::check_port_name;
 use super::port::check_vlans;
 use super::{BridgeRecord, Desired, TunnelRecord, UnderlayView};
-use crate::api::{Dscp, VxlanSpec};
+use crate::api::{Carrier, Dscp, VxlanSpec};
 use crate::control::refusal::{Result, conflict, invalid, limit, not_found};
 use crate::snapshot::PORTS_MAX;
 
@@ -55,6 +55,7 @@ impl Desired {
             vni: spec.vni,
             local: spec.local,
             dst_port: spec.dst_port.unwrap_or(VXLAN_PORT_DEFAULT),
+            carrier: spec.carrier.unwrap_or_default(),
             remotes: Vec::new(),
             learning: spec.learning.unwrap_or(true),
             ttl: spec.ttl.unwrap_or(TUNNEL_TTL_DEFAULT),
@@ -176,6 +177,9 @@ impl Desired {
         for (other_bridge, record) in &self.bridges {
             for (other_name, other) in &record.tunnels {
                 let is_self = (other_bridge.as_str(), other_name.as_str()) == (bridge, name);
+                if !is_self {
+                    check_carriers((name, tunnel), (other_name, other))?;
+                }
                 if !is_self && other.vni == tunnel.vni && other.underlay() == Some(underlay) {
                     let (local, port) = underlay;
                     return Err(conflict(
@@ -191,6 +195,29 @@ impl Desired {
         }
         Ok(())
     }
+}
+
+/// What is taken from an uplink never reaches a socket; and an uplink has one reader, who looks for one local
+/// address and port.
+fn check_carriers((name, tunnel): (&str, &TunnelRecord), (other_name, other): (&str, &TunnelRecord)) -> Result<()> {
+    let same = other.underlay() == tunnel.underlay();
+    let uplinks = [tunnel, other].into_iter().filter(|tunnel| tunnel.carrier == Carrier::Uplink).count();
+    if uplinks == 1 && same {
+        return Err(conflict(
+            format!(
+                "the tunnels {name:?} and {other_name:?} have the same local address and UDP port, but one is carried by \
+                 sockets and the other by the uplink"
+            ),
+            "give both the same --carrier, or choose another --dst-port",
+        ));
+    }
+    if uplinks == 2 && !same && other.underlay().is_some() {
+        return Err(conflict(
+            format!("the uplink carries the tunnel {other_name:?} from another local address or UDP port"),
+            "all tunnels over the uplink share both; use `--carrier socket` for the others",
+        ));
+    }
+    Ok(())
 }
 
 impl BridgeRecord {

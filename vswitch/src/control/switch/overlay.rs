@@ -14,6 +14,7 @@ use std::sync::Arc;
 
 use super::Switch;
 use super::carrier::{self, Carrier};
+use crate::api;
 use crate::control::desired::{BridgeRecord, Desired, TunnelRecord};
 use crate::control::placement;
 use crate::control::refusal::{Result, limit};
@@ -23,6 +24,8 @@ use crate::io::Device;
 use crate::snapshot::{BridgeId, PortEntry, PortId, PortKind, UnderlayEntry, VlanMode, VlanSet};
 use crate::tunnel::{TunnelEntry, TunnelTable};
 
+/// Who needs the shared uplink.
+const UPLINK_CLAIM: &str = "VXLAN tunnels";
 /// The groups of split horizon, one per tunnel.
 const GROUPS_MAX: usize = u16::MAX as usize;
 /// What is assumed of an underlay that the host has no route to: Ethernet's MTU.
@@ -75,6 +78,12 @@ pub(super) struct Unused {
     vteps: Vec<(String, LiveVtep)>,
     underlays: Vec<LiveUnderlay>,
     groups: Vec<u16>,
+}
+
+impl Unused {
+    pub(super) fn is_empty(&self) -> bool {
+        self.vteps.is_empty() && self.underlays.is_empty()
+    }
 }
 
 impl Overlay {
@@ -213,7 +222,7 @@ impl Switch {
             }
         };
         let Some(underlay) = tunnel.underlay() else { return Ok(()) };
-        let carrier = self.carrier(underlay)?;
+        let carrier = self.carrier(underlay, tunnel.carrier)?;
         for (remote, floods) in record.vteps(name) {
             let before = self.live.overlay.tunnels.get(&key).and_then(|live| live.vteps.get(&remote)).cloned();
             let (ids, device) = match &before {
@@ -239,13 +248,16 @@ impl Switch {
     }
 
     /// The underlay of `key`, opened if it is not yet.
-    fn carrier(&mut self, key: UnderlayKey) -> Result<Carrier> {
+    fn carrier(&mut self, key: UnderlayKey, kind: api::Carrier) -> Result<Carrier> {
         if let Some(live) = self.live.overlay.underlays.get(&key) {
             return Ok(live.carrier.clone());
         }
-        let carrier = carrier::open(key)?;
+        let carrier = match kind {
+            api::Carrier::Socket => carrier::open(key)?,
+            api::Carrier::Uplink => carrier::over_uplink(key, &self.claim_uplink(UPLINK_CLAIM)?)?,
+        };
         let (id, incarnation) = self.new_port_id()?;
-        let reader = placement::reader_of_new_port(self.datapath.workers(), None);
+        let reader = placement::reader_of_new_port(self.datapath.workers(), carrier.underlay().home());
         let live = LiveUnderlay { id, incarnation, reader, carrier: carrier.clone() };
         self.live.overlay.underlays.insert(key, live);
         Ok(carrier)
@@ -303,6 +315,46 @@ impl Switch {
         }
         // The sockets close here, with the last reference to them.
         drop(unused);
+        self.settle_uplink();
+    }
+
+    /// Takes out what is carried by an uplink that is not attached any more, or is attached anew: it is made again
+    /// with the next application. The caller publishes.
+    pub(super) fn take_stranded(&mut self) -> Unused {
+        let mut unused = Unused::default();
+        let attached: Vec<_> = self.shared_carries().into_iter().map(|carry| carry.device).collect();
+        let is_stranded = |live: &LiveUnderlay| {
+            live.carrier.uplink().is_some_and(|device| !attached.iter().any(|other| Arc::ptr_eq(other, device)))
+        };
+        let overlay = &mut self.live.overlay;
+        let stranded: Vec<_> = overlay.underlays.extract_if(.., |_, live| is_stranded(live)).collect();
+        for ((bridge, _), tunnel) in &mut overlay.tunnels {
+            let gone = |_: &IpAddr, vtep: &mut LiveVtep| stranded.iter().any(|(key, _)| *key == vtep.underlay);
+            let before = tunnel.vteps.len();
+            unused.vteps.extend(tunnel.vteps.extract_if(.., gone).map(|(_, vtep)| (bridge.clone(), vtep)));
+            if tunnel.vteps.len() < before {
+                tunnel.failure = Some("the uplink is not attached".to_owned());
+            }
+        }
+        unused.underlays.extend(stranded.into_iter().map(|(_, live)| live));
+        unused
+    }
+
+    /// Tells the classifier which UDP ports are the tunnels', and lets go of the uplink if none is.
+    fn settle_uplink(&mut self) {
+        let underlays = self.live.overlay.underlays.iter().filter(|(_, live)| live.carrier.uplink().is_some());
+        let ports: Vec<_> = underlays.map(|((local, port), _)| (Some(*local), *port)).collect();
+        let waits = self.desired.bridges.values().flat_map(|bridge| bridge.tunnels.values());
+        let wanted = waits.into_iter().any(|tunnel| tunnel.carrier == api::Carrier::Uplink);
+        let idle = ports.is_empty();
+        if let Some(classifier) = self.classifier()
+            && let Err(error) = classifier.set_vxlan_ports(ports)
+        {
+            tracing::warn!(%error, "the packets of tunnels are not told apart");
+        }
+        if idle && !wanted {
+            self.release_uplink(UPLINK_CLAIM);
+        }
     }
 }
 

@@ -100,12 +100,6 @@ impl XdpPort {
         &self.pair
     }
 
-    /// What the kernel dropped because the switch was too slow, or had no memory.
-    pub(super) fn dropped(&self) -> u64 {
-        let statistics = self.device.statistics();
-        statistics.rx_no_chunk + statistics.rx_ring_full
-    }
-
     /// Attaches the XDP program again if somebody detached it; whether that was so.
     ///
     /// # Errors

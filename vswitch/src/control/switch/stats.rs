@@ -11,7 +11,6 @@ use super::Switch;
 use super::identity::Lookup;
 use super::interface::link_here;
 use super::overlay::UnderlayKey;
-use super::port_link::XdpPort;
 use crate::api::{
     Balance, Counters, NeighbourStats, PortStats, RemoteStats, Stats, TunnelStats, UnderlayStats, WorkerStats,
 };
@@ -47,8 +46,6 @@ struct PlannedPort {
     id: PortId,
     /// Where the interface is; none for the host's own, which is here.
     record: Option<PortRecord>,
-    /// The AF_XDP side of an `xdp` port.
-    xdp: Option<Arc<XdpPort>>,
     /// The name of an interface that is here, where it is not the port's.
     interface: Option<String>,
     /// What was dropped before the switch could read it, where not the interface but its sockets know.
@@ -96,7 +93,6 @@ impl Switch {
                         name: port_name.clone(),
                         id: live.id,
                         record,
-                        xdp: live.link().and_then(|link| link.xdp()).map(Arc::clone),
                         interface: None,
                         dropped: None,
                     }),
@@ -111,7 +107,6 @@ impl Switch {
                         record: None,
                         interface: attachment.carry.tap().map(str::to_owned),
                         dropped: attachment.carry.dropped(),
-                        xdp: None,
                     });
                 }
             }
@@ -229,9 +224,7 @@ impl PlannedPort {
             }
             Some(record) => lookup.open(record)?.run(|| link_here(record)).ok()?.ok()?,
         };
-        // What an AF_XDP socket drops was sent already as far as the container's interface knows.
-        let before_us = self.xdp.as_ref().map_or(0, |xdp| xdp.dropped());
-        link.map(|link| (link.tx_dropped + before_us, link.rx_dropped))
+        link.map(|link| (link.tx_dropped, link.rx_dropped))
     }
 }
 

@@ -11,8 +11,8 @@ use crate::control::netlink::{Changes, Netlink, NetlinkError};
 use crate::control::refusal::Result;
 use crate::datapath::clock::now_s;
 
-/// How often the way to the remotes is looked up even if nothing about the host changed: what routers
-/// tell of their MTU changes without a notification.
+/// How often the way to the remotes is looked up even if nothing about the host seems to have changed:
+/// rules and some routes change without a notification. A tunnel that failed is tried again, too.
 const PATH_INTERVAL_S: u32 = 30;
 
 /// When to look at the host's network again.
@@ -142,10 +142,19 @@ impl Switch {
             watch.changes = Changes::watch().map_err(|error| tracing::warn!(%error, "the host is not watched")).ok();
         }
         let changed = watch.changes.as_mut().is_none_or(Changes::take);
-        if !changed && !is_new && now.saturating_sub(watch.looked_s) < PATH_INTERVAL_S {
+        let due = changed || is_new || now.saturating_sub(watch.looked_s) >= PATH_INTERVAL_S;
+        if due {
+            watch.looked_s = now;
+        }
+        let stranded = self.take_stranded();
+        if !stranded.is_empty() {
+            self.reapply_overlay(&derive_mtus(&self.desired));
+            self.forget_overlay(stranded);
             return;
         }
-        watch.looked_s = now;
+        if !due {
+            return;
+        }
         let mtus = derive_mtus(&self.desired);
         let stale = |((bridge, name), live): (&(String, String), &super::overlay::LiveTunnel)| {
             let record = self.desired.bridges.get(bridge).and_then(|record| record.tunnels.get(name));
@@ -230,6 +239,7 @@ impl Switch {
             remotes: record.remotes.clone(),
             unicast_remotes: bridge_record.unicast_remotes(name).into_iter().collect(),
             dst_port: record.dst_port,
+            carrier: record.carrier,
             learning: record.learning,
             ttl: record.ttl,
             dscp: record.dscp,

@@ -1,10 +1,9 @@
 //! An interface whose receive queues have AF_XDP sockets of ours.
 
 use std::io;
+use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
-
-use std::os::fd::{AsFd, AsRawFd, BorrowedFd, OwnedFd};
 
 use super::ethtool;
 use super::mode::{Refused, XdpMode, why_not_zero_copy};

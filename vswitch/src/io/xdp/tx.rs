@@ -138,8 +138,7 @@ impl XdpTx {
             // The device does not claim to take such units.
             return Err(Refusal::Drop(DropReason::Unsegmentable));
         }
-        let index = usize::from(unit.frame);
-        let mut descs = Descriptors::new();
+        let (index, mut descs) = (usize::from(unit.frame), Descriptors::new());
         let partial = match unit.offload.csum {
             Csum::Partial { start, offset } => Some((start, offset)),
             Csum::Unknown | Csum::Valid => None,

@@ -200,6 +200,9 @@ impl Interface<'_> {
             // Before it is up, so that not one advertisement is heard.
             self.ignore_routers(changes);
         }
+        if self.host_side.is_some() {
+            self.tag_in_place(changes)?;
+        }
         self.configure_link(&mut netlink, &link, changes)?;
         if self.is_host && link.mtu < IPV6_MTU_MIN {
             // It had no IPv6, and may have got it with its defaults just now.

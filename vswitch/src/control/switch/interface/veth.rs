@@ -25,11 +25,15 @@ use crate::control::netlink::{Link, LinkChange, Netlink, NetlinkError, NewVeth};
 use crate::control::netns::Netns;
 use crate::control::refusal::{Result, conflict, failed};
 use crate::control::switch::port_link::{PortLink, XdpOpener};
+use crate::io::xdp::turn_off_features;
 
 /// What makes the host deaf on IPv4 (`Documentation/networking/ip-sysctl.rst`).
 const DEAF_IPV4: [Setting; 3] = [("rp_filter", "1"), ("forwarding", "0"), ("drop_unicast_in_l2_multicast", "1")];
 /// The same on IPv6: no address, no router advertisement, no packet.
 const DEAF_IPV6: [Setting; 1] = [("disable_ipv6", "1")];
+
+/// That an interface's driver adds VLAN tags (802.1Q and 802.1ad) to what it sends.
+const TAG_FEATURES: [&str; 2] = ["tx-vlan-hw-insert", "tx-vlan-stag-hw-insert"];
 
 /// The host's side of a port's interface.
 #[derive(Debug, Clone)]
@@ -186,6 +190,26 @@ impl Interface<'_> {
             let what = format!("{}: {}", link.name, words.into_iter().flatten().collect::<Vec<_>>().join(", "));
             let changed = netlink.change_link(link.index, &change).map_err(|error| self.refused(&error));
             changes.note(what, changed)?;
+        }
+        Ok(())
+    }
+
+    /// Has the kernel write VLAN tags into the frames that the container's end sends. It would keep them beside
+    /// the frame, where a program in the other end's driver does not find them: the tag would be lost
+    /// (`veth_xdp_rcv_skb`). This is the one setting of a container's interface that the switch depends on.
+    pub(super) fn tag_in_place(&self, changes: &mut Changes) -> Result<()> {
+        match turn_off_features(self.name, &TAG_FEATURES) {
+            Ok(off) => changes.done.extend(off.into_iter().map(|feature| format!("{feature} off"))),
+            Err(error) => {
+                let refused = failed(
+                    format!(
+                        "the interface {:?} cannot be set up: VLAN tags stay beside its frames: {error}",
+                        self.name
+                    ),
+                    "see the daemon's log, or attach the port with --type tap",
+                );
+                changes.note("VLAN tags in place".to_owned(), Err(refused))?;
+            }
         }
         Ok(())
     }
