@@ -73,14 +73,7 @@ pub(super) struct Idle {
 
 impl Default for Idle {
     fn default() -> Self {
-        Self {
-            gap_ns: 4 * SPIN_NS_MAX,
-            burst_bytes: 0,
-            spins: 0,
-            backoff_until_ns: 0,
-            ended_ns: now_ns(),
-            busy: false,
-        }
+        Self { gap_ns: 4 * SPIN_NS_MAX, burst_bytes: 0, spins: 0, backoff_until_ns: 0, ended_ns: now_ns(), busy: false }
     }
 }
 

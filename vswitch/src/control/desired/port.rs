@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::addresses::mac_of_tail;
-use super::bridge::check_mtu;
+use super::bridge::check_port_mtu;
 use super::limits::{LABELS_MAX, RATE_BPS_MAX, RATE_BPS_MIN, VLAN_ID_MAX};
 use super::names::{check_interface_name, check_port_name};
 use super::{BridgeRecord, Desired, FoundInterface, PortRecord, PortTarget};
@@ -75,8 +75,7 @@ impl Desired {
             egress_rate_bps: spec.egress_rate_bps,
             ips,
         };
-        let has_ipv6 = port.ips.iter().any(|ip| ip.addr().is_ipv6());
-        check_mtu(&format!("the port {name:?}"), record.port_mtu(&port), has_ipv6)?;
+        check_port_mtu(&name, &port, record.port_mtu(&port))?;
 
         // Nothing is refused from here on.
         let record = self.bridge_mut(bridge)?;
