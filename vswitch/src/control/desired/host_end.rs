@@ -144,7 +144,7 @@ mod tests {
         let refused = desired.add_port("br0", &spec(PortType::Xdp, None), &target(1)).expect_err("too large");
         assert!(refused.remedy.contains("--type tap"), "{refused:?}");
         desired.add_port("br0", &spec(PortType::Xdp, Some(MTU_XDP_MAX)), &target(1)).expect("a port");
-        let refused = desired.add_port("br0", &spec(PortType::Tap, None), &target(2)).expect_err("another type");
+        let refused = desired.add_port("br0", &spec(PortType::Tap, None), &target(1)).expect_err("another type");
         assert!(refused.message.contains("type xdp") && refused.remedy.contains("del-port br0 web"), "{refused:?}");
         desired.remove_port("br0", "web").expect("removes");
         // A living bridge does not grow beyond what its ports can have.

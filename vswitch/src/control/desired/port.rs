@@ -28,7 +28,7 @@ impl Desired {
         self.check_room_for_port()?;
         let name = spec.name.clone().unwrap_or_else(|| target.netns.default_port_name());
         check_port_name("port name", &name)?;
-        self.bridge(bridge)?.check_type_stays(bridge, &name, spec.port_type)?;
+        self.bridge(bridge)?.check_type_stays(bridge, &name, spec.port_type, target)?;
         let ifname = spec.ifname.clone().unwrap_or_else(|| IFNAME_DEFAULT.to_owned());
         check_interface_name("interface name", &ifname)?;
         self.check_interface_free(&ifname, target)?;
@@ -194,9 +194,9 @@ impl BridgeRecord {
 
     /// A port that is attached again under another type is not changed: the container's interface would
     /// have to go, and its connections with it.
-    fn check_type_stays(&self, bridge: &str, name: &str, wanted: PortType) -> Result<()> {
+    fn check_type_stays(&self, bridge: &str, name: &str, wanted: PortType, target: &PortTarget) -> Result<()> {
         match self.ports.get(name) {
-            Some(port) if port.port_type != wanted => Err(conflict(
+            Some(port) if port.netns_id == target.id && port.port_type != wanted => Err(conflict(
                 format!(
                     "the port {name:?} of bridge {bridge:?} is of type {}, and a port keeps its type",
                     port.port_type
