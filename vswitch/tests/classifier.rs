@@ -168,6 +168,9 @@ fn what_is_taken_changes_with_the_maps() {
     assert_eq!(rules(&mut both), [Published, Passed, Vxlan]);
     let taken = both.classifier.publish(Protocol::Udp, None, 8472).unwrap_err().to_string();
     assert!(taken.starts_with("port 8472/udp of 0.0.0.0 is taken by another rule"), "{taken}");
+    both.classifier.publish(Protocol::Udp, None, 5000).unwrap();
+    assert!(both.classifier.set_vxlan_ports([(None, 9999), (None, 5000)]).is_err());
+    assert_eq!(rules(&mut both), [Published, Passed, Vxlan], "what is refused changes nothing");
     both.translate(Flow::Tcp, true, 80, true);
     assert_eq!(rules(&mut both), [Published, Translated, Vxlan]);
     assert!(both.classifier.translated().is_set(Flow::Tcp, true, 80));
@@ -222,7 +225,6 @@ fn any_packet_is_classified_alike() {
     for rule in [Counter::Published, Counter::Translated, Counter::Vxlan, Counter::EchoReply, Counter::IcmpError] {
         assert!(seen.get(&rule).is_some_and(|&count| count >= 10), "{rule:?}: {seen:?}");
     }
-    eprintln!("{seen:?}");
     assert!(seen.contains_key(&Counter::LaterFragment), "{seen:?}");
 }
 

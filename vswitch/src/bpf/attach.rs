@@ -60,6 +60,8 @@ pub enum XdpMode {
 #[derive(Debug)]
 pub struct Attachment {
     hook: TcHook,
+    /// Of the two interfaces.
+    indices: [u32; 2],
     links: Vec<Side>,
     targets: Targets,
 }
@@ -88,14 +90,15 @@ impl Attachment {
 impl Drop for Attachment {
     fn drop(&mut self) {
         // First the programs, then where they send: between the two, nothing can be taken and lost.
-        let sides: Vec<_> = self.links.drain(..).map(|side| (side.index, side.made_clsact)).collect();
+        let made_clsact: Vec<_> = self.links.drain(..).filter(|side| side.made_clsact).map(|side| side.index).collect();
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-        for (index, made_clsact) in sides {
-            // It may be gone with its interface.
+        for index in self.indices {
+            // An entry that was never made is none to worry about.
             let _ = targets.remove(&index);
-            if made_clsact && let Ok(mut netlink) = Netlink::open() {
-                let _ = delete_clsact_if_empty(&mut netlink, index);
-            }
+        }
+        for index in made_clsact {
+            // It may be gone with its interface.
+            let _ = Netlink::open().and_then(|mut netlink| delete_clsact_if_empty(&mut netlink, index));
         }
     }
 }
@@ -190,7 +193,7 @@ impl Classifier {
             remove_leftovers(name)?;
             self.load_program(program)?;
         }
-        let mut attachment = Attachment { hook, links: Vec::new(), targets: self.targets.clone() };
+        let mut attachment = Attachment { hook, indices, links: Vec::new(), targets: self.targets.clone() };
         for (from, to) in [(0, 1), (1, 0)] {
             // Before the program runs: it would drop what it takes.
             let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);

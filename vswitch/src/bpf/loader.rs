@@ -173,11 +173,14 @@ impl Classifier {
     /// Says at which UDP ports, of which address (`None`: any of the host's), tunnels receive now.
     ///
     /// # Errors
-    /// [`ClassifierError::PortTaken`] if one of them is published.
+    /// [`ClassifierError::PortTaken`] if one of them is published; then nothing changes.
     pub fn set_vxlan_ports(&mut self, ports: impl IntoIterator<Item = (Option<IpAddr>, u16)>) -> Result<()> {
         let wanted: Vec<(Option<IpAddr>, u16)> = ports.into_iter().collect();
         let keep: BTreeSet<Service> =
             wanted.iter().flat_map(|(address, port)| Service::each(Protocol::Udp, *address, *port)).collect();
+        for service in &keep {
+            self.services.is_new(service, Counter::Vxlan)?;
+        }
         for &(address, port) in &wanted {
             self.serve(Protocol::Udp, address, port, Counter::Vxlan)?;
         }

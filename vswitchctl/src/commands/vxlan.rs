@@ -270,6 +270,7 @@ pub(super) mod tests {
             remotes: vec!["198.18.0.2".parse().unwrap(), "198.18.0.3".parse().unwrap()],
             unicast_remotes: vec![],
             dst_port: 4789,
+            carrier: Carrier::Socket,
             learning: true,
             ttl: 64,
             dscp: Dscp::Fixed(0),
@@ -286,8 +287,8 @@ pub(super) mod tests {
     #[test]
     fn every_option_reaches_the_request() {
         let (bridge, spec) = parse(
-            "br0 --vni 42 --local 198.18.0.1 --remote 198.18.0.2 --remote 198.18.0.3 --dst-port 8472 --learning off \
-             --name wan --ttl 9 --dscp inherit --mtu 9k --trunk 0,10",
+            "br0 --vni 42 --local 198.18.0.1 --remote 198.18.0.2 --remote 198.18.0.3 --dst-port 8472 --carrier uplink \
+             --learning off --name wan --ttl 9 --dscp inherit --mtu 9k --trunk 0,10",
         )
         .unwrap();
         assert_eq!(bridge, "br0");
@@ -295,7 +296,7 @@ pub(super) mod tests {
             serde_json::to_value(&spec).unwrap(),
             serde_json::json!({
                 "name": "wan", "vni": 42, "local": "198.18.0.1", "remotes": ["198.18.0.2", "198.18.0.3"],
-                "dst_port": 8472, "learning": false, "ttl": 9, "dscp": "inherit", "mtu": 9000, "vlan": null,
+                "dst_port": 8472, "carrier": "uplink", "learning": false, "ttl": 9, "dscp": "inherit", "mtu": 9000, "vlan": null,
                 "trunk": [0, 10]
             })
         );
@@ -329,6 +330,7 @@ pub(super) mod tests {
             local: None,
             remotes: vec![],
             unicast_remotes: vec!["198.18.0.9".parse().unwrap()],
+            carrier: Carrier::Uplink,
             learning: false,
             ttl: 9,
             dscp: Dscp::Inherit,
@@ -340,8 +342,8 @@ pub(super) mod tests {
         };
         assert_eq!(
             line(&odd),
-            "FAILED, vni 42 - to nobody port 4789 mtu 1450, mtu chosen, pinned behind 198.18.0.9, learning off, vlan \
-             7, ttl 9, dscp inherit"
+            "FAILED, vni 42 - to nobody port 4789 mtu 1450, over the uplink, mtu chosen, pinned behind 198.18.0.9, \
+             learning off, vlan 7, ttl 9, dscp inherit"
         );
     }
 }

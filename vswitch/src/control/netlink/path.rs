@@ -13,6 +13,8 @@ use super::{Netlink, NetlinkError, Result, value};
 
 /// `RTAX_MTU` (`include/uapi/linux/rtnetlink.h`).
 const RTAX_MTU: u16 = 2;
+/// `rta_expires` in `struct rta_cacheinfo`: when the kernel will forget what a router told.
+const EXPIRES_OFFSET: usize = 8;
 
 /// How the host sends to an address.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -21,8 +23,9 @@ pub struct Path {
     pub oif: u32,
     /// The address that the host sends from where nobody says otherwise.
     pub source: Option<IpAddr>,
-    /// The largest IP packet that gets through, in bytes: the interface's MTU, the route's, or what a
-    /// router on the way has told (RFC 1191, RFC 8201), whichever is known and smallest.
+    /// The largest IP packet that leaves the host this way, in bytes: the interface's MTU, or the route's
+    /// where that is smaller. What routers on the way told (RFC 1191, RFC 8201) is left out: it is for a
+    /// while only, and anybody who guesses a port can send it.
     pub mtu: u32,
 }
 
@@ -61,7 +64,7 @@ fn is_unreachable(errno: Errno) -> bool {
 
 fn parse(payload: &[u8]) -> Option<(u32, Option<IpAddr>, Option<u32>)> {
     let message = RouteMessageBuffer::new_checked(payload).ok()?;
-    let (mut oif, mut source, mut mtu) = (None, None, None);
+    let (mut oif, mut source, mut mtu, mut is_told) = (None, None, None, false);
     for nla in message.attributes().flatten() {
         match nla.kind() {
             libc::RTA_OIF => oif = value::u32(nla.value()),
@@ -70,10 +73,11 @@ fn parse(payload: &[u8]) -> Option<(u32, Option<IpAddr>, Option<u32>)> {
                 let metrics = NlasIterator::new(nla.value()).flatten();
                 mtu = metrics.filter(|metric| metric.kind() == RTAX_MTU).find_map(|metric| value::u32(metric.value()));
             }
+            libc::RTA_CACHEINFO => is_told = value::u32(nla.value().get(EXPIRES_OFFSET..)?)? != 0,
             _ => {}
         }
     }
-    Some((oif?, source, mtu.filter(|mtu| *mtu > 0)))
+    Some((oif?, source, mtu.filter(|mtu| *mtu > 0 && !is_told)))
 }
 
 /// Tells that something about the namespace's links, addresses or routes changed since the last look.

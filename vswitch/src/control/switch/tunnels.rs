@@ -11,8 +11,8 @@ use crate::control::netlink::{Changes, Netlink, NetlinkError};
 use crate::control::refusal::Result;
 use crate::datapath::clock::now_s;
 
-/// How often the way to the remotes is looked up even if nothing about the host changed: what routers
-/// tell of their MTU changes without a notification.
+/// How often the way to the remotes is looked up even if nothing about the host seems to have changed:
+/// rules and some routes change without a notification. A tunnel that failed is tried again, too.
 const PATH_INTERVAL_S: u32 = 30;
 
 /// When to look at the host's network again.

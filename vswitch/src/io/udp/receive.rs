@@ -479,3 +479,7 @@ fn finish(call: &mut Call<'_>, mut frame: Frame, bytes: usize, run: Option<Run>,
 fn slice_of(bytes: &mut [u8]) -> libc::iovec {
     libc::iovec { iov_base: bytes.as_mut_ptr().cast(), iov_len: bytes.len() }
 }
+
+#[cfg(test)]
+#[path = "receive_tests.rs"]
+mod tests;
