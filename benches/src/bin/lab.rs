@@ -55,7 +55,7 @@ struct Arguments {
     /// The MTU of all interfaces
     #[arg(long, default_value_t = 1500, value_parser = clap::value_parser!(u32).range(1280..=65_521))]
     mtu: u32,
-    /// Use IPv6
+    /// Use IPv6. Versions of sockperf before 3.8 have none: rtt fails with them
     #[arg(long)]
     ipv6: bool,
     /// How often each workload runs over each switch
