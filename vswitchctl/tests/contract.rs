@@ -236,6 +236,7 @@ fn every_command_asks_what_the_protocol_says() {
         ("del-br br0", 204, "", "DELETE /v1/bridges/br0"),
         ("del-br br0 --force", 204, "", "DELETE /v1/bridges/br0?force=true"),
         ("del-port br0 /run/netns/web", 204, "", "DELETE /v1/bridges/br0/ports/%2Frun%2Fnetns%2Fweb"),
+        ("del-vxlan br0 vxlan42", 204, "", "DELETE /v1/bridges/br0/vxlans/vxlan42"),
         ("fdb br0", 200, "[]", "GET /v1/bridges/br0/fdb"),
         ("fdb-del br0 02:00:00:00:00:01", 200, flushed, "DELETE /v1/bridges/br0/fdb/02%3A00%3A00%3A00%3A00%3A01"),
         ("fdb-del br0 x --vlan 7", 200, flushed, "DELETE /v1/bridges/br0/fdb/x?vlan=7"),

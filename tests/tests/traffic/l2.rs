@@ -234,10 +234,11 @@ fn a_loop_is_detected_and_named() {
     }
     must(wait_until("the loop's warning", Duration::from_secs(10), || {
         must(a.send(&test_frame(BROADCAST, mac(1))));
-        (!lab.bridge("br0").warnings.is_empty()).then_some(())
+        // The containers' own addresses go around, too.
+        lab.bridge("br0").warnings.iter().any(|warning| warning.contains(&mac_text(mac(1)))).then_some(())
     }));
     let warnings = lab.bridge("br0").warnings.join(" ");
-    assert!(warnings.contains("loop") && warnings.contains(&mac_text(mac(1))), "{warnings}");
+    assert!(warnings.contains("loop"), "{warnings}");
     assert!(warnings.contains("c1") || warnings.contains("c2"), "the ports are named: {warnings}");
     assert!(lab.ctl(&["show"]).contains("loop"), "a person sees it");
     assert!(lab.log().lines().any(|line| line.contains(" WARN ") && line.contains("loop")), "the log has it");

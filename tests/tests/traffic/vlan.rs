@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use vswitch_tests::frame::{BROADCAST, EXPERIMENTAL, VLAN, ethernet, mac, mac_text, tagged};
-use vswitch_tests::lab::{any_port, assert_no_reach, assert_reaches, must};
+use vswitch_tests::lab::{PortTypes, any_port, assert_no_reach, assert_reaches, must};
 use vswitch_tests::raw::PacketSocket;
 use vswitch_tests::stream::{Plan, Transfer, datagrams};
 use vswitch_tests::{Lab, announce};
@@ -127,11 +127,14 @@ fn tagged_super_frames_cross_between_access_and_trunk_whole() {
         must(must(Transfer::start(server, client, any_port(at), Plan::both_ways(16 << 20))).finish());
         must(datagrams(server, client, any_port(at), &[1, 1000, 1452, 1472, 1473, 20_000]));
     }
-    assert_eq!(lab.stats().balance.segments, cut_before, "a tag is no reason to cut a super-frame");
+    if crate::PORTS == PortTypes::Tap {
+        assert_eq!(lab.stats().balance.segments, cut_before, "a tag is no reason to cut a super-frame");
+    }
     let trunk = lab.port_stats("br0", "t0").total;
     let mean = trunk.tx_bytes / trunk.tx_frames.max(1);
     announce(&format!("mean length of a tagged frame: {mean} bytes"));
-    assert!(mean > 1518, "tagged super-frames travel whole: {trunk:?}");
+    // An AF_XDP port's container sends none, and is sent none.
+    assert!(mean > 1518 || crate::PORTS != PortTypes::Tap, "tagged super-frames travel whole: {trunk:?}");
     must(lab.container("t").ip("link del inner"));
     lab.finish();
 }

@@ -6,11 +6,11 @@ use std::ops::RangeInclusive;
 use super::addresses::{check_networks, host_mac};
 use super::limits::{
     AGEING_S_DEFAULT, AGEING_S_MAX, LABEL_BYTES_MAX, LABELS_MAX, MAC_LIMIT_DEFAULT, MAC_LIMIT_MAX, MTU_DEFAULT,
-    MTU_IPV6_MIN, MTU_MAX, MTU_MIN, PORT_MAC_LIMIT_DEFAULT, STORM_LIMIT_DEFAULT,
+    MTU_IPV6_MIN, MTU_MAX, MTU_MIN, MTU_XDP_MAX, PORT_MAC_LIMIT_DEFAULT, STORM_LIMIT_DEFAULT,
 };
 use super::names::check_interface_name;
-use super::{BridgeRecord, Desired, HostView};
-use crate::api::{BridgeChange, BridgeSpec};
+use super::{BridgeRecord, Desired, HostView, PortRecord};
+use crate::api::{BridgeChange, BridgeSpec, PortType};
 use crate::control::refusal::{Result, conflict, invalid, limit};
 use crate::snapshot::{BRIDGES_MAX, PORTS_MAX};
 
@@ -140,8 +140,8 @@ impl BridgeRecord {
     pub(super) fn check_values(&self, name: &str) -> Result<()> {
         check_mtu(&format!("the bridge {name:?}"), self.mtu, self.subnets.iter().any(|s| s.gateway.is_ipv6()))?;
         for (port_name, port) in &self.ports {
-            if port.mtu.is_none() && port.ips.iter().any(|ip| ip.addr().is_ipv6()) {
-                check_mtu(&format!("the port {port_name:?}"), self.mtu, true)?;
+            if port.mtu.is_none() {
+                check_port_mtu(port_name, port, self.mtu)?;
             }
         }
         check_range("ageing time", self.ageing_s, 1..=AGEING_S_MAX, "seconds")?;
@@ -174,6 +174,18 @@ pub(super) fn check_mtu(of: &str, mtu: u32, ipv6: bool) -> Result<()> {
         return Err(invalid(
             format!("the MTU {mtu} of {of} is too small for IPv6"),
             format!("choose at least {MTU_IPV6_MIN} bytes, or do without IPv6"),
+        ));
+    }
+    Ok(())
+}
+
+/// The same for a port, whose type sets a limit of its own.
+pub(super) fn check_port_mtu(name: &str, port: &PortRecord, mtu: u32) -> Result<()> {
+    check_mtu(&format!("the port {name:?}"), mtu, port.ips.iter().any(|ip| ip.addr().is_ipv6()))?;
+    if port.port_type == PortType::Xdp && mtu > MTU_XDP_MAX {
+        return Err(invalid(
+            format!("the MTU {mtu} of the port {name:?} is too large for AF_XDP"),
+            format!("choose at most {MTU_XDP_MAX} bytes with --mtu, or attach the port with --type tap"),
         ));
     }
     Ok(())

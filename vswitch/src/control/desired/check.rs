@@ -6,7 +6,7 @@
 use std::collections::HashSet;
 
 use super::addresses::{check_network, check_networks};
-use super::bridge::check_mtu;
+use super::bridge::check_port_mtu;
 use super::limits::{PORT_ADDRESSES_MAX, STATIC_ADDRESSES_MAX, STATICS_MAX, VLAN_ID_MAX};
 use super::names::{check_interface_name, check_port_name};
 use super::port::{check_rate, check_vlans};
@@ -143,8 +143,7 @@ impl BridgeRecord {
             check_vlans(port.vlan, &port.trunk)?;
             check_rate("ingress rate", port.ingress_rate_bps)?;
             check_rate("egress rate", port.egress_rate_bps)?;
-            let has_ipv6 = port.ips.iter().any(|ip| ip.addr().is_ipv6());
-            check_mtu(&format!("the port {port_name:?}"), self.port_mtu(port), has_ipv6)?;
+            check_port_mtu(port_name, port, self.port_mtu(port))?;
         }
         self.check_statics(name)
     }

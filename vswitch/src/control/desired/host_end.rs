@@ -103,8 +103,8 @@ fn base32(hash: u64, chars: usize) -> String {
 mod tests {
     use super::super::tests::{port, target};
     use super::*;
-    use crate::api::{BridgeSpec, PortSpec, PortType};
-    use crate::control::desired::HostView;
+    use crate::api::{BridgeChange, BridgeSpec, PortSpec, PortType};
+    use crate::control::desired::{HostView, MTU_MAX, MTU_XDP_MAX};
 
     #[test]
     fn a_name_fits_and_is_the_same_again_for_the_same_port_of_the_same_daemon() {
@@ -133,5 +133,26 @@ mod tests {
         assert_ne!(end("web"), end("db"));
         // The name of `web` is taken, by `web` itself.
         assert_ne!(desired.free_host_end(target(1).owner, "br0", "web"), end("web"));
+    }
+
+    #[test]
+    fn an_xdp_port_has_a_largest_mtu_of_its_own_and_keeps_its_type() {
+        let mut desired = Desired::default();
+        let bridge = BridgeSpec { name: "br0".into(), mtu: Some(MTU_MAX), ..BridgeSpec::default() };
+        desired.add_bridge(&bridge, &HostView::default()).expect("a bridge");
+        let spec = |port_type, mtu| PortSpec { name: Some("web".into()), port_type, mtu, ..port() };
+        let refused = desired.add_port("br0", &spec(PortType::Xdp, None), &target(1)).expect_err("too large");
+        assert!(refused.remedy.contains("--type tap"), "{refused:?}");
+        desired.add_port("br0", &spec(PortType::Xdp, Some(MTU_XDP_MAX)), &target(1)).expect("a port");
+        let refused = desired.add_port("br0", &spec(PortType::Tap, None), &target(1)).expect_err("another type");
+        assert!(refused.message.contains("type xdp") && refused.remedy.contains("del-port br0 web"), "{refused:?}");
+        desired.remove_port("br0", "web").expect("removes");
+        // A living bridge does not grow beyond what its ports can have.
+        let change = |mtu| BridgeChange { mtu: Some(mtu), ..BridgeChange::default() };
+        desired.change_bridge("br0", &change(1500)).expect("changes");
+        desired.add_port("br0", &spec(PortType::Xdp, None), &target(1)).expect("a port");
+        assert!(desired.change_bridge("br0", &change(MTU_MAX)).is_err());
+        desired.change_bridge("br0", &change(MTU_XDP_MAX)).expect("changes");
+        desired.check().expect("holds to the rules");
     }
 }

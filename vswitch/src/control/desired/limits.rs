@@ -6,6 +6,10 @@ pub const MTU_DEFAULT: u32 = 1500;
 pub const MTU_MIN: u32 = 68;
 /// The largest MTU that a TAP takes: `MAX_MTU` of `drivers/net/tun.c` less an Ethernet header.
 pub const MTU_MAX: u32 = 65535 - 14;
+/// The largest MTU of an `xdp` port. A received packet fills chunks of 4096 bytes behind a headroom of
+/// 256 (`XDP_PACKET_HEADROOM`), one sent has at most 17 of them (`MAX_SKB_FRAGS`, `xsk_build_skb`), and
+/// there are an Ethernet header and a VLAN tag.
+pub const MTU_XDP_MAX: u32 = 17 * (4096 - 256) - 14 - 4;
 /// The smallest MTU with IPv6 (RFC 8200 section 5).
 pub const MTU_IPV6_MIN: u32 = 1280;
 /// Seconds until a silent MAC address is forgotten (IEEE 802.1Q table 8-6).

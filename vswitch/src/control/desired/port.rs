@@ -3,7 +3,7 @@
 use std::collections::HashSet;
 
 use super::addresses::mac_of_tail;
-use super::bridge::check_mtu;
+use super::bridge::check_port_mtu;
 use super::limits::{LABELS_MAX, RATE_BPS_MAX, RATE_BPS_MIN, VLAN_ID_MAX};
 use super::names::{check_interface_name, check_port_name};
 use super::{BridgeRecord, Desired, FoundInterface, PortRecord, PortTarget};
@@ -28,7 +28,7 @@ impl Desired {
         self.check_room_for_port()?;
         let name = spec.name.clone().unwrap_or_else(|| target.netns.default_port_name());
         check_port_name("port name", &name)?;
-        self.bridge(bridge)?.check_type_stays(bridge, &name, spec.port_type)?;
+        self.bridge(bridge)?.check_type_stays(bridge, &name, spec.port_type, target)?;
         let ifname = spec.ifname.clone().unwrap_or_else(|| IFNAME_DEFAULT.to_owned());
         check_interface_name("interface name", &ifname)?;
         self.check_interface_free(&ifname, target)?;
@@ -75,8 +75,7 @@ impl Desired {
             egress_rate_bps: spec.egress_rate_bps,
             ips,
         };
-        let has_ipv6 = port.ips.iter().any(|ip| ip.addr().is_ipv6());
-        check_mtu(&format!("the port {name:?}"), record.port_mtu(&port), has_ipv6)?;
+        check_port_mtu(&name, &port, record.port_mtu(&port))?;
 
         // Nothing is refused from here on.
         let record = self.bridge_mut(bridge)?;
@@ -195,9 +194,9 @@ impl BridgeRecord {
 
     /// A port that is attached again under another type is not changed: the container's interface would
     /// have to go, and its connections with it.
-    fn check_type_stays(&self, bridge: &str, name: &str, wanted: PortType) -> Result<()> {
+    fn check_type_stays(&self, bridge: &str, name: &str, wanted: PortType, target: &PortTarget) -> Result<()> {
         match self.ports.get(name) {
-            Some(port) if port.port_type != wanted => Err(conflict(
+            Some(port) if port.netns_id == target.id && port.port_type != wanted => Err(conflict(
                 format!(
                     "the port {name:?} of bridge {bridge:?} is of type {}, and a port keeps its type",
                     port.port_type

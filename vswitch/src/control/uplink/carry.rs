@@ -25,6 +25,7 @@ use crate::control::netlink::{LinkChange, Netlink, NetlinkError};
 use crate::datapath::Datapath;
 use crate::io::Device;
 use crate::io::tap::TapDevice;
+use crate::io::uplink::SharedTx;
 use crate::io::xdp::{self, BusyPoll, Steering, Umems, XdpConfig, XdpDevice};
 
 /// What the names of our TAPs begin with.
@@ -128,7 +129,11 @@ enum Ends {
         /// Its index in the host's namespace.
         index: u32,
     },
-    Xdp(Arc<XdpDevice>),
+    Xdp {
+        device: Arc<XdpDevice>,
+        /// The same, for the datapath: of a shared uplink with a sending side for many.
+        port: Arc<dyn Device>,
+    },
 }
 
 impl Carry {
@@ -148,7 +153,9 @@ impl Carry {
             UplinkCarry::XdpNative | UplinkCarry::XdpGeneric => {
                 let steering = if how == UplinkCarry::XdpNative { Steering::NATIVE } else { Steering::GENERIC };
                 let config = XdpConfig { steering, ..XdpConfig::new(&link.name, XDP_HOME) };
-                (Programs::Device, Ends::Xdp(means.sockets(link, config)?))
+                let device = means.sockets(link, config)?;
+                let port = Arc::clone(&device) as Arc<dyn Device>;
+                (Programs::Device, Ends::Xdp { device, port })
             }
         };
         Ok(Self { programs, _promiscuous: Some(promiscuous), ends })
@@ -183,7 +190,8 @@ impl Carry {
                     program.set_socket(queue, socket)?;
                 }
                 means.classifier()?.attach_xdp(&mut program, classified)?;
-                (Programs::Xdp(program), Ends::Xdp(device))
+                let port = Arc::new(SharedTx::new(Arc::clone(&device) as Arc<dyn Device>));
+                (Programs::Xdp(program), Ends::Xdp { device, port })
             }
         };
         Ok(Self { programs, _promiscuous: None, ends })
@@ -194,7 +202,7 @@ impl Carry {
     pub fn device(&self) -> Arc<dyn Device> {
         match &self.ends {
             Ends::Tap { device, .. } => Arc::clone(device) as Arc<dyn Device>,
-            Ends::Xdp(device) => Arc::clone(device) as Arc<dyn Device>,
+            Ends::Xdp { port, .. } => Arc::clone(port),
         }
     }
 
@@ -203,7 +211,7 @@ impl Carry {
     pub fn hook(&self) -> String {
         match (&self.programs, &self.ends) {
             (Programs::Tc(programs), _) => programs.hook().name().to_owned(),
-            (_, Ends::Xdp(device)) => {
+            (_, Ends::Xdp { device, .. }) => {
                 let copy = if device.mode() == xdp::XdpMode::ZeroCopy { "zero-copy" } else { "copy" };
                 format!("{copy}, {} queue{}", device.queues(), if device.queues() == 1 { "" } else { "s" })
             }
@@ -216,7 +224,7 @@ impl Carry {
     pub fn refused(&self) -> Vec<String> {
         match &self.ends {
             Ends::Tap { .. } => Vec::new(),
-            Ends::Xdp(device) => device.refused().iter().map(|refused| format!("not {refused}")).collect(),
+            Ends::Xdp { device, .. } => device.refused().iter().map(|refused| format!("not {refused}")).collect(),
         }
     }
 
@@ -225,7 +233,7 @@ impl Carry {
     pub fn tap(&self) -> Option<&str> {
         match &self.ends {
             Ends::Tap { device, .. } => Some(device.name()),
-            Ends::Xdp(_) => None,
+            Ends::Xdp { .. } => None,
         }
     }
 
@@ -234,7 +242,7 @@ impl Carry {
     pub fn dropped(&self) -> Option<u64> {
         match &self.ends {
             Ends::Tap { .. } => None,
-            Ends::Xdp(device) => {
+            Ends::Xdp { device, .. } => {
                 let statistics = device.statistics();
                 Some(statistics.rx_no_chunk + statistics.rx_ring_full)
             }
@@ -249,7 +257,7 @@ impl Carry {
             Ends::Tap { index, .. } => Netlink::open()
                 .and_then(|mut netlink| netlink.link_by_index(*index))
                 .map_or(true, |link| link.is_some()),
-            Ends::Xdp(device) => !device.is_gone(),
+            Ends::Xdp { device, .. } => !device.is_gone(),
         }
     }
 
@@ -259,7 +267,7 @@ impl Carry {
     /// Somebody else's program is there now.
     pub fn mend(&self) -> io::Result<bool> {
         match (&self.programs, &self.ends) {
-            (Programs::Device, Ends::Xdp(device)) if !device.is_gone() && !device.is_attached() => {
+            (Programs::Device, Ends::Xdp { device, .. }) if !device.is_gone() && !device.is_attached() => {
                 device.reattach().map(|()| true)
             }
             _ => Ok(false),

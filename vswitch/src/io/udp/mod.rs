@@ -7,12 +7,12 @@
 //! train as one. Between two hosts' stacks, and in a network card that segments UDP, a train is one
 //! packet.
 //!
-//! *Sending* ([`send`]). A TCP super-frame of a container is cut into segments without being copied: per
+//! *Sending* (`send.rs`). A TCP super-frame of a container is cut into segments without being copied: per
 //! segment, VXLAN and inner headers are written to scratch memory, and the train's gather list alternates
 //! between those and slices of the super-frame's payload. Frames of one burst that are of one size and
 //! one flow's hash make a train, too.
 //!
-//! *Receiving* ([`receive`]). The segments of a train are, nearly always, consecutive segments of one TCP
+//! *Receiving* (`receive.rs`). The segments of a train are, nearly always, consecutive segments of one TCP
 //! connection with headers of equal length. The scatter list is laid out for what the last train was:
 //! headers into scratch memory, payloads one behind the other into a single frame. If the guess was
 //! right, comparing headers and checking sums is all that it takes to have a super-frame again,

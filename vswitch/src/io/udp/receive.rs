@@ -293,6 +293,10 @@ impl UdpRx {
     /// Hands on the datagrams of a message in one piece, as far as there is room.
     fn cut(&mut self, call: &mut Call<'_>, mut pending: Pending) {
         let message = pending.message;
+        if message.bytes == 0 {
+            // UDP allows it (RFC 768), and there is not even a VXLAN header in it.
+            call.report.drop_packet(DropReason::TunnelMalformed, 0);
+        }
         while pending.at < message.bytes {
             if call.arrivals.room() == 0 {
                 self.pending.push_back(pending);

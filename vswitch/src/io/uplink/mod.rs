@@ -6,7 +6,9 @@
 //! is its *carry* (`control::uplink`), and whoever sends through it asks [`NextHops`] for the way.
 
 mod next_hop;
+mod shared_tx;
 mod tunnels;
 
 pub use next_hop::{NextHop, NextHops, Refusal, Resolution};
+pub use shared_tx::SharedTx;
 pub use tunnels::UplinkTunnels;
