@@ -5,8 +5,8 @@ use std::net::IpAddr;
 use vswitch::api::{FdbEntry, Port, Stats, Vxlan};
 
 use super::{Underlay, address};
-use crate::Lab;
 use crate::lab::must;
+use crate::{Lab, Options};
 
 impl Lab {
     /// A lab whose host is number `number` of `underlay`, with a bridge `br0` in the network that all
@@ -15,7 +15,14 @@ impl Lab {
     #[must_use]
     #[track_caller]
     pub fn on(underlay: &mut Underlay, number: u8, bridge_args: &str) -> Option<Self> {
-        let lab = Self::new()?;
+        Self::on_with(underlay, number, bridge_args, Options::default())
+    }
+
+    /// The same with a daemon of other options.
+    #[must_use]
+    #[track_caller]
+    pub fn on_with(underlay: &mut Underlay, number: u8, bridge_args: &str, options: Options) -> Option<Self> {
+        let lab = Self::with(options)?;
         must(underlay.join(lab.host(), number));
         lab.add_bridge(
             "br0",

@@ -185,6 +185,8 @@ fn nothing_leaks_over_many_ports() {
     lab.attach("br0", "b", "");
     lab.ctl(&["del-port", "br0", "b"]);
     let netns = lab.netns("b");
+    // What watches interfaces is opened once, a moment after the first that needs it.
+    std::thread::sleep(Duration::from_secs(2));
     let descriptors = must(lab.daemon().descriptors());
     for _ in 0..30 {
         lab.ctl(&["add-port", "br0", &netns, "--name", "b"]);

@@ -113,7 +113,8 @@ fn frames_cross_unchanged_in_generic_mode() {
 /// Sends `bytes` patterned bytes from `a` to `to` in `b`, and checks every one of them.
 pub(crate) fn stream(a: &Namespace, b: &Namespace, to: &str, bytes: usize) {
     let to: IpAddr = to.parse().unwrap();
-    let listener = b.inside(|| TcpListener::bind((to, 5001)).unwrap());
+    let listener = b.inside(|| TcpListener::bind((to, 0)).unwrap());
+    let port = listener.local_addr().unwrap().port();
     let receiver = std::thread::spawn(move || {
         let (mut socket, _) = listener.accept().unwrap();
         socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
@@ -121,7 +122,7 @@ pub(crate) fn stream(a: &Namespace, b: &Namespace, to: &str, bytes: usize) {
         socket.read_to_end(&mut received).unwrap();
         received
     });
-    let mut socket = a.inside(|| TcpStream::connect_timeout(&(to, 5001).into(), Duration::from_secs(5)).unwrap());
+    let mut socket = a.inside(|| TcpStream::connect_timeout(&(to, port).into(), Duration::from_secs(5)).unwrap());
     let sent: Vec<u8> = (0..bytes).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
     socket.write_all(&sent).unwrap();
     drop(socket);
