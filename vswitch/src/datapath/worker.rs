@@ -39,6 +39,8 @@ const BLOCK_BYTES: usize = 4096;
 const LOOKS_PER_POLL: u32 = 16;
 /// The most ports that a spinning worker looks at.
 const RINGS_MAX: usize = 16;
+/// How many injected frames are processed before ports are served again.
+const INJECTIONS_PER_ROUND: usize = 2;
 /// The most descriptors that one wait reports.
 const EVENTS_MAX: usize = 64;
 
@@ -141,11 +143,12 @@ impl Worker {
             if self.forwarder.is_outdated() {
                 self.adopt();
             }
-            while let Some(injection) = self.injections.as_ref().and_then(|channel| channel.try_recv().ok()) {
-                self.forwarder.inject(injection.from, &injection.bytes, &mut self.ready);
-            }
+            let injects_more = self.inject();
             self.forwarder.take_handover();
-            if self.ready.active.is_empty() {
+            if injects_more {
+                self.poll(&mut events, true);
+                work_since_poll = 0;
+            } else if self.ready.active.is_empty() {
                 self.wait(&mut events);
                 work_since_poll = 0;
             } else if work_since_poll >= WORK_PER_POLL {
@@ -160,6 +163,17 @@ impl Worker {
             work_since_poll += self.serve_round();
         }
         self.forwarder.close(&mut self.ready);
+    }
+
+    /// Injects some of what waits for it; whether there is more. Announcements are floods: a thousand ports that were
+    /// just added announce themselves with a million copies, which must not keep traffic waiting.
+    fn inject(&mut self) -> bool {
+        let Some(channel) = &self.injections else { return false };
+        for _ in 0..INJECTIONS_PER_ROUND {
+            let Ok(injection) = channel.try_recv() else { return false };
+            self.forwarder.inject(injection.from, &injection.bytes, &mut self.ready);
+        }
+        !channel.is_empty()
     }
 
     /// Takes over a newer snapshot.
