@@ -62,7 +62,8 @@ fn containers_of_three_hosts_are_on_one_network() {
         }
         // The hosts' own packets go on as ever.
         assert_reaches(labs[0].host(), address(2, over_ipv6));
-        assert_eq!(labs[0].underlay_drops("unknown-peer") + labs[0].underlay_drops("not-ours"), 0, "{carry}");
+        // Not so `not-ours`: a host whose tunnel was not up yet has told by ICMP that nobody listens.
+        assert_eq!(labs[0].underlay_drops("unknown-peer"), 0, "{carry}");
         finish(underlay, labs);
     }
 }
