@@ -4,13 +4,11 @@
 //! table of packets per second, cycles per packet and allocations per packet of the whole hit path
 //! (receive, parse, look up, scatter, egress, send), which it asserts not to allocate.
 
-// A counting allocator is unsafe by its trait; it only counts and passes on.
+// Reading the time-stamp counter is unsafe.
 #![allow(unsafe_code, missing_docs)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::time::{Duration, Instant};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
@@ -25,23 +23,7 @@ use vswitch::frame::{BURST_FRAMES_MAX, Burst, Csum, Gso, GsoKind, Offload, Pool,
 use vswitch::io::Caps;
 use vswitch::io::mem::{MemDevice, MemFrame};
 use vswitch::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Snapshot, VlanMode};
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call is passed on unchanged to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the system allocator's requirement.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: `at` came from `System.alloc` above.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
+use vswitch_benches::allocations::{self, Counting};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -187,7 +169,7 @@ fn cycles() -> u64 {
 /// per packet, and the share of packets that the flow cache decided.
 fn measure(bench: &mut Bench) -> (f64, f64, f64, f64) {
     let mut runs: Vec<(f64, f64)> = Vec::with_capacity(5);
-    let (allocations, hits) = (ALLOCATIONS.load(Ordering::Relaxed), bench.datapath.worker_counters());
+    let (allocations, hits) = (allocations::count(), bench.datapath.worker_counters());
     let first = bench.sent();
     for _ in 0..5 {
         let (sent, started, began) = (bench.sent(), Instant::now(), cycles());
@@ -200,7 +182,7 @@ fn measure(bench: &mut Bench) -> (f64, f64, f64, f64) {
         runs.push((packets / took.as_secs_f64() / 1e6, spent as f64 / packets));
     }
     let packets = (bench.sent() - first) as f64;
-    let allocated = ALLOCATIONS.load(Ordering::Relaxed) - allocations;
+    let allocated = allocations::count() - allocations;
     runs.sort_by(|a, b| a.0.total_cmp(&b.0));
     let counters = bench.datapath.worker_counters();
     let (hits, misses) = (counters.cache_hits - hits.cache_hits, counters.cache_misses - hits.cache_misses);

@@ -3,13 +3,10 @@
 //! `cargo bench -p vswitch-benches --bench tunnel`. What the pure functions cost per packet, and per
 //! super-frame of 64 KB that is cut into a train or put together from one; and that they do not allocate.
 
-// A counting allocator is unsafe by its trait; it only counts and passes on.
-#![allow(unsafe_code, missing_docs)]
+#![allow(missing_docs)]
 
-use std::alloc::{GlobalAlloc, Layout, System};
 use std::hint::black_box;
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicU64, Ordering};
 
 use criterion::{BenchmarkId, Criterion, Throughput, criterion_group};
 use vswitch::frame::gso::Segmenter;
@@ -20,23 +17,7 @@ use vswitch::tunnel::outer::{self, Template};
 use vswitch::tunnel::train::Run;
 use vswitch::tunnel::{RemoteConfig, TunnelEntry, TunnelTable, decap, inner};
 use vswitch::wire::vxlan;
-
-struct Counting;
-
-static ALLOCATIONS: AtomicU64 = AtomicU64::new(0);
-
-// SAFETY: every call is passed on unchanged to the system's allocator.
-unsafe impl GlobalAlloc for Counting {
-    unsafe fn alloc(&self, layout: Layout) -> *mut u8 {
-        ALLOCATIONS.fetch_add(1, Ordering::Relaxed);
-        // SAFETY: the caller's promise is the system allocator's requirement.
-        unsafe { System.alloc(layout) }
-    }
-    unsafe fn dealloc(&self, at: *mut u8, layout: Layout) {
-        // SAFETY: `at` came from `System.alloc` above.
-        unsafe { System.dealloc(at, layout) }
-    }
-}
+use vswitch_benches::allocations::{self, Counting};
 
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
@@ -162,13 +143,13 @@ fn assert_no_allocations() {
     let (frame, offload) = tcp_frame(SUPER_FRAME_PAYLOAD);
     let (tunnels, mut scratch) = (tunnels(), [0; 256]);
     let packet = [&vxlan::header(VNI)[..], &frame[..200]].concat();
-    let before = ALLOCATIONS.load(Ordering::Relaxed);
+    let before = allocations::count();
     let segmenter = Segmenter::new(&frame, &offload).expect("a super-frame");
     for index in 0..segmenter.count() {
         black_box(segmenter.write_headers(index, &mut scratch));
     }
     let _ = black_box(decap::check(&packet, remote(), vxlan::PORT, &tunnels));
-    let allocated = ALLOCATIONS.load(Ordering::Relaxed) - before;
+    let allocated = allocations::count() - before;
     assert_eq!(allocated, 0, "tunnels must not allocate per packet");
 }
 

@@ -38,6 +38,8 @@ fn finish(underlay: Underlay, mut labs: Vec<Lab>) {
     for lab in &mut labs {
         lab.assert_accounted();
         lab.allow_log("carries nothing");
+        // Attached anew in the moment in which the interface goes.
+        lab.allow_log("the uplink cannot be shared");
     }
     must(underlay.dismantle());
     labs.into_iter().for_each(Lab::finish);

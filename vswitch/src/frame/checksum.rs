@@ -116,16 +116,24 @@ pub fn is_transport_right(frame: &[u8], layers: &Layers) -> bool {
 #[must_use]
 pub fn detect_partial(frame: &[u8]) -> Csum {
     let Ok(layers) = Layers::parse(frame) else { return Csum::Unknown };
+    let padding = frame.get(layers.end as usize..).unwrap_or_default();
+    if padding.iter().any(|&byte| byte != 0) {
+        return Csum::Unknown;
+    }
+    detect_partial_at(frame, &layers, layers.transport_bytes())
+}
+
+/// The same where the headers were found already, and transport header and payload, of which `frame` need not
+/// have everything, are `transport_bytes` long.
+#[inline]
+#[must_use]
+pub fn detect_partial_at(frame: &[u8], layers: &Layers, transport_bytes: usize) -> Csum {
     let (start, offset) = (layers.transport_offset, layers.transport.checksum_offset());
     let at = usize::from(start) + usize::from(offset);
     let Some(field) = frame.get(at..).and_then(<[u8]>::first_chunk::<2>) else { return Csum::Unknown };
-    let pseudo = fold(layers.pseudo_header_sum(frame, layers.transport_bytes()));
-    let padding = frame.get(layers.end as usize..).unwrap_or_default();
-    if u16::from_be_bytes(*field) == pseudo && padding.iter().all(|&byte| byte == 0) {
-        Csum::Partial { start, offset }
-    } else {
-        Csum::Unknown
-    }
+    // Never zero, which would say that there is no checksum: the protocol's number is part of the sum.
+    let pseudo = fold(layers.pseudo_header_sum(frame, transport_bytes));
+    if u16::from_be_bytes(*field) == pseudo { Csum::Partial { start, offset } } else { Csum::Unknown }
 }
 
 /// The checksum after a 16-bit word that it covers changed from `old` to `new` (RFC 1624,

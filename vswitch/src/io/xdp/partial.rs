@@ -4,15 +4,10 @@
 //! holds the folded sum of the pseudo-header, and metadata beside the packet says so. AF_XDP has no place for that
 //! metadata, so it is recovered from the packet: *the field equals the folded sum of the pseudo-header*.
 //!
-//! The test is safe. Let `p` be that sum, and `d` the sum of transport header and payload without the field. A packet
-//! with a valid checksum has `!(p + d)` in the field; if that happens to equal `p`, then whoever completes it sums
-//! `p + d` and stores `!(p + d)`: what was there. And a packet that was damaged on a wire passes with one chance in
-//! 65,536, which is what the checksum itself promises.
-//!
-//! Only TCP and UDP are looked at. A UDP checksum of zero over IPv4 means that there is none (RFC 768).
+//! The test is [`checksum::detect_partial`]'s, which says why it is safe. What is particular here are frames that are
+//! scattered over several chunks: only their heads are at hand.
 
-use crate::frame::Csum;
-use crate::frame::checksum::fold;
+use crate::frame::{Csum, checksum};
 use crate::wire::ethernet::{self, EtherType};
 use crate::wire::{Layers, ipv6};
 
@@ -22,16 +17,7 @@ const HEAD_BYTES: usize = 512;
 /// What is known of the checksum of a received frame of `frame_bytes` bytes that starts with `head`.
 #[inline]
 pub(super) fn detect(head: &[u8], frame_bytes: usize) -> Csum {
-    if head.len() == frame_bytes { whole(head) } else { scattered(head, frame_bytes) }
-}
-
-fn whole(frame: &[u8]) -> Csum {
-    let Ok(layers) = Layers::parse(frame) else { return Csum::Unknown };
-    // Bytes behind the packet would be summed by whoever completes it.
-    if layers.end as usize != frame.len() && frame[layers.end as usize..].iter().any(|&byte| byte != 0) {
-        return Csum::Unknown;
-    }
-    judge(frame, &layers, layers.transport_bytes())
+    if head.len() == frame_bytes { checksum::detect_partial(head) } else { scattered(head, frame_bytes) }
 }
 
 /// The headers' lengths reach beyond the head: they are found in a copy that says otherwise.
@@ -56,26 +42,13 @@ fn scattered(head: &[u8], frame_bytes: usize) -> Csum {
     if network + packet_bytes != frame_bytes {
         return Csum::Unknown;
     }
-    judge(copy, &layers, frame_bytes - usize::from(layers.transport_offset))
-}
-
-fn judge(bytes: &[u8], layers: &Layers, transport_bytes: usize) -> Csum {
-    let (start, offset) = (layers.transport_offset, layers.transport.checksum_offset());
-    let at = usize::from(start) + usize::from(offset);
-    let Some(field) = bytes.get(at..).and_then(<[u8]>::first_chunk::<2>).map(|field| u16::from_be_bytes(*field)) else {
-        return Csum::Unknown;
-    };
-    if field != 0 && field == fold(layers.pseudo_header_sum(bytes, transport_bytes)) {
-        Csum::Partial { start, offset }
-    } else {
-        Csum::Unknown
-    }
+    checksum::detect_partial_at(copy, &layers, frame_bytes - usize::from(layers.transport_offset))
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::frame::checksum;
+    use crate::frame::checksum::fold;
     use proptest::prelude::*;
 
     /// A frame of a transport header and payload over IPv4 or IPv6, behind `tags` VLAN tags, with the field unfinished.
