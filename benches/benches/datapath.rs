@@ -103,6 +103,8 @@ impl Bench {
                 mtu: 1500,
                 ingress_rate_bps: None,
                 egress_bucket: None,
+                guard: None,
+                hairpins: Arc::default(),
                 reader: Some(0),
                 device: Arc::new(device.clone()),
             }))
@@ -116,6 +118,7 @@ impl Bench {
             ports: (0..ports).map(|at| PortId(at as u16)).collect(),
             neighbours: None,
             vlan_aware: false,
+            gateway: None,
         };
         let mut datapath = InlineDatapath::new(256).expect("memory");
         datapath.publish(Snapshot {

@@ -12,6 +12,7 @@ pub mod datapath;
 pub mod frame;
 pub mod fuzzing;
 pub mod io;
+pub mod nat;
 pub mod snapshot;
 pub mod tunnel;
 pub mod wire;

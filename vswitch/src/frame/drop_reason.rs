@@ -53,6 +53,39 @@ reasons! {
     SplitHorizon => "split-horizon",
     /// The interface had to drop it before the switch could read it: no room in its receive ring.
     RxOverrun => "rx-overrun",
+    /// The container's source MAC address is not its port's own.
+    SpoofedMac => "spoofed-mac",
+    /// The container speaks from an IP address that is not its port's own.
+    SpoofedAddress => "spoofed-address",
+    // Found by the gateway, counted on the port that the packet came from.
+    /// Addresses that no packet may have on its way through a router (RFC 1812 section 5.3.7).
+    Martian => "martian",
+    /// The packet has made too many hops.
+    TtlExceeded => "ttl-exceeded",
+    /// For another bridge's container, or for the outside from a bridge that is `internal`.
+    OtherNetwork => "other-network",
+    /// From outside, for something that is not published.
+    NotPublished => "not-published",
+    /// From an address that the published port's `--from` does not have.
+    NotAllowed => "not-allowed",
+    /// From outside, for a mapping whose container never sent to that address (RFC 4787 REQ-8).
+    Filtered => "filtered",
+    /// In the middle of a connection that is not known.
+    NoConnection => "no-connection",
+    /// There is no external port left.
+    PortsExhausted => "nat-ports-exhausted",
+    /// The container has as many connections as it may have.
+    ConnectionLimit => "connection-limit",
+    /// The table of connections is full.
+    ConntrackFull => "conntrack-full",
+    /// A protocol, or an ICMP error, that cannot be translated.
+    Untranslatable => "untranslatable",
+    /// A fragment that overlaps another one of its packet (RFC 1858, RFC 5722).
+    FragmentOverlap => "fragment-overlap",
+    /// A fragment whose first one did not come in time.
+    FragmentTimeout => "fragment-timeout",
+    /// More fragments wait for their first one than may.
+    FragmentsFull => "fragments-full",
     // Found on an underlay, counted on it, or on the tunnel's port where there is one.
     /// A tunnel packet whose headers are truncated or contradict themselves.
     TunnelMalformed => "tunnel-malformed",
@@ -71,9 +104,9 @@ reasons! {
     /// Taken from the host's interface, but nothing here belongs to it.
     NotOurs => "not-ours",
     // Found at egress, counted on the port that the frame was for.
-    /// The host has no route to the tunnel's remote.
+    /// The host has no route there.
     NoRoute => "no-route",
-    /// The next hop towards the tunnel's remote does not answer.
+    /// The next hop, or the station itself, does not answer.
     NoNeighbour => "no-neighbour",
     /// The worker that serves the interface has too much to do to take more from other workers.
     HandoverFull => "handover-full",

@@ -18,7 +18,10 @@ use crate::io::{Device, Underlay};
 use crate::tunnel::TunnelTable;
 
 pub mod publish;
+mod routing;
 mod sync;
+
+pub use routing::{GatewayEntry, Guard, Hairpins, Outside, Routing, Station};
 
 /// The most ports of one daemon, host ports included.
 pub const PORTS_MAX: usize = 8192;
@@ -69,6 +72,9 @@ pub enum PortKind {
     /// A remote end of a tunnel: containers elsewhere. Each remote is a port of its own, so that
     /// learning an address *behind a remote*, and flooding to all of them, need nothing special.
     Tunnel,
+    /// An interface of the host that packets are routed to and from: a shared uplink, or loopback. It is on no
+    /// bridge but a nameless one of its own.
+    Routed,
 }
 
 /// A set of VLAN ids, 0 to 4095; 0 stands for untagged frames.
@@ -139,6 +145,10 @@ pub struct PortEntry {
     pub egress_bucket: Option<Arc<SharedBucket>>,
     /// The worker that reads the port; none while it moves from one to another.
     pub reader: Option<u16>,
+    /// What it may send as; none for whoever may send anything.
+    pub guard: Option<Arc<Guard>>,
+    /// See [`Hairpins`].
+    pub hairpins: Hairpins,
     /// Where its frames come from and go to.
     pub device: Arc<dyn Device>,
 }
@@ -162,6 +172,8 @@ pub struct BridgeEntry {
     pub neighbours: Option<Arc<Neighbours>>,
     /// Whether some port has a VLAN mode other than [`VlanMode::Transparent`].
     pub vlan_aware: bool,
+    /// Its gateway; none on an `l2` bridge.
+    pub gateway: Option<Arc<GatewayEntry>>,
 }
 
 /// Where tunnels arrive: one source of frames for many ports.
@@ -179,6 +191,8 @@ pub struct UnderlayEntry {
     pub device: Arc<dyn Underlay>,
     /// Which of them is for which port.
     pub tunnels: Arc<TunnelTable>,
+    /// The port that everything else came in through; none where nothing else is expected.
+    pub routed: Option<PortId>,
 }
 
 /// Everything that the datapath knows of the configuration.
@@ -190,6 +204,8 @@ pub struct Snapshot {
     pub bridges: Vec<Option<Arc<BridgeEntry>>>,
     /// The underlays.
     pub underlays: Vec<Arc<UnderlayEntry>>,
+    /// What is routed where.
+    pub routing: Arc<Routing>,
 }
 
 impl Snapshot {

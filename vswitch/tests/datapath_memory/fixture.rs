@@ -70,6 +70,7 @@ impl Topology {
             ports: Vec::new(),
             neighbours: None,
             vlan_aware: false,
+            gateway: None,
         };
         Self {
             ports: Vec::new(),
@@ -106,6 +107,8 @@ impl Topology {
             mtu: 1500,
             ingress_rate_bps: None,
             egress_bucket: None,
+            guard: None,
+            hairpins: Arc::default(),
             reader: Some(0),
             device: Arc::new(device),
         });
@@ -132,6 +135,7 @@ impl Topology {
             Some(Arc::new(BridgeEntry {
                 ports: ports().map(|port| port.id).collect(),
                 vlan_aware: ports().any(|port| port.vlan != VlanMode::Transparent),
+                gateway: None,
                 ..bridge.clone()
             }))
         };

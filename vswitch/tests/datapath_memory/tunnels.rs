@@ -84,6 +84,7 @@ fn overlay() -> (Lab, Memory) {
             reader: Some(0),
             device: Arc::new(memory.clone()),
             tunnels: Arc::new(TunnelTable::new(&[TunnelEntry { vni: VNI, inner_tags: false, remotes }])),
+            routed: None,
         })];
     });
     (lab, memory)

@@ -191,6 +191,7 @@ impl Live {
                 ports: entries.iter().map(|entry| entry.id).collect(),
                 neighbours: self.overlay.neighbours.get(name).cloned(),
                 vlan_aware: entries.iter().any(|entry| entry.vlan != VlanMode::Transparent),
+                gateway: None,
             };
             put(&mut snapshot.bridges, live.id.index(), Arc::new(bridge));
         }
@@ -249,6 +250,8 @@ pub(super) fn port_entry(
         mtu,
         ingress_rate_bps: port.ingress_rate_bps,
         egress_bucket: port.egress_rate_bps.map(|rate| Arc::new(SharedBucket::new(rate))),
+        guard: None,
+        hairpins: Arc::default(),
         reader: placement::reader_of_new_port(workers, device.home()),
         device,
     }
@@ -277,6 +280,8 @@ pub(super) fn uplink_entry(
         mtu,
         ingress_rate_bps: None,
         egress_bucket: None,
+        guard: None,
+        hairpins: Arc::default(),
         reader: placement::reader_of_new_port(workers, device.home()),
         device,
     }
@@ -305,6 +310,8 @@ pub(super) fn host_entry(
         mtu,
         ingress_rate_bps: None,
         egress_bucket: None,
+        guard: None,
+        hairpins: Arc::default(),
         reader: placement::reader_of_new_port(workers, device.home()),
         device,
     }

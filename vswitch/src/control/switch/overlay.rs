@@ -120,6 +120,7 @@ impl Overlay {
                 reader: live.reader,
                 device: live.carrier.underlay(),
                 tunnels: Arc::new(self.table(*key, records)),
+                routed: None,
             })
         };
         self.underlays.iter().map(entry).collect()
@@ -406,6 +407,8 @@ fn vtep_entry(
         mtu,
         ingress_rate_bps: None,
         egress_bucket: None,
+        guard: None,
+        hairpins: Arc::default(),
         // What arrives comes through the underlay.
         reader: None,
         device,

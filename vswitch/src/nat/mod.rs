@@ -1,0 +1,22 @@
+//! Network address translation: connections, their mappings to external ports, and what is done to packets.
+//!
+//! Theory of operation. A *connection* is what conntrack of Linux calls one: the tuple that its initiator sends
+//! (`original`) and the tuple of the answers before they are translated back (`reply`). A packet of the original
+//! direction leaves with the reply's tuple reversed, and the other way round; source translation, destination
+//! translation, both and none are all that. What is done to a packet of one direction is a fixed shape, the rewrite,
+//! whose checksum deltas are computed once; each worker keeps the rewrites of its flows in a cache of its own, so that
+//! an established flow costs one look-up and a few stores.
+//!
+//! A *mapping* is an external endpoint that a container's endpoint has been given; all connections from there share it
+//! (endpoint-independent mapping, RFC 4787 REQ-1), and who may use it from outside is whoever the container has sent
+//! to (address-dependent filtering, REQ-8).
+//!
+//! Everything here is pure: time is an argument, packets are slices, and the host's ports are behind [`ExternalPorts`].
+
+mod external;
+mod services;
+mod tuple;
+
+pub use external::ExternalPorts;
+pub use services::{Publication, Services};
+pub use tuple::{Place, Tuple};
