@@ -125,6 +125,7 @@ impl Bench {
             ports: devices.iter().enumerate().map(entry).collect(),
             bridges: vec![Some(Arc::new(bridge))],
             underlays: Vec::new(),
+            routing: Arc::default(),
         });
         let mut bench = Self { datapath, sinks: devices.split_off(1) };
         // Every flow is resolved, and the burst size has grown to its largest.
