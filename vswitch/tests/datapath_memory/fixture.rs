@@ -143,6 +143,7 @@ impl Topology {
             ports: self.ports.iter().map(|port| port.clone().map(Arc::new)).collect(),
             bridges: self.bridges.iter().map(bridge).collect(),
             underlays: self.underlays.clone(),
+            routing: Arc::default(),
         }
     }
 }
