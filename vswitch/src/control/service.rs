@@ -95,7 +95,12 @@ impl Service {
         if self.shared.stop.borrow().is_some() {
             return Err(stopping());
         }
-        self.run(switch, f).await
+        self.run(switch, |switch| {
+            let result = f(switch);
+            switch.settle_gateway();
+            result
+        })
+        .await
     }
 
     /// As [`Service::with`], for what may be large: `f` runs with the switch, and what it returns is

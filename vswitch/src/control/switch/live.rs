@@ -200,7 +200,7 @@ impl Live {
     }
 }
 
-fn put<T>(table: &mut Vec<Option<Arc<T>>>, index: usize, value: Arc<T>) {
+pub(super) fn put<T>(table: &mut Vec<Option<Arc<T>>>, index: usize, value: Arc<T>) {
     if table.len() <= index {
         table.resize(index + 1, None);
     }

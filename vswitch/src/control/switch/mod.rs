@@ -30,6 +30,7 @@ mod carrier;
 mod describe;
 mod describe_uplinks;
 mod fdb;
+mod gateway;
 mod gone;
 mod host_ends;
 mod identity;
@@ -52,6 +53,7 @@ pub use port_link::XdpContext;
 pub use shared_uplinks::SharedCarry;
 pub use stats::StatsPlan;
 
+use gateway::GatewayPlane;
 use interface::Interface;
 use interface::veth::HostSide;
 use live::{Attachment, Live, LiveBridge, LivePort};
@@ -79,6 +81,8 @@ pub struct Switch {
     overlay_watch: OverlayWatch,
     /// The uplinks' common means, and the shared uplinks.
     uplinks: UplinkPlane,
+    /// The ways in and out of the gateway.
+    gateway: GatewayPlane,
 }
 
 impl Switch {
@@ -101,12 +105,15 @@ impl Switch {
             watch_changed: false,
             overlay_watch: OverlayWatch::default(),
             uplinks: UplinkPlane::default(),
+            gateway: GatewayPlane::default(),
         })
     }
 
     /// Publishes what exists, described by `desired`, and waits until no worker uses anything older.
     fn publish(&self, desired: &Desired) {
-        let generation = self.datapath.publish(self.live.snapshot(&desired.bridges));
+        let mut snapshot = self.live.snapshot(&desired.bridges);
+        self.gateway.complete(&mut snapshot, &self.live.overlay, self.datapath.workers());
+        let generation = self.datapath.publish(snapshot);
         self.datapath.wait_seen(generation);
     }
 
