@@ -243,8 +243,8 @@ impl Classifier {
         let each = |(address, port)| Services::each(address).map(move |address| (Protocol::Udp, address, port));
         let wanted: BTreeSet<(Protocol, IpAddr, u16)> = ports.into_iter().flat_map(each).collect();
         for &(protocol, address, port) in &wanted {
-            let published = address.is_unspecified()
-                && self.published.get(port) & bit(protocol.flow(), address.is_ipv6()) != 0;
+            let published =
+                address.is_unspecified() && self.published.get(port) & bit(protocol.flow(), address.is_ipv6()) != 0;
             let other = self.services.other_rule(protocol, address, &(port..=port), Counter::Vxlan);
             if published || other.is_some() {
                 return Err(service::taken(protocol, address, port));
@@ -302,7 +302,8 @@ impl Classifier {
     /// # Errors
     /// When the kernel has no room; then those that fit are in place.
     pub fn set_routed_networks(&mut self, networks: impl IntoIterator<Item = IpNet>) -> Result<()> {
-        let refused = |error: &(dyn Error + 'static)| ClassifierError::refused("set the networks behind the switch", error);
+        let refused =
+            |error: &(dyn Error + 'static)| ClassifierError::refused("set the networks behind the switch", error);
         let wanted: BTreeSet<IpNet> = networks.into_iter().map(|network| network.trunc()).collect();
         for gone in self.routed.difference(&wanted) {
             self.routed_map.remove(&network_key(gone)).map_err(|error| refused(&error))?;
@@ -382,7 +383,9 @@ impl Classifier {
 fn load_into_kernel(found: &mut aya::programs::Program, program: Program) -> std::result::Result<(), ProgramError> {
     match program {
         Program::Xdp => <&mut Xdp>::try_from(found)?.load(),
-        Program::Tc | Program::Out | Program::L2 | Program::Lo | Program::LoOut => <&mut SchedClassifier>::try_from(found)?.load(),
+        Program::Tc | Program::Out | Program::L2 | Program::Lo | Program::LoOut => {
+            <&mut SchedClassifier>::try_from(found)?.load()
+        }
     }
 }
 

@@ -341,8 +341,7 @@ mod tests {
         frame[30..34].copy_from_slice(&host.octets());
         for (port, rule) in [(53u16, Counter::Published), (52, Counter::Passed), (54, Counter::Passed)] {
             frame[36..38].copy_from_slice(&port.to_be_bytes());
-            let mut classify =
-                |frame: &[u8], to_host| maps.classify(Arrival::Uplink, frame, to_host, Duration::ZERO);
+            let mut classify = |frame: &[u8], to_host| maps.classify(Arrival::Uplink, frame, to_host, Duration::ZERO);
             assert_eq!(classify(&frame, true), rule);
             assert_eq!(classify(&frame, false), Counter::Passed);
             assert_eq!(classify(&frame[..41], true), Counter::Passed, "cut short");
