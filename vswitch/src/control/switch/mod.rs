@@ -30,6 +30,7 @@ mod carrier;
 mod describe;
 mod describe_uplinks;
 mod fdb;
+mod gateway_entries;
 mod gone;
 mod host_ends;
 mod identity;
