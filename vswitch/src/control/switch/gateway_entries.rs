@@ -26,6 +26,7 @@ pub(super) fn gateway(record: &BridgeRecord, live: &LiveBridge) -> Option<Arc<Ga
         addresses: record.host_addresses().collect(),
         host: live.host.as_ref().and_then(LivePort::entry).map(|entry| entry.id),
         stations,
+        neighbours: Arc::clone(&live.stations),
         internal: record.internal,
         masquerade: record.masquerade,
         mss_clamp: record.mss_clamp,

@@ -14,6 +14,7 @@ use crate::control::desired::{BridgeRecord, PortRecord, UplinkRecord};
 use crate::control::placement;
 use crate::control::uplink::carry::Carry;
 use crate::datapath::fdb::{Fdb, FdbLimits};
+use crate::datapath::neighbours::Neighbours;
 use crate::datapath::rate::SharedBucket;
 use crate::io::Device;
 use crate::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Routing, Snapshot, VlanMode, VlanSet};
@@ -125,6 +126,9 @@ pub(super) struct LiveBridge {
     pub(super) ports: BTreeMap<String, LivePort>,
     /// The physical interfaces.
     pub(super) uplinks: BTreeMap<String, LiveUplink>,
+    /// What the gateway has heard of stations that were not given addresses here. A new port may have the address
+    /// of an old one, and goes before it.
+    pub(super) stations: Arc<Neighbours>,
     /// The last loop that the datapath noticed, for people.
     pub(super) last_loop: Option<(String, Instant)>,
 }
