@@ -69,6 +69,7 @@ impl Switch {
             host: None,
             ports: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            stations: Arc::default(),
             last_loop: None,
         };
         self.live.bridges.insert(name.to_owned(), bridge);

@@ -31,6 +31,7 @@ mod describe;
 mod describe_uplinks;
 mod fdb;
 mod gateway;
+mod gateway_entries;
 mod gone;
 mod host_ends;
 mod identity;

@@ -87,7 +87,7 @@ impl Switch {
         let port = &record.ports[name];
         let workers = self.datapath.workers();
         let live = self.live_bridge_mut(bridge)?;
-        let entry = port_entry(ids, name, live.id, port, record.port_mtu(port), &link, workers);
+        let entry = port_entry(ids, name, (live.id, record), port, &link, workers);
         let attachment = Attachment { entry: Arc::new(entry), link };
         live.ports.insert(name.to_owned(), LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
         self.watch_changed = true;
