@@ -119,7 +119,7 @@ impl Forwarder {
             generation: 0,
             acknowledged: 0,
             lanes: Vec::new(),
-            pipeline: Pipeline::new(seed, Arc::clone(&shared.conntrack)),
+            pipeline: Pipeline::new(seed, Arc::clone(&shared.conntrack))?,
             scatter: Scatter::default(),
             egress: Egress::new(config.coalesce),
             pool,

@@ -39,6 +39,7 @@ use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::frame::pool::Region;
+use crate::nat::conntrack::Conntrack;
 use crate::snapshot::publish::Publisher;
 use crate::snapshot::{BridgeId, PORTS_MAX, PortId, Snapshot};
 use counters::{CounterTable, INJECTED_ROW, WorkerCells};
@@ -121,10 +122,12 @@ struct Shared {
     events: Sender<Event>,
     /// One more than the largest port id that ever was.
     ports_high: AtomicUsize,
+    /// The connections of all workers.
+    conntrack: Arc<Conntrack>,
 }
 
 impl Shared {
-    fn new(workers: usize) -> std::io::Result<(Arc<Self>, Receiver<Event>)> {
+    fn new(workers: usize, conntrack: Arc<Conntrack>) -> std::io::Result<(Arc<Self>, Receiver<Event>)> {
         let workers = (0..workers)
             .map(|_| {
                 Ok(WorkerShared {
@@ -145,6 +148,7 @@ impl Shared {
                 stop: AtomicBool::new(false),
                 events: sender,
                 ports_high: AtomicUsize::new(0),
+                conntrack,
             }),
             events,
         ))
@@ -188,13 +192,13 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Starts the threads, with an empty configuration.
+    /// Starts the threads, with an empty configuration, and with connections that were known before.
     ///
     /// # Errors
     /// When the kernel grants no thread, descriptor or memory.
-    pub fn start(config: DatapathConfig) -> std::io::Result<Self> {
+    pub fn start(config: DatapathConfig, conntrack: Arc<Conntrack>) -> std::io::Result<Self> {
         let count = config.workers.max(1);
-        let (shared, events) = Shared::new(count)?;
+        let (shared, events) = Shared::new(count, conntrack)?;
         let (injections, injected) = crossbeam_channel::bounded(INJECTIONS_MAX);
         let this = Self {
             shared: Arc::clone(&shared),
@@ -218,6 +222,12 @@ impl Datapath {
 
     fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connections.
+    #[must_use]
+    pub fn conntrack(&self) -> &Arc<Conntrack> {
+        &self.shared.conntrack
     }
 
     /// The number of threads.

@@ -15,7 +15,7 @@ use super::resolve::{self, Loop, Resolution};
 use super::router::{self, Routed, Router};
 use super::scatter::Scatter;
 use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Offload};
-use crate::nat::Conntrack;
+use crate::nat::conntrack::Conntrack;
 use crate::snapshot::{BridgeEntry, GatewayEntry, Guard, PortEntry, PortKind, Snapshot, VlanMode};
 use crate::tunnel::whole;
 use crate::wire::{MacAddr, resolution};
@@ -92,14 +92,16 @@ pub struct Pipeline {
 
 impl Pipeline {
     /// A pipeline with empty caches; `seed` is secret and random outside of tests.
-    #[must_use]
-    pub fn new(seed: u64, conntrack: Arc<Conntrack>) -> Self {
+    ///
+    /// # Errors
+    /// The kernel grants no address space.
+    pub fn new(seed: u64, conntrack: Arc<Conntrack>) -> std::io::Result<Self> {
         let none = (FlowKey::default(), 0);
-        Self {
-            router: Router::new(seed, conntrack),
+        Ok(Self {
+            router: Router::new(seed, conntrack)?,
             cache: FlowCache::new(seed),
             flows: Box::new([none; BURST_FRAMES_MAX]),
-        }
+        })
     }
 
     /// Decides for every frame of the burst. Frames that are appended to no list are dropped, and
@@ -151,6 +153,9 @@ impl Pipeline {
                     tally.drop_frame(reason);
                 }
             }
+        }
+        if routed != 0 {
+            self.router.prefetch_entries(routed);
         }
         let mut epoch = source.epoch;
         for (at, frame) in burst.iter_mut().enumerate() {

@@ -9,17 +9,20 @@
 //! What is gone is taken out of the datapath first, and closed when no worker uses it.
 
 use std::collections::HashSet;
-use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
+use std::net::IpAddr;
 use std::sync::Arc;
 
-use super::Switch;
 use super::live::put;
+use super::loopback::LoopbackCarry;
 use super::overlay::Overlay;
 use super::shared_uplinks::SharedCarry;
+use super::Switch;
 use crate::control::desired::BridgeRecord;
 use crate::control::placement;
+use crate::control::refusal::{Result, limit};
+use crate::control::uplink::mirror::Mirror;
 use crate::datapath::fdb::{Fdb, FdbLimits};
-use crate::io::uplink::RoutedLink;
+use crate::io::uplink::{NextHops, RoutedLink};
 use crate::io::{Device, Underlay};
 use crate::snapshot::{
     BRIDGES_MAX, BridgeEntry, BridgeId, Outside, PortEntry, PortId, PortKind, Routing, Snapshot, UnderlayEntry,
@@ -29,6 +32,8 @@ use crate::tunnel::TunnelTable;
 
 /// Who needs the shared uplink.
 const UPLINK_CLAIM: &str = "containers that reach the outside";
+/// Who needs the host's loopback interface.
+const LOOPBACK_CLAIM: &str = "published ports";
 
 /// What exists of the gateway beyond its bridges.
 #[derive(Debug, Default)]
@@ -47,27 +52,45 @@ struct RoutedPort {
     /// The id and incarnation of its receiving side, where no tunnel's underlay is that.
     underlay: (PortId, u64),
     link: Arc<RoutedLink>,
-    carry: SharedCarry,
+    way: Way,
+}
+
+/// How an interface of the host is carried.
+#[derive(Debug, Clone)]
+struct Way {
+    index: u32,
+    name: String,
+    mtu: u32,
+    /// The addresses that packets leave with, the preferred one first.
+    addresses: Vec<IpAddr>,
+    device: Arc<dyn Device>,
+    next_hops: Option<Arc<dyn NextHops>>,
+    /// The TAP that carries it, if one does.
+    tap: Option<String>,
+}
+
+impl From<LoopbackCarry> for Way {
+    fn from(LoopbackCarry { index, name, mtu, device, tap }: LoopbackCarry) -> Self {
+        Self { index, name, mtu, addresses: Vec::new(), device, next_hops: None, tap }
+    }
 }
 
 impl RoutedPort {
-    fn is(&self, carry: &SharedCarry) -> bool {
-        Arc::ptr_eq(&self.carry.device, &carry.device) && self.carry.mtu == carry.mtu
+    fn is(&self, way: &Way) -> bool {
+        Arc::ptr_eq(&self.way.device, &way.device) && self.way.mtu == way.mtu
     }
 }
 
 impl GatewayPlane {
-    /// The ports by name, for counters.
-    pub(super) fn named_ports(&self) -> impl Iterator<Item = (&str, PortId)> {
-        self.outside.iter().chain(&self.loopback).flat_map(|port| {
-            let name = port.entry.name.as_str();
-            [(name, port.entry.id), (name, port.underlay.0)]
-        })
+    /// The interfaces by name, with their ids and with the interface that has the kernel's counters, if there is one.
+    pub(super) fn routed_ports(&self) -> impl Iterator<Item = (&str, [PortId; 2], Option<String>)> {
+        let ports = self.outside.iter().chain(&self.loopback);
+        ports.map(|port| (port.entry.name.as_str(), [port.entry.id, port.underlay.0], port.way.tap.clone()))
     }
 
     /// Adds the routed ports to `snapshot`, which has everything else.
     pub(super) fn complete(&self, snapshot: &mut Snapshot, overlay: &Overlay, workers: usize) {
-        let outside = |port: &RoutedPort| Outside { port: port.entry.id, addresses: port.carry.addresses.clone() };
+        let outside = |port: &RoutedPort| Outside { port: port.entry.id, addresses: port.way.addresses.clone() };
         snapshot.routing = Arc::new(Routing {
             host_addresses: Arc::clone(&self.host_addresses),
             outside: self.outside.iter().map(outside).collect(),
@@ -78,7 +101,7 @@ impl GatewayPlane {
         let ports = || self.outside.iter().chain(&self.loopback);
         for port in ports() {
             put(&mut snapshot.ports, port.entry.id.index(), Arc::clone(&port.entry));
-            let tunnels = overlay.underlay_over(&port.carry.device);
+            let tunnels = overlay.underlay_over(&port.way.device);
             match tunnels.and_then(|id| snapshot.underlays.iter_mut().find(|entry| entry.id == id)) {
                 Some(entry) => {
                     *entry = Arc::new(UnderlayEntry { routed: Some(port.entry.id), ..UnderlayEntry::clone(entry) });
@@ -112,89 +135,120 @@ impl GatewayPlane {
 impl Switch {
     /// Makes the ways in and out what they should be now, and publishes if that changed anything.
     pub fn settle_gateway(&mut self) {
-        let reaches_outside = |bridge: &BridgeRecord| !bridge.l2 && !bridge.internal && !bridge.ports.is_empty();
         let has_gateway = self.desired.bridges.values().any(|bridge| !bridge.l2);
-        let carries = if self.desired.bridges.values().any(reaches_outside) {
-            self.claim_uplink(UPLINK_CLAIM).unwrap_or_else(|error| {
-                tracing::warn!(error = %error.message, "nothing leaves the host");
-                Vec::new()
-            })
-        } else {
-            Vec::new()
-        };
         if has_gateway && let Err(error) = self.uplinks.watch() {
             tracing::warn!(error = %error.message, "the host's addresses are not known");
         }
+        let outside = self.ways_out();
+        let loopback = self.way_to_host();
         let mut changed = self.follow_addresses();
-        let gone: Vec<_> = self
-            .gateway
-            .outside
-            .extract_if(.., |port| !carries.iter().any(|carry| port.is(carry)))
-            .collect();
+        let is_gone = |port: &mut RoutedPort| !outside.iter().chain(&loopback).any(|way| port.is(way));
+        let mut gone: Vec<_> = self.gateway.outside.extract_if(.., is_gone).collect();
+        gone.extend(self.gateway.loopback.take_if(is_gone));
         changed |= !gone.is_empty();
-        for carry in &carries {
-            if let Some(port) = self.gateway.outside.iter_mut().find(|port| port.is(carry)) {
-                changed |= port.carry.addresses != carry.addresses;
-                port.carry.addresses.clone_from(&carry.addresses);
-                continue;
+        for way in outside {
+            if let Some(port) = self.gateway.outside.iter_mut().find(|port| port.is(&way)) {
+                changed |= port.way.addresses != way.addresses;
+                port.way = way;
+            } else if let Some(port) = self.routed_port(way) {
+                self.gateway.outside.push(port);
+                changed = true;
             }
-            match self.routed_port(carry) {
-                Ok(port) => {
-                    self.gateway.outside.push(port);
-                    changed = true;
-                }
-                Err(error) => tracing::warn!(uplink = %carry.name, error = %error.message, "nothing leaves by it"),
-            }
+        }
+        if let Some(way) = loopback.filter(|_| self.gateway.loopback.is_none()) {
+            self.gateway.loopback = self.routed_port(way);
+            changed |= self.gateway.loopback.is_some();
         }
         if changed {
             self.publish(&self.desired);
         }
         for port in gone {
-            self.forget_routed(port);
+            self.forget_routed(&port);
         }
-        if carries.is_empty() {
+        self.release_ways();
+    }
+
+    fn is_outside_wanted(&self) -> bool {
+        let reaches_outside = |bridge: &BridgeRecord| !bridge.l2 && !bridge.internal && !bridge.ports.is_empty();
+        self.desired.bridges.values().any(reaches_outside)
+    }
+
+    fn is_loopback_wanted(&self) -> bool {
+        let ports = self.desired.bridges.values().flat_map(|bridge| bridge.ports.values());
+        ports.into_iter().any(|port| !port.publications.is_empty())
+    }
+
+    /// The shared uplinks, if anything is to leave through them.
+    fn ways_out(&mut self) -> Vec<Way> {
+        if !self.is_outside_wanted() {
+            return Vec::new();
+        }
+        let carries = self.claim_uplink(UPLINK_CLAIM).unwrap_or_else(|error| {
+            tracing::warn!(error = %error.message, "nothing leaves the host");
+            Vec::new()
+        });
+        let way = |carry: SharedCarry| {
+            let addresses = self.uplinks.look(|mirror| mirror.source_addresses(carry.index)).unwrap_or_default();
+            let SharedCarry { index, name, mtu, device, next_hops, tap, .. } = carry;
+            Way { index, name, mtu, addresses, device, next_hops, tap }
+        };
+        carries.into_iter().map(way).collect()
+    }
+
+    /// The host's loopback interface, if anything is published.
+    fn way_to_host(&mut self) -> Option<Way> {
+        if !self.is_loopback_wanted() {
+            return None;
+        }
+        let carry = self.claim_loopback(LOOPBACK_CLAIM);
+        carry.unwrap_or_else(|error| {
+            tracing::warn!(error = %error.message, "the host does not reach what is published");
+            None
+        })
+        .map(Way::from)
+    }
+
+    /// Leaves interfaces of the host alone that nothing needs any more, and that the datapath does not have.
+    fn release_ways(&mut self) {
+        if !self.is_outside_wanted() {
             self.release_uplink(UPLINK_CLAIM);
+        }
+        if !self.is_loopback_wanted() {
+            self.release_loopback(LOOPBACK_CLAIM);
         }
     }
 
     /// Brings the set of the host's addresses up to date; whether it changed.
     fn follow_addresses(&mut self) -> bool {
-        let addresses = self.uplinks.look(|mirror| {
-            let own = mirror.addresses().iter().map(|address| address.net.addr());
-            own.chain([Ipv4Addr::LOCALHOST.into(), Ipv6Addr::LOCALHOST.into()]).collect::<HashSet<_>>()
-        });
-        let Some(addresses) = addresses.filter(|addresses| *addresses != *self.gateway.host_addresses) else {
-            return false;
-        };
-        self.gateway.host_addresses = Arc::new(addresses);
-        true
+        let addresses = self.uplinks.look(Mirror::host_addresses);
+        match addresses.filter(|addresses| *addresses != *self.gateway.host_addresses) {
+            Some(addresses) => {
+                self.gateway.host_addresses = Arc::new(addresses);
+                true
+            }
+            None => false,
+        }
     }
 
     /// A routed port over what carries an interface.
-    fn routed_port(&mut self, carry: &SharedCarry) -> crate::control::refusal::Result<RoutedPort> {
-        let bridge = match self.gateway.bridge {
-            Some(bridge) => bridge,
-            None => {
-                let id = self.live.bridge_ids.allocate(BRIDGES_MAX).ok_or_else(|| {
-                    crate::control::refusal::limit("there are as many bridges as there can be", "remove one first")
-                })?;
-                *self.gateway.bridge.insert(BridgeId(id))
-            }
-        };
-        let (id, incarnation) = self.new_port_id()?;
-        let underlay = self.new_port_id()?;
-        let link = RoutedLink::new(Arc::clone(&carry.device), carry.next_hops.clone(), carry.index);
+    fn routed_port(&mut self, way: Way) -> Option<RoutedPort> {
+        let ids = self.routed_ids();
+        let ids = ids.map_err(|error| {
+            tracing::warn!(interface = %way.name, error = %error.message, "nothing is routed to and from it");
+        });
+        let (bridge, (id, incarnation), underlay) = ids.ok()?;
+        let link = RoutedLink::new(Arc::clone(&way.device), way.next_hops.clone(), way.index);
         let entry = PortEntry {
             id,
             incarnation,
-            name: carry.name.clone(),
+            name: way.name.clone(),
             bridge,
             kind: PortKind::Routed,
             group: None,
             learning: false,
             flooding: false,
             vlan: VlanMode::Transparent,
-            mtu: carry.mtu,
+            mtu: way.mtu,
             ingress_rate_bps: None,
             egress_bucket: None,
             guard: None,
@@ -203,11 +257,24 @@ impl Switch {
             reader: None,
             device: Arc::clone(&link) as Arc<dyn Device>,
         };
-        Ok(RoutedPort { entry: Arc::new(entry), underlay, link, carry: carry.clone() })
+        Some(RoutedPort { entry: Arc::new(entry), underlay, link, way })
+    }
+
+    /// The bridge of routed ports, and ids for one and its receiving side.
+    fn routed_ids(&mut self) -> Result<(BridgeId, (PortId, u64), (PortId, u64))> {
+        let bridge = match self.gateway.bridge {
+            Some(bridge) => bridge,
+            None => {
+                let id = self.live.bridge_ids.allocate(BRIDGES_MAX);
+                let id = id.ok_or_else(|| limit("there are as many bridges as there can be", "remove one first"))?;
+                *self.gateway.bridge.insert(BridgeId(id))
+            }
+        };
+        Ok((bridge, self.new_port_id()?, self.new_port_id()?))
     }
 
     /// Lets go of a routed port that no worker uses any more.
-    fn forget_routed(&mut self, port: RoutedPort) {
+    fn forget_routed(&mut self, port: &RoutedPort) {
         for id in [port.entry.id, port.underlay.0] {
             self.datapath.retire_port_counters(id);
             self.live.port_ids.release(id.0);

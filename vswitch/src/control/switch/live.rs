@@ -156,8 +156,6 @@ pub(super) struct Live {
     /// The groups of split horizon.
     pub(super) group_ids: Ids,
     pub(super) incarnation: u64,
-    /// The host's addresses and the ways out, as they are now. What is published is added with each snapshot.
-    pub(super) routing: Routing,
 }
 
 impl Live {
@@ -203,7 +201,7 @@ impl Live {
             put(&mut snapshot.bridges, live.id.index(), Arc::new(bridge));
         }
         snapshot.underlays = self.overlay.underlay_entries(records);
-        snapshot.routing = Arc::new(Routing { services: services(records, &self.bridges), ..self.routing.clone() });
+        snapshot.routing = Arc::new(Routing { services: services(records, &self.bridges), ..Routing::default() });
         snapshot
     }
 }

@@ -18,7 +18,8 @@ use super::errors::ErrorKind;
 use super::{QUESTIONS_MAX, Question, Refusal};
 use crate::datapath::pipeline::Source;
 use crate::frame::DropReason;
-use crate::nat::{Admission, Conntrack, Found, New, Packet, Place, Publication, Refused, Segment, SourceNat, Upper};
+use crate::nat::conntrack::{self, Admission, Arrival, Conntrack, Found, New, Segment, SourceNat};
+use crate::nat::{Hops, Packet, Place, Publication, Upper};
 use crate::snapshot::{BridgeEntry, GatewayEntry, PortId};
 
 /// The way out of the switch.
@@ -29,6 +30,12 @@ pub(super) struct Out {
     pub(super) macs: Option<[u8; 12]>,
     /// Whether the packet makes a hop, and not merely a detour to the host itself.
     pub(super) hop: bool,
+}
+
+impl Out {
+    pub(super) fn hops(&self) -> Hops {
+        if self.hop { Hops::Decrement } else { Hops::Keep }
+    }
 }
 
 /// What is done with a packet.
@@ -97,10 +104,9 @@ fn from_container(
         {
             return published(source, conntrack, packet, Place::Container, segment, publication, port).map_err(Err);
         }
-        return match conntrack.admit(tuple, Place::Container, hairpin_address(source, gateway, tuple.source), segment, source.now.s) {
-            Admission::Admitted(found) => Ok(found),
-            Admission::Filtered => Err(Err((DropReason::Filtered, None))),
-            Admission::NoMapping => Err(to_host(source, gateway)),
+        return match admit(source, conntrack, packet, Place::Container, segment) {
+            Some(admitted) => admitted.map_err(Err),
+            None => Err(to_host(source, gateway)),
         };
     }
     if gateway.has_network_of(destination) {
@@ -156,10 +162,24 @@ fn from_host_side(
         // Somebody outside routes a bridge's network to this host: what is published there can be reached directly.
         return directly(source, conntrack, packet, place, segment).map_err(Err);
     }
-    match conntrack.admit(tuple, place, None, segment, source.now.s) {
-        Admission::Admitted(found) => Ok(found),
-        Admission::Filtered => Err(Err((DropReason::Filtered, None))),
-        Admission::NoMapping => Err(Err((DropReason::NotPublished, None))),
+    let admitted = admit(source, conntrack, packet, place, segment);
+    admitted.unwrap_or(Err((DropReason::NotPublished, None))).map_err(Err)
+}
+
+/// What may come in to the mapping that the packet is for; none if there is no such mapping.
+fn admit(
+    source: &Source<'_>,
+    conntrack: &Conntrack,
+    packet: &Packet,
+    from: Place,
+    segment: &Segment,
+) -> Option<Result<Found, Refusal>> {
+    let arrival = Arrival { tuple: packet.tuple, from, bridge: source.bridge.id.0, segment: *segment };
+    match conntrack.admit(&arrival, source.now.s) {
+        Admission::Admitted(found) => Some(Ok(found)),
+        Admission::Filtered => Some(Err((DropReason::Filtered, None))),
+        Admission::Refused(refusal) => Some(Err(explain(refusal))),
+        Admission::NoMapping => None,
     }
 }
 
@@ -243,14 +263,19 @@ fn check_from(publication: &Publication, client: IpAddr) -> Result<(), Refusal> 
 }
 
 fn open(conntrack: &Conntrack, new: &New, source: &Source<'_>) -> Result<Found, Refusal> {
-    conntrack.open_connection(new, source.now.s).map_err(|refused| match refused {
-        // RFC 5508 section 6 and RFC 4787 leave open how; code 13 tells the sender that it is policy, and not the way.
-        Refused::PortsExhausted => (DropReason::PortsExhausted, Some(ErrorKind::Prohibited)),
-        Refused::ContainerLimit => (DropReason::ConnectionLimit, Some(ErrorKind::Prohibited)),
-        Refused::TableFull => (DropReason::ConntrackFull, Some(ErrorKind::Prohibited)),
-        Refused::NoConnection => (DropReason::NoConnection, None),
-        Refused::Invalid => (DropReason::Untranslatable, None),
-    })
+    conntrack.open_connection(new, source.now.s).map_err(explain)
+}
+
+/// What is dropped has a name, and its sender is told that it is policy, and not the way (RFC 1812 section 5.2.7.1,
+/// code 13), where there is a limit.
+fn explain(refusal: conntrack::Refusal) -> Refusal {
+    match refusal {
+        conntrack::Refusal::PortsExhausted => (DropReason::PortsExhausted, Some(ErrorKind::Prohibited)),
+        conntrack::Refusal::ContainerLimit => (DropReason::ConnectionLimit, Some(ErrorKind::Prohibited)),
+        conntrack::Refusal::TableFull => (DropReason::ConntrackFull, Some(ErrorKind::Prohibited)),
+        conntrack::Refusal::NoConnection => (DropReason::NoConnection, None),
+        conntrack::Refusal::Invalid => (DropReason::Untranslatable, None),
+    }
 }
 
 fn prohibited() -> Refusal {
@@ -258,7 +283,7 @@ fn prohibited() -> Refusal {
 }
 
 fn has_ports(packet: &Packet) -> bool {
-    matches!(packet.upper, Upper::Tcp { .. } | Upper::Udp | Upper::Sctp)
+    matches!(packet.upper, Upper::Tcp { .. } | Upper::Udp | Upper::Sctp { .. })
 }
 
 fn is_link_local(address: IpAddr) -> bool {
@@ -266,12 +291,6 @@ fn is_link_local(address: IpAddr) -> bool {
         IpAddr::V4(address) => address.is_link_local(),
         IpAddr::V6(address) => address.is_unicast_link_local(),
     }
-}
-
-/// The address that a container has outside, for whoever it meets there that is a container, too (RFC 4787 REQ-9).
-fn hairpin_address(source: &Source<'_>, gateway: &GatewayEntry, client: IpAddr) -> Option<IpAddr> {
-    let outside = source.snapshot.routing.outside.first().filter(|_| gateway.masquerade)?;
-    outside.addresses.iter().find(|address| address.is_ipv4() == client.is_ipv4()).copied()
 }
 
 /// To the host's own interface on the bridge, as it is.

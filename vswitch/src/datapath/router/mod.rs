@@ -33,20 +33,17 @@ use super::egress;
 use super::flow::FlowKey;
 use super::pipeline::Source;
 use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Offload};
+use crate::nat::conntrack::{Conntrack, Segment};
 use crate::nat::{
-    CachedAction, Conntrack, Fragment, FragmentTable, Found, Later, NatCache, Packet, Place, Quick, Rewrite, Segment,
-    Upper, mss,
+    Action, Fragment, FragmentTable, Later, NatCache, Packet, Place, Quick, Rewrite, Upper, mss,
 };
 use crate::snapshot::{BridgeId, PortId, PortKind};
+use crate::wire::tcp::Flags;
 use decide::Out;
 pub(super) use errors::ErrorKind;
 
 /// Questions for stations that one burst may cause.
 const QUESTIONS_MAX: usize = 8;
-/// Every packet that can be told to be larger than an output's MTU without a look at that is larger than this: IPv6's
-/// smallest MTU, and the Ethernet header.
-const SURELY_FITS_BYTES: usize = 1280 + super::flow::ETHERNET_BYTES;
-
 /// What becomes of a frame.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Routed {
@@ -126,14 +123,14 @@ pub(super) struct Router {
 type Refusal = (DropReason, Option<ErrorKind>);
 
 impl Router {
-    pub(super) fn new(seed: u64, conntrack: Arc<Conntrack>) -> Self {
-        Self {
+    pub(super) fn new(seed: u64, conntrack: Arc<Conntrack>) -> std::io::Result<Self> {
+        Ok(Self {
             conntrack,
-            cache: NatCache::new(seed),
-            quicks: Box::new([Quick::Slow; BURST_FRAMES_MAX]),
+            cache: NatCache::new(seed)?,
+            quicks: Box::new([Quick::default(); BURST_FRAMES_MAX]),
             fragments: FragmentTable::new(),
             pending: Pending::default(),
-        }
+        })
     }
 
     /// What the cache's entries are valid under, to be read before the snapshot is confirmed to be the newest.
@@ -142,16 +139,25 @@ impl Router {
         generation << 32 | self.conntrack.epoch() & 0xffff_ffff
     }
 
-    /// First pass: finds the flow of the frame `at`, and fetches its entry.
+    /// First pass: finds the flow of the frame `at`, and fetches its place in the cache.
     #[inline]
     pub(super) fn prefetch(&mut self, at: usize, frame: &Frame, port: PortId) {
-        let quick = Quick::read(frame.data(), frame.len(), port);
+        let quick = self.cache.read(frame, port);
         self.cache.prefetch(&quick);
         self.quicks[at] = quick;
     }
 
-    /// Second pass: translates the frame `at` and says where it goes. `to_gateway` is false for what is looked at
-    /// only because of [`crate::snapshot::Hairpins`].
+    /// Between the passes: fetches the entries of the frames that `routed` has bits for.
+    #[inline]
+    pub(super) fn prefetch_entries(&mut self, mut routed: u64) {
+        while routed != 0 {
+            self.cache.prefetch_entry(&mut self.quicks[routed.trailing_zeros() as usize]);
+            routed &= routed - 1;
+        }
+    }
+
+    /// Second pass: translates the frame `at` and says where it goes, and whether the cache knew. `to_gateway` is
+    /// false for what is looked at only because of [`crate::snapshot::Hairpins`].
     #[inline]
     pub(super) fn route(
         &mut self,
@@ -162,18 +168,16 @@ impl Router {
         to_gateway: bool,
     ) -> (Routed, bool) {
         if let Some(hit) = self.cache.lookup(&self.quicks[at], source.nat_epoch, source.now.s)
-            && (frame.len() <= SURELY_FITS_BYTES || fits(source, hit.out(), frame))
+            && hit.fits(frame)
         {
             let out = hit.out();
             if out == NOT_ROUTED {
                 return (Routed::Bridge, true);
             }
-            if hit.is_due() {
+            if let Some(connection) = hit.touch {
                 // Once a second and flow.
+                self.conntrack.touch(connection, source.now.s);
                 learn(source, key);
-                if let Some(index) = hit.index() {
-                    self.conntrack.touch(index, source.now.s);
-                }
             }
             hit.apply(frame);
             return (Routed::Send(out), true);
@@ -202,7 +206,11 @@ impl Router {
                 Some(found) if found.hairpin => {}
                 _ if packet.upper == Upper::IcmpError => {}
                 _ => {
-                    self.remember(source, at, &packet, CachedAction::pass(NOT_ROUTED));
+                    let same = Rewrite::new(&packet.tuple, &packet.tuple);
+                    if let Some(rewrite) = same {
+                        let out = Out { port: NOT_ROUTED, macs: None, hop: false };
+                        self.remember(source, at, frame, &packet, &rewrite, &out, None);
+                    }
                     return Routed::Bridge;
                 }
             }
@@ -237,7 +245,7 @@ impl Router {
             return self.route_error(source, frame, packet, place);
         }
         let tuple = &packet.tuple;
-        let segment = Segment::of(packet);
+        let segment = segment_of(packet);
         let decision = match self.conntrack.find(tuple, place) {
             Some(found) => Ok(found),
             None => decide::decide(source, &self.conntrack, packet, place, &segment),
@@ -253,44 +261,53 @@ impl Router {
                 let cacheable = tracked.cacheable;
                 (Rewrite::new(tuple, &found.translated), out, Some(found.index), cacheable)
             }
-            decide::Decision::Forward(out) => (Rewrite::none(tuple), out, None, true),
+            decide::Decision::Forward(out) => (Rewrite::new(tuple, tuple), out, None, true),
         };
-        self.check_size(source, &out, frame, packet)?;
-        if out.hop && packet.ttl <= 1 {
+        let rewrite = rewrite.ok_or((DropReason::Untranslatable, None))?;
+        check_size(source, &out, frame, packet)?;
+        if out.hop && packet.hops <= 1 {
             return Err((DropReason::TtlExceeded, Some(ErrorKind::TimeExceeded)));
         }
         if let Upper::Tcp { flags, .. } = packet.upper
-            && flags & mss::SYN != 0
+            && flags.contains(Flags::SYN)
         {
             clamp_mss(source, &out, frame, packet);
         }
         if let Fragment::First { .. } = packet.fragment {
             self.route_first_fragment(source, packet, FragmentAction { rewrite, out, index })?;
         } else if cacheable {
-            let macs = out.macs.or_else(|| frame.data().first_chunk().copied()).unwrap_or_default();
-            let action = CachedAction { rewrite, macs, out: out.port, decrement_ttl: out.hop, index };
-            self.remember(source, at, packet, action);
+            self.remember(source, at, frame, packet, &rewrite, &out, index);
         }
-        apply(frame, packet, &rewrite, &out);
+        apply(frame, packet, &rewrite, &out)?;
         Ok(Routed::Send(out.port))
     }
 
-    fn remember(&mut self, source: &Source<'_>, at: usize, packet: &Packet, action: CachedAction) {
-        if !matches!(packet.upper, Upper::OtherIcmp | Upper::Other | Upper::Sctp) {
-            self.cache.insert(&self.quicks[at], source.nat_epoch, source.now.s, &action);
+    #[expect(clippy::too_many_arguments, reason = "what an entry of the cache is made of")]
+    fn remember(
+        &mut self,
+        source: &Source<'_>,
+        at: usize,
+        frame: &Frame,
+        packet: &Packet,
+        rewrite: &Rewrite,
+        out: &Out,
+        connection: Option<u32>,
+    ) {
+        if self.quicks[at].is_slow() || packet.fragment != Fragment::None {
+            return;
         }
-    }
-
-    /// What is too big for its way is fragmented on the way out, if it allows that; if not, its sender is told, in
-    /// words of the packet that it has sent.
-    fn check_size(&self, source: &Source<'_>, out: &Out, frame: &Frame, packet: &Packet) -> Result<(), Refusal> {
-        let Some(mtu) = mtu_of(source, out.port) else { return Ok(()) };
-        match egress::exceeds(frame, mtu) {
-            Some(packet_bytes) if packet.is_v6 || packet.dont_fragment || frame.offload.gso.is_some() => {
-                Err((DropReason::TooBig, Some(ErrorKind::TooBig { mtu, packet_bytes })))
-            }
-            _ => Ok(()),
-        }
+        let macs = out.macs.or_else(|| frame.data().first_chunk().copied()).unwrap_or_default();
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
+        let action = Action {
+            rewrite: *rewrite,
+            hops: out.hops(),
+            destination: [a, b, c, d, e, f],
+            source: [g, h, i, j, k, l],
+            out: out.port,
+            mtu: mtu_of(source, out.port).map_or(u16::MAX, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX)),
+            connection,
+        };
+        self.cache.insert(&self.quicks[at], source.nat_epoch, source.now.s, &action);
     }
 
     /// Remembers what is done to the packet whose first fragment this is, and lets go those that overtook it.
@@ -317,14 +334,14 @@ impl Router {
         let key = packet.fragment_key(source.port.id);
         match self.fragments.later(key, packet, source.now.s) {
             Later::Known(FragmentAction { rewrite, out, index }) => {
-                if out.hop && packet.ttl <= 1 {
+                if out.hop && packet.hops <= 1 {
                     return Err((DropReason::TtlExceeded, None));
                 }
                 if let Some(index) = index {
                     self.conntrack.touch(index, source.now.s);
                 }
-                self.check_size(source, &out, frame, packet)?;
-                apply(frame, packet, &rewrite, &out);
+                check_size(source, &out, frame, packet)?;
+                apply(frame, packet, &rewrite, &out)?;
                 Ok(Routed::Send(out.port))
             }
             Later::Unknown(place) if frame.is_linear() => {
@@ -375,25 +392,43 @@ fn place_of(source: &Source<'_>) -> Place {
     }
 }
 
+/// What the table of connections looks at.
+fn segment_of(packet: &Packet) -> Segment {
+    match packet.upper {
+        Upper::Tcp { flags, sequence, .. } => Segment { tcp_flags: Some(flags.0), sequence: Some(sequence) },
+        _ => Segment::default(),
+    }
+}
+
 /// The largest IP packet that gets through a port.
 fn mtu_of(source: &Source<'_>, out: PortId) -> Option<u32> {
     let port = source.snapshot.port(out)?;
     Some(port.device.path_mtu().map_or(port.mtu, |path| path.min(port.mtu)))
 }
 
-#[inline]
-fn fits(source: &Source<'_>, out: PortId, frame: &Frame) -> bool {
-    mtu_of(source, out).is_none_or(|mtu| egress::exceeds(frame, mtu).is_none())
+/// What is too big for its way is fragmented on the way out, if it allows that; if not, its sender is told, in words
+/// of the packet that it has sent.
+fn check_size(source: &Source<'_>, out: &Out, frame: &Frame, packet: &Packet) -> Result<(), Refusal> {
+    let Some(mtu) = mtu_of(source, out.port) else { return Ok(()) };
+    match egress::exceeds(frame, mtu) {
+        Some(packet_bytes) if packet.is_v6 || packet.dont_fragment || frame.offload.gso.is_some() => {
+            Err((DropReason::TooBig, Some(ErrorKind::TooBig { mtu, packet_bytes })))
+        }
+        _ => Ok(()),
+    }
 }
 
 /// Translates the packet and addresses the frame.
-fn apply(frame: &mut Frame, packet: &Packet, rewrite: &Rewrite, out: &Out) {
+fn apply(frame: &mut Frame, packet: &Packet, rewrite: &Rewrite, out: &Out) -> Result<(), Refusal> {
     let csum = frame.offload.csum;
     let data = frame.data_mut();
-    rewrite.apply(data, packet, csum, out.hop);
+    if !rewrite.apply(data, packet, &csum, out.hops()) {
+        return Err((DropReason::Untranslatable, None));
+    }
     if let Some((ethernet, macs)) = data.first_chunk_mut::<12>().zip(out.macs) {
         *ethernet = macs;
     }
+    Ok(())
 }
 
 /// Makes the MSS of a SYN fit the way in and the way out, where that is asked for.
