@@ -13,10 +13,18 @@
 //!
 //! Everything here is pure: time is an argument, packets are slices, and the host's ports are behind [`ExternalPorts`].
 
+pub mod cache;
 mod external;
+mod packet;
+mod rewrite;
 mod services;
+#[cfg(test)]
+mod test_packets;
 mod tuple;
 
+pub use cache::NatCache;
 pub use external::ExternalPorts;
+pub use packet::{Fragment, Packet, Upper};
+pub use rewrite::{Hops, Rewrite};
 pub use services::{Publication, Services};
 pub use tuple::{Place, Tuple};
