@@ -41,6 +41,7 @@ mod port_link;
 mod ports;
 mod readers;
 mod reconcile;
+mod services;
 mod settings;
 mod shared_uplinks;
 mod stats;
@@ -57,6 +58,7 @@ use interface::Interface;
 use interface::veth::HostSide;
 use live::{Attachment, Live, LiveBridge, LivePort};
 use port_link::XdpOpener;
+use services::Taken;
 use shared_uplinks::UplinkPlane;
 use tunnels::OverlayWatch;
 
@@ -80,6 +82,8 @@ pub struct Switch {
     overlay_watch: OverlayWatch,
     /// The uplinks' common means, and the shared uplinks.
     uplinks: UplinkPlane,
+    /// What the classifier of the shared uplinks was told to take of published ports.
+    services: Taken,
 }
 
 impl Switch {
@@ -102,6 +106,7 @@ impl Switch {
             watch_changed: false,
             overlay_watch: OverlayWatch::default(),
             uplinks: UplinkPlane::default(),
+            services: Taken::default(),
         })
     }
 
