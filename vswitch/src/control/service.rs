@@ -155,6 +155,7 @@ impl Service {
         let aged = spawn_blocking(move || {
             let now = now_s();
             switch.repeat_announcements(now);
+            switch.expire_stations(now);
             switch.refresh_overlay();
             let databases = switch.databases();
             drop(switch);

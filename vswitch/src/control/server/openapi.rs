@@ -24,6 +24,9 @@ use crate::api;
         routes::list_bridge_ports,
         routes::add_port,
         routes::remove_port,
+        routes::list_publications,
+        routes::publish,
+        routes::unpublish,
         routes::list_vxlans,
         routes::list_bridge_vxlans,
         routes::add_vxlan,
@@ -61,8 +64,8 @@ mod tests {
             .filter_map(|p| p.as_object())
             .map(serde_json::Map::len)
             .sum();
-        assert_eq!(count, 27);
-        for schema in ["BridgeSpec", "PortSpec", "Port", "Stats", "Error"] {
+        assert_eq!(count, 30);
+        for schema in ["BridgeSpec", "PortSpec", "Port", "Publication", "Stats", "Error"] {
             assert!(document["components"]["schemas"][schema].is_object(), "{schema}");
         }
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));

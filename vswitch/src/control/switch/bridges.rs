@@ -93,6 +93,11 @@ impl Switch {
         Ok(())
     }
 
+    /// Forgets what gateways heard of stations a while ago.
+    pub fn expire_stations(&self, now_s: u32) {
+        self.live.bridges.values().for_each(|live| live.stations.expire(now_s));
+    }
+
     /// Takes a bridge that is not in the state out of the datapath again.
     fn withdraw_bridge(&mut self, name: &str) {
         let bridge = self.live.bridges.remove(name);
@@ -136,6 +141,7 @@ impl Switch {
             self.forget_overlay(unused);
             return Err(error);
         }
+        self.release_services();
         self.discard_failed(name, &record, bridge.named_ports(name));
         self.forget_bridge(bridge);
         self.forget_overlay(unused);

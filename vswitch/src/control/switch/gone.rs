@@ -94,6 +94,7 @@ impl Switch {
             tracing::error!(error = %error.message, "ports that are gone stay in the state file for now");
             self.desired = next;
         }
+        self.release_services();
         self.forget(gone);
         self.watch_changed = true;
     }

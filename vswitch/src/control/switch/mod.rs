@@ -43,6 +43,7 @@ mod port_link;
 mod ports;
 mod readers;
 mod reconcile;
+mod services;
 mod settings;
 mod shared_uplinks;
 mod stats;
@@ -61,6 +62,7 @@ use interface::Interface;
 use interface::veth::HostSide;
 use live::{Attachment, Live, LiveBridge, LivePort};
 use port_link::XdpOpener;
+use services::Taken;
 use shared_uplinks::UplinkPlane;
 use tunnels::OverlayWatch;
 
@@ -86,6 +88,8 @@ pub struct Switch {
     uplinks: UplinkPlane,
     /// The ways in and out of the gateway.
     gateway: GatewayPlane,
+    /// What the classifier of the shared uplinks was told to take of published ports.
+    services: Taken,
 }
 
 impl Switch {
@@ -109,6 +113,7 @@ impl Switch {
             overlay_watch: OverlayWatch::default(),
             uplinks: UplinkPlane::default(),
             gateway: GatewayPlane::default(),
+            services: Taken::default(),
         })
     }
 

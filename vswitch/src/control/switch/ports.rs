@@ -6,6 +6,7 @@ use super::identity::Lookup;
 use super::interface::{self, Opened};
 use super::live::{Attachment, LivePort, port_entry, untagged_vlan};
 use super::port_link::PortLink;
+use super::services::Taken;
 use super::{Switch, host_interface, identity, random_tail};
 use crate::api::{ErrorCode, Port, PortSpec};
 use crate::control::desired::{BridgeRecord, Desired, PortTarget};
@@ -25,6 +26,12 @@ impl Switch {
         let (netns, target) = self.target(spec)?;
         let mut next = self.desired.clone();
         let name = next.add_port(bridge, spec, &target)?;
+        if !spec.publish.is_empty() || spec.publish_all {
+            self.with_host(|host| {
+                next.publish(bridge, &name, &spec.publish, &[], host)?;
+                if spec.publish_all { next.publish_exposed(bridge, &name, host) } else { Ok(()) }
+            })?;
+        }
         let record = next.bridge(bridge)?;
         let opener = self.xdp_opener(bridge)?;
         let opened = self.port_interface(bridge, record, &name).create_in(&netns, &opener)?;
@@ -42,6 +49,10 @@ impl Switch {
 
     /// Makes a port of `next` carry packets, `next` the state and `link` durable; or nothing of it.
     fn carry(&mut self, bridge: &str, name: &str, link: PortLink, next: Desired) -> Result<()> {
+        if let Err(error) = self.take_services(&Taken::by(&next)) {
+            self.release_services();
+            return Err(error);
+        }
         self.attach(&next, bridge, name, link.clone())?;
         self.publish(&next);
         let before = self.desired.clone();
@@ -116,6 +127,7 @@ impl Switch {
         let fdb = Arc::clone(&live.fdb);
         let port = live.ports.remove(name);
         self.publish(&self.desired);
+        self.release_services();
         self.forget(port.map(|port| (Some(fdb), port)));
         self.watch_changed = true;
     }
@@ -136,7 +148,7 @@ impl Switch {
 
     /// The name of the port that `key` names. One namespace has many names (`web`, `/run/netns/web`,
     /// `pid:N`): where no port was attached by this one, what it leads to decides.
-    fn resolve_port(&self, bridge: &str, key: &str) -> Result<String> {
+    pub(super) fn resolve_port(&self, bridge: &str, key: &str) -> Result<String> {
         let record = self.desired.bridge(bridge)?;
         record.find_port(bridge, key).map(str::to_owned).or_else(|error| {
             if error.code != ErrorCode::NotFound {
@@ -173,6 +185,7 @@ impl Switch {
             self.publish(&self.desired);
             return Err(error);
         }
+        self.release_services();
         self.discard_failed(bridge, &before, ports.iter().map(|(name, port)| (name.as_str(), port)));
         self.forget(ports.into_iter().map(|(_, port)| (Some(Arc::clone(fdb)), port)));
         self.watch_changed = true;

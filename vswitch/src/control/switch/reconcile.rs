@@ -86,6 +86,7 @@ impl Switch {
         if next.bridges != stored.bridges || (next != stored && !next.bridges.is_empty()) {
             self.commit(next)?;
         }
+        self.program_services();
         Ok(())
     }
 

@@ -129,6 +129,11 @@ impl UplinkPlane {
             || self.shared.iter().any(|shared| matches!(shared.attachment, Err(Detached::Failed(_))))
     }
 
+    /// The classifier, once something was attached.
+    pub(super) fn classifier(&mut self) -> Option<&mut Classifier> {
+        self.classifier.as_mut()
+    }
+
     /// What interfaces are carried with.
     pub(super) fn means<'a>(&'a mut self, datapath: &'a Datapath, xdp: &'a XdpContext) -> Means<'a> {
         Means { classifier: &mut self.classifier, datapath, umems: &xdp.umems, busy_poll: xdp.busy_poll }
@@ -226,7 +231,7 @@ impl Switch {
     /// The classifier of the shared uplinks, to be told what is the switch's; none while nothing is
     /// attached.
     pub fn classifier(&mut self) -> Option<&mut Classifier> {
-        self.uplinks.classifier.as_mut()
+        self.uplinks.classifier()
     }
 
     /// Makes the shared uplinks what they should be now.
@@ -243,6 +248,7 @@ impl Switch {
         {
             tracing::warn!(%error, "packets to some of the host's addresses are not told apart");
         }
+        self.program_services();
     }
 
     fn follow_one(&mut self, at: usize) {
