@@ -14,6 +14,7 @@
 //! Everything here is pure: time is an argument, packets are slices, and the host's ports are behind [`ExternalPorts`].
 
 pub mod cache;
+pub mod conntrack;
 mod external;
 mod packet;
 mod rewrite;
