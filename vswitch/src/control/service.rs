@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 use super::refusal::{Result, failed, stopping};
 use super::switch::Switch;
 use crate::datapath::clock::now_s;
+use crate::nat::conntrack::SWEEP_BUDGET;
 
 /// How the daemon is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -158,7 +159,9 @@ impl Service {
             switch.expire_stations(now);
             switch.refresh_overlay();
             let databases = switch.databases();
+            let conntrack = switch.conntrack();
             drop(switch);
+            conntrack.sweep(now, SWEEP_BUDGET);
             databases.iter().map(|fdb| fdb.sweep(now)).sum::<usize>()
         });
         match aged.await {

@@ -109,6 +109,7 @@ pub(super) struct Forwarder {
 impl Forwarder {
     pub(super) fn new(number: usize, shared: Arc<Shared>, config: &DatapathConfig, seed: u64) -> std::io::Result<Self> {
         let pool = Pool::with_chunks(config.pool_frames, config.pool_chunks)?;
+        let pipeline = Pipeline::new(seed, Arc::clone(&shared.conntrack))?;
         // Nobody else sets it.
         let _ = shared.workers[number].region.set(Arc::clone(pool.region()));
         shared.workers[number].cells.frames_total.store(pool.slots() as u64, Ordering::Relaxed);
@@ -119,7 +120,7 @@ impl Forwarder {
             generation: 0,
             acknowledged: 0,
             lanes: Vec::new(),
-            pipeline: Pipeline::new(seed, Arc::clone(&shared.conntrack))?,
+            pipeline,
             scatter: Scatter::default(),
             egress: Egress::new(config.coalesce),
             pool,

@@ -159,6 +159,12 @@ impl Shared {
         let underlays = snapshot.underlays.iter().map(|underlay| underlay.id.index() + 1).max();
         let high = snapshot.ports.len().max(underlays.unwrap_or(0));
         self.ports_high.fetch_max(high, Ordering::Relaxed);
+        for gateway in snapshot.bridges.iter().flatten().filter_map(|bridge| bridge.gateway.as_ref()) {
+            for (address, station) in &gateway.stations {
+                let port = snapshot.ports.get(station.port.index()).and_then(Option::as_ref);
+                self.conntrack.share_hairpins(*address, port.map(|port| Arc::clone(&port.hairpins)));
+            }
+        }
         let generation = self.publisher.publish(snapshot);
         // After the publication: a worker that reads a new epoch finds the new generation too.
         for fdb in bridges {

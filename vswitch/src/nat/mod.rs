@@ -16,6 +16,7 @@
 pub mod cache;
 pub mod conntrack;
 mod external;
+mod fragments;
 mod packet;
 mod rewrite;
 mod services;
@@ -24,7 +25,9 @@ mod test_packets;
 mod tuple;
 
 pub use cache::NatCache;
-pub use external::ExternalPorts;
+pub use external::{ExternalPorts, NobodysPorts};
+pub use cache::{Action, Quick};
+pub use fragments::{FragmentTable, Later, mss};
 pub use packet::{Fragment, Packet, Upper};
 pub use rewrite::{Hops, Rewrite};
 pub use services::{Publication, Services};

@@ -24,6 +24,7 @@ use crate::control::uplink::mirror::Mirror;
 use crate::datapath::fdb::{Fdb, FdbLimits};
 use crate::io::uplink::{NextHops, RoutedLink};
 use crate::io::{Device, Underlay};
+use crate::nat::conntrack::Conntrack;
 use crate::snapshot::{
     BRIDGES_MAX, BridgeEntry, BridgeId, Outside, PortEntry, PortId, PortKind, Routing, Snapshot, UnderlayEntry,
     VlanMode,
@@ -166,6 +167,12 @@ impl Switch {
             self.forget_routed(&port);
         }
         self.release_ways();
+    }
+
+    /// The connections.
+    #[must_use]
+    pub fn conntrack(&self) -> Arc<Conntrack> {
+        Arc::clone(self.datapath.conntrack())
     }
 
     fn is_outside_wanted(&self) -> bool {

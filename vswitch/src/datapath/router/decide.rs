@@ -10,7 +10,6 @@
 //! answer.
 
 use std::net::IpAddr;
-use std::sync::atomic::Ordering;
 
 use arrayvec::ArrayVec;
 
@@ -96,7 +95,7 @@ fn from_container(
     if is_gateways || routing.host_addresses.contains(&destination) {
         if gateway.internal {
             // The gateway itself is on the bridge.
-            return if is_gateways { Err(to_host(source, gateway)) } else { Err(Err(prohibited())) };
+            return if is_gateways { Err(to_host(gateway)) } else { Err(Err(prohibited())) };
         }
         if has_ports(packet)
             && let Some((publication, port)) =
@@ -106,7 +105,7 @@ fn from_container(
         }
         return match admit(source, conntrack, packet, Place::Container, segment) {
             Some(admitted) => admitted.map_err(Err),
-            None => Err(to_host(source, gateway)),
+            None => Err(to_host(gateway)),
         };
     }
     if gateway.has_network_of(destination) {
@@ -294,7 +293,7 @@ fn is_link_local(address: IpAddr) -> bool {
 }
 
 /// To the host's own interface on the bridge, as it is.
-fn to_host(source: &Source<'_>, gateway: &GatewayEntry) -> Result<Decision, Refusal> {
+fn to_host(gateway: &GatewayEntry) -> Result<Decision, Refusal> {
     let port = gateway.host.ok_or((DropReason::PortGone, None))?;
     Ok(Decision::Forward(Out { port, macs: None, hop: false }))
 }
@@ -351,15 +350,4 @@ fn station(
     }
     let _ = questions.try_push(Question { bridge: bridge.id, station: address });
     Err((DropReason::NoNeighbour, None))
-}
-
-/// Has the answers of the connection's server looked at from now on.
-pub(super) fn note_hairpin(source: &Source<'_>, found: &Found) {
-    let server = if found.to == Place::Container { found.translated.destination } else { return };
-    let stations = source.snapshot.bridges.iter().flatten().filter_map(|bridge| bridge.gateway.as_ref());
-    for station in stations.filter_map(|gateway| gateway.stations.get(&server)) {
-        if let Some(port) = source.snapshot.port(station.port) {
-            port.hairpins.store(1, Ordering::Relaxed);
-        }
-    }
 }

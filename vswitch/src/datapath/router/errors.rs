@@ -2,10 +2,10 @@
 
 use std::net::IpAddr;
 
-use super::{Refusal, Routed, Router, apply_error, decide};
+use super::{Refusal, Refused, Routed, Router};
 use crate::datapath::pipeline::Source;
 use crate::frame::{DropReason, Frame};
-use crate::nat::{Packet, Place, icmp_error};
+use crate::nat::{Packet, Place};
 
 /// What a sender is told.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -33,5 +33,25 @@ pub(super) fn speaker(source: &Source<'_>, packet: &Packet) -> Option<IpAddr> {
     match &source.bridge.gateway {
         Some(gateway) => gateway.address_like(packet.tuple.source),
         None => Some(packet.tuple.destination),
+    }
+}
+
+impl Refused {
+    /// Writes what the sender of `frame` is told to the front of `out`; the length, or nothing where it must not be
+    /// told.
+    pub(in crate::datapath) fn write(&self, _frame: &Frame, _out: &mut [u8]) -> Option<usize> {
+        None
+    }
+}
+
+impl Router {
+    pub(super) fn route_error(
+        &mut self,
+        _source: &Source<'_>,
+        _frame: &mut Frame,
+        _packet: &Packet,
+        _place: Place,
+    ) -> Result<Routed, Refusal> {
+        Err((DropReason::Untranslatable, None))
     }
 }

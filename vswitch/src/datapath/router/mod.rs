@@ -127,7 +127,7 @@ impl Router {
         Ok(Self {
             conntrack,
             cache: NatCache::new(seed)?,
-            quicks: Box::new([Quick::default(); BURST_FRAMES_MAX]),
+            quicks: Box::new([Quick::SLOW; BURST_FRAMES_MAX]),
             fragments: FragmentTable::new(),
             pending: Pending::default(),
         })
@@ -254,9 +254,6 @@ impl Router {
         let (rewrite, out, index, cacheable) = match decision {
             decide::Decision::Connection(found) => {
                 let tracked = self.conntrack.track(&found, segment, source.now.s);
-                if found.hairpin {
-                    decide::note_hairpin(source, &found);
-                }
                 let out = decide::output(source, &found, &mut self.pending.questions)?;
                 let cacheable = tracked.cacheable;
                 (Rewrite::new(tuple, &found.translated), out, Some(found.index), cacheable)
@@ -269,7 +266,7 @@ impl Router {
             return Err((DropReason::TtlExceeded, Some(ErrorKind::TimeExceeded)));
         }
         if let Upper::Tcp { flags, .. } = packet.upper
-            && flags.contains(Flags::SYN)
+            && flags.0 & Flags::SYN.0 != 0
         {
             clamp_mss(source, &out, frame, packet);
         }
@@ -447,7 +444,7 @@ fn clamp_mss(source: &Source<'_>, out: &Out, frame: &mut Frame, packet: &Packet)
     }
 }
 
-/// How often connections between neighbours keep their port's answers looked at: see [`decide::note_hairpin`].
+/// Whether what the port sends may be an answer that must be translated although it is bridged.
 #[inline]
 pub(super) fn has_hairpins(source: &Source<'_>) -> bool {
     source.port.hairpins.load(Ordering::Relaxed) != 0
