@@ -13,6 +13,7 @@
 //!
 //! Everything here is pure: time is an argument, packets are slices, and the host's ports are behind [`ExternalPorts`].
 
+pub mod conntrack;
 mod external;
 mod services;
 mod tuple;
