@@ -36,6 +36,7 @@ mod host_ends;
 mod identity;
 mod interface;
 mod live;
+mod loopback;
 mod overlay;
 mod port_link;
 mod ports;
@@ -50,6 +51,7 @@ mod uplinks;
 
 pub use announce::Announcement;
 pub use gone::Suspect;
+pub use loopback::LoopbackCarry;
 pub use port_link::XdpContext;
 pub use shared_uplinks::SharedCarry;
 pub use stats::StatsPlan;
