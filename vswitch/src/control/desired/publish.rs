@@ -390,28 +390,45 @@ impl PortRecord {
             target: spec.container.first,
             from: from.to_vec(),
         };
-        let same = PublishSpec { host_ip: Some(ip), host: Some(ports), ..*spec };
+        // Nearly always nobody has any of them, which the index says without a look at each record.
+        if endpoints.taken(protocol, ip, ports).is_some() {
+            if !self.make_room(&new, endpoints, owner) {
+                return Ok(());
+            }
+            endpoints.check_free(protocol, ip, ports)?;
+        }
+        check_unused(protocol, ip, ports, host)?;
+        endpoints.insert(protocol, ip, ports, owner);
+        self.publications.push(new);
+        Ok(())
+    }
+
+    /// Takes out what leads where `new` is to lead, from the same ports: they are only given another allow-list.
+    /// Whether there is anything to be changed.
+    fn make_room(&mut self, new: &PublicationRecord, endpoints: &mut Endpoints, owner: &Rc<Owner>) -> bool {
+        let ports = new.host_ports();
+        let same = PublishSpec {
+            host_ip: Some(new.host),
+            host: Some(ports),
+            container: new.container_ports(),
+            protocol: new.protocol,
+        };
         let covers = |one: &PublicationRecord| one.from == new.from && one.meant_by(&same) == Some(ports);
         if self.publications.iter().any(covers) {
-            return Ok(());
+            return false;
         }
-        // Ports that lead there already are only given another allow-list.
         for one in std::mem::take(&mut self.publications) {
             let Some(meant) = one.meant_by(&same) else {
                 self.publications.push(one);
                 continue;
             };
-            endpoints.remove(protocol, ip, one.first);
+            endpoints.remove(new.protocol, new.host, one.first);
             for rest in one.without(meant) {
-                endpoints.insert(protocol, ip, rest.host_ports(), owner);
+                endpoints.insert(new.protocol, new.host, rest.host_ports(), owner);
                 self.publications.push(rest);
             }
         }
-        endpoints.check_free(protocol, ip, ports)?;
-        check_unused(protocol, ip, ports, host)?;
-        endpoints.insert(protocol, ip, ports, owner);
-        self.publications.push(new);
-        Ok(())
+        true
     }
 }
 
