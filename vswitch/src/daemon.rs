@@ -25,8 +25,8 @@ use crate::control::switch::{Switch, XdpContext};
 use crate::control::uplink::options::UplinkOption;
 use crate::control::{connections, host_ends, upkeep, watch as netns_watch};
 use crate::datapath::{Datapath, DatapathConfig};
-use crate::nat::NobodysPorts;
 use crate::io::xdp::BusyPoll;
+use crate::nat::NobodysPorts;
 
 /// The most datapath threads that are started without being asked for.
 const WORKERS_DEFAULT_MAX: usize = 8;

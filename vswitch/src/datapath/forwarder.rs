@@ -318,7 +318,8 @@ impl Forwarder {
             self.pool.free_all(self.burst.drain(..));
             return bytes;
         };
-        let source = Source { snapshot: &self.snapshot, port: &lane.entry, bridge: &lane.bridge, epoch, nat_epoch, now };
+        let source =
+            Source { snapshot: &self.snapshot, port: &lane.entry, bridge: &lane.bridge, epoch, nat_epoch, now };
         let tally = self.pipeline.process(&source, &mut lane.ingress, &mut self.burst, &mut self.scatter);
         if let Some(Loop { mac, vlan, ports }) = tally.looped
             && self.loop_reports.admit_frame(now.ns)

@@ -148,7 +148,6 @@ pub(super) fn check_host(gateway: &GatewayEntry, own: &HashSet<IpAddr>, frame: &
     }
 }
 
-
 #[cfg(test)]
 #[path = "guard_tests.rs"]
 mod tests;

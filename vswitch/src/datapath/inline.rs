@@ -9,8 +9,7 @@ use std::sync::Arc;
 use super::clock::now_s;
 use super::forwarder::{Forwarder, Served, Watcher};
 use super::{DatapathConfig, Event, PortCounters, Shared, WorkerCounters};
-use crate::nat::NobodysPorts;
-use crate::nat::conntrack::{Conntrack, ConntrackConfig, Storage};
+use crate::nat::conntrack::Conntrack;
 use crate::snapshot::{PortId, Snapshot};
 
 struct Nobody;
@@ -35,10 +34,7 @@ impl InlineDatapath {
     /// # Errors
     /// When the kernel grants no memory or descriptor.
     pub fn new(pool_frames: u32) -> std::io::Result<Self> {
-        let secret = [super::seed()?.to_ne_bytes(), super::seed()?.to_ne_bytes()].concat();
-        let secret = secret.first_chunk().copied().unwrap_or_default();
-        let (storage, config) = (Storage::Memory, ConntrackConfig::default());
-        let (conntrack, _) = Conntrack::open(storage, config, Arc::new(NobodysPorts), secret, now_s())?;
+        let conntrack = Conntrack::in_memory(now_s())?;
         let (shared, events) = Shared::new(1, Arc::new(conntrack))?;
         let config = DatapathConfig { pool_frames, pool_chunks: 0, ..DatapathConfig::default() };
         let forwarder = Forwarder::new(0, Arc::clone(&shared), &config, super::seed()?)?;

@@ -70,7 +70,15 @@ pub struct Tally {
 
 impl Default for Tally {
     fn default() -> Self {
-        Self { hits: 0, misses: 0, flood_copies: 0, drops: [0; DropReason::COUNT], any_drop: false, looped: None, held: 0 }
+        Self {
+            hits: 0,
+            misses: 0,
+            flood_copies: 0,
+            drops: [0; DropReason::COUNT],
+            any_drop: false,
+            looped: None,
+            held: 0,
+        }
     }
 }
 

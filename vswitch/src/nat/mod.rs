@@ -25,8 +25,8 @@ mod test_packets;
 mod tuple;
 
 pub use cache::NatCache;
-pub use external::{ExternalPorts, NobodysPorts};
 pub use cache::{Action, Quick};
+pub use external::{ExternalPorts, NobodysPorts};
 pub use fragments::{FragmentTable, Later, mss};
 pub use packet::{Fragment, Packet, Upper};
 pub use rewrite::{Hops, Rewrite};

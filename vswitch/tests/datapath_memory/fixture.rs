@@ -8,7 +8,9 @@ use vswitch::datapath::{Event, PortCounters};
 use vswitch::frame::{Csum, DropReason};
 use vswitch::io::Caps;
 use vswitch::io::mem::{MemDevice, MemFrame};
-use vswitch::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Routing, Snapshot, UnderlayEntry, VlanMode};
+use vswitch::snapshot::{
+    BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Routing, Snapshot, UnderlayEntry, VlanMode,
+};
 
 pub(crate) const P0: PortId = PortId(0);
 pub(crate) const P1: PortId = PortId(1);

@@ -12,11 +12,11 @@ use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use super::Switch;
 use super::live::put;
 use super::loopback::LoopbackCarry;
 use super::overlay::Overlay;
 use super::shared_uplinks::SharedCarry;
-use super::Switch;
 use crate::control::desired::BridgeRecord;
 use crate::control::placement;
 use crate::control::refusal::{Result, limit};
@@ -208,11 +208,12 @@ impl Switch {
             return None;
         }
         let carry = self.claim_loopback(LOOPBACK_CLAIM);
-        carry.unwrap_or_else(|error| {
-            tracing::warn!(error = %error.message, "the host does not reach what is published");
-            None
-        })
-        .map(Way::from)
+        carry
+            .unwrap_or_else(|error| {
+                tracing::warn!(error = %error.message, "the host does not reach what is published");
+                None
+            })
+            .map(Way::from)
     }
 
     /// Leaves interfaces of the host alone that nothing needs any more, and that the datapath does not have.

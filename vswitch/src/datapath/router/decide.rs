@@ -233,11 +233,8 @@ fn published(
     let gateway = bridge.gateway.as_deref().ok_or(gone)?;
     let is_neighbour = place == Place::Container && bridge.id == source.bridge.id;
     let stands_in = tuple.source.is_loopback() || tuple.source == publication.target || (is_neighbour && !bridge.icc);
-    let source_nat = if stands_in {
-        SourceNat::External(gateway.address_like(tuple.source).ok_or(gone)?)
-    } else {
-        SourceNat::Keep
-    };
+    let source_nat =
+        if stands_in { SourceNat::External(gateway.address_like(tuple.source).ok_or(gone)?) } else { SourceNat::Keep };
     let new = New {
         tuple: *tuple,
         origin: place,

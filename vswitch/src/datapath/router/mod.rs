@@ -34,9 +34,7 @@ use super::flow::FlowKey;
 use super::pipeline::Source;
 use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Offload};
 use crate::nat::conntrack::{Conntrack, Segment};
-use crate::nat::{
-    Action, Fragment, FragmentTable, Later, NatCache, Packet, Place, Quick, Rewrite, Upper, mss,
-};
+use crate::nat::{Action, Fragment, FragmentTable, Later, NatCache, Packet, Place, Quick, Rewrite, Upper, mss};
 use crate::snapshot::{BridgeId, PortId, PortKind};
 use crate::wire::tcp::Flags;
 use decide::Out;

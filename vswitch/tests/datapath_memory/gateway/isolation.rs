@@ -80,8 +80,9 @@ fn a_station_that_was_not_configured_is_asked_for() {
     assert_eq!(asked[0][38..42], [10, 0, 0, 99]);
     let _ = lab.sent_counts();
     lab.configure(|topology| topology.port(B).guard = None);
-    let answer = [&GATEWAY[..], &mac(9), &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &mac(9), &[10, 0, 0, 99], &GATEWAY, &[10, 0, 0, 1]]
-        .concat();
+    let answer =
+        [&GATEWAY[..], &mac(9), &[8, 6, 0, 1, 8, 0, 6, 4, 0, 2], &mac(9), &[10, 0, 0, 99], &GATEWAY, &[10, 0, 0, 1]]
+            .concat();
     lab.receive(B, answer);
     let _ = lab.sent_counts();
     lab.receive(A, question);

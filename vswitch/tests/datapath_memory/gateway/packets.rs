@@ -133,11 +133,7 @@ impl Seen {
         };
         let is_fragment = frame[12..14] == [0x08, 0x00] && packet[6] & 0x3f != 0 || packet[7] != 0 && packet[0] == 0x45;
         if !is_fragment {
-            let pseudo = if protocol == ICMP {
-                0
-            } else {
-                checksum::pseudo_header(addresses, protocol, payload.len())
-            };
+            let pseudo = if protocol == ICMP { 0 } else { checksum::pseudo_header(addresses, protocol, payload.len()) };
             assert_eq!(checksum::fold(pseudo + checksum::sum(&payload)), 0xffff, "the transport's checksum");
         }
         Self { macs, protocol, hops, from, to, payload }
