@@ -67,6 +67,15 @@ impl Namespace {
         Ok(made)
     }
 
+    /// Gives the namespace of the process `pid`, which somebody else has made, the name `name`.
+    ///
+    /// # Errors
+    /// What `ip netns` says.
+    pub fn attach(name: &str, pid: &str) -> io::Result<Self> {
+        ip_batch(&format!("netns attach {name} {pid}\n"))?;
+        Ok(Self { name: name.to_owned(), file: File::open(Path::new(DIRECTORY).join(name))?, named: true })
+    }
+
     /// The name, as `ip netns` knows it.
     #[must_use]
     pub fn name(&self) -> &str {
