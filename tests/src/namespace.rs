@@ -166,6 +166,15 @@ impl Namespace {
             .ok_or_else(|| io::Error::other(format!("{ifname} has no counter {counter}: {text}")))
     }
 
+    /// The MAC address of an interface of the namespace.
+    ///
+    /// # Errors
+    /// The interface does not exist.
+    pub fn mac(&self, ifname: &str) -> io::Result<[u8; 6]> {
+        let links: serde_json::Value = serde_json::from_str(&self.ip(&format!("-j link show dev {ifname}"))?)?;
+        links[0]["address"].as_str().map(crate::frame::parse_mac).ok_or_else(|| io::Error::other("no address"))
+    }
+
     /// Deletes the name now; the namespace itself lives until its last user is gone, and this value
     /// holds it by a descriptor, so use [`Namespace::destroy`] where its end matters.
     ///
