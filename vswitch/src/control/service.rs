@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 use super::refusal::{Result, failed, stopping};
 use super::switch::Switch;
 use crate::datapath::clock::now_s;
+use crate::nat::conntrack::SWEEP_BUDGET;
 
 /// How the daemon is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +96,12 @@ impl Service {
         if self.shared.stop.borrow().is_some() {
             return Err(stopping());
         }
-        self.run(switch, f).await
+        self.run(switch, |switch| {
+            let result = f(switch);
+            switch.settle_gateway();
+            result
+        })
+        .await
     }
 
     /// As [`Service::with`], for what may be large: `f` runs with the switch, and what it returns is
@@ -171,7 +177,9 @@ impl Service {
             switch.expire_stations(now);
             switch.refresh_overlay();
             let databases = switch.databases();
+            let conntrack = switch.conntrack();
             drop(switch);
+            conntrack.sweep(now, SWEEP_BUDGET);
             databases.iter().map(|fdb| fdb.sweep(now)).sum::<usize>()
         });
         match aged.await {

@@ -156,8 +156,6 @@ pub(super) struct Live {
     /// The groups of split horizon.
     pub(super) group_ids: Ids,
     pub(super) incarnation: u64,
-    /// The host's addresses and the ways out, as they are now. What is published is added with each snapshot.
-    pub(super) routing: Routing,
 }
 
 impl Live {
@@ -203,12 +201,12 @@ impl Live {
             put(&mut snapshot.bridges, live.id.index(), Arc::new(bridge));
         }
         snapshot.underlays = self.overlay.underlay_entries(records);
-        snapshot.routing = Arc::new(Routing { services: services(records, &self.bridges), ..self.routing.clone() });
+        snapshot.routing = Arc::new(Routing { services: services(records, &self.bridges), ..Routing::default() });
         snapshot
     }
 }
 
-fn put<T>(table: &mut Vec<Option<Arc<T>>>, index: usize, value: Arc<T>) {
+pub(super) fn put<T>(table: &mut Vec<Option<Arc<T>>>, index: usize, value: Arc<T>) {
     if table.len() <= index {
         table.resize(index + 1, None);
     }

@@ -78,6 +78,8 @@ pub struct SharedCarry {
     /// Who knows the next hops. None with the `tc` carry: there the kernel finds them itself, and
     /// what stands in the Ethernet header does not matter.
     pub next_hops: Option<Arc<dyn NextHops>>,
+    /// The TAP that carries it; none with AF_XDP.
+    pub tap: Option<String>,
 }
 
 impl Default for UplinkPlane {
@@ -218,6 +220,7 @@ impl Switch {
                         addresses: mirror.addresses_of(link.index).map(|address| address.net.addr()).collect(),
                         device: attached.carry.device(),
                         next_hops: attached.carry.tap().is_none().then(|| next_hops.clone()).flatten(),
+                        tap: attached.carry.tap().map(str::to_owned),
                     })
                 })
                 .flatten()

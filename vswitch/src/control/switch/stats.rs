@@ -45,7 +45,8 @@ struct PlannedTunnel {
 struct PlannedPort {
     bridge: String,
     name: String,
-    id: PortId,
+    /// Its ids: a routed interface has one for each direction.
+    ids: Vec<PortId>,
     /// Where the interface is; none for the host's own, which is here.
     record: Option<PortRecord>,
     /// The name of an interface that is here, where it is not the port's.
@@ -93,7 +94,7 @@ impl Switch {
                     .map(|(port_name, live, record)| PlannedPort {
                         bridge: name.clone(),
                         name: port_name.clone(),
-                        id: live.id,
+                        ids: vec![live.id],
                         record,
                         interface: None,
                         dropped: None,
@@ -105,13 +106,23 @@ impl Switch {
                     ports.push(PlannedPort {
                         bridge: name.clone(),
                         name: uplink_name.clone(),
-                        id: attachment.entry.id,
+                        ids: vec![attachment.entry.id],
                         record: None,
                         interface: attachment.carry.tap().map(str::to_owned),
                         dropped: attachment.carry.dropped(),
                     });
                 }
             }
+        }
+        if bridge.is_none() {
+            ports.extend(self.gateway.routed_ports().map(|(name, ids, interface)| PlannedPort {
+                bridge: String::new(),
+                name: name.to_owned(),
+                ids: ids.to_vec(),
+                record: None,
+                interface,
+                dropped: None,
+            }));
         }
         let overlay = &self.live.overlay;
         let mut plan = StatsPlan {
@@ -198,10 +209,14 @@ impl PlannedPort {
     fn gather(&self, datapath: &Datapath, lookup: &Lookup) -> PortStats {
         let mut total = PortCounters::default();
         let mut workers = BTreeMap::new();
-        for (worker, counters) in datapath.port_counters(self.id).iter().enumerate() {
-            if *counters != PortCounters::default() {
-                total.add(counters);
-                workers.insert(worker, describe(counters));
+        for worker in 0..datapath.workers() {
+            let mut sum = PortCounters::default();
+            for id in &self.ids {
+                datapath.port_counters(*id).get(worker).into_iter().for_each(|counters| sum.add(counters));
+            }
+            if sum != PortCounters::default() {
+                total.add(&sum);
+                workers.insert(worker, describe(&sum));
             }
         }
         let kernel = self.kernel(lookup);
