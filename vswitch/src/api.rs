@@ -34,6 +34,8 @@
 //! | `POST /v1/bridges/{bridge}/fdb` | [`FdbStatic`] | [`FdbEntry`] |
 //! | `DELETE /v1/bridges/{bridge}/fdb/{mac}?vlan=N` | | [`Flushed`] |
 //! | `DELETE /v1/bridges/{bridge}/fdb?port=NAME` | | [`Flushed`] |
+//! | `GET /v1/conntrack?bridge=NAME&cursor=N` | | [`ConnectionPage`] |
+//! | `DELETE /v1/conntrack?bridge=NAME` | | [`Flushed`] |
 //! | `GET /v1/stats?bridge=NAME&port=NAME` | | [`Stats`] |
 //! | `POST /v1/shutdown` | [`Shutdown`] | 202 |
 //!
@@ -46,10 +48,12 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+mod conntrack;
 mod overlay;
 mod publish;
 mod uplink;
 
+pub use conntrack::{CONNECTION_PAGE_MAX, Connection, ConnectionEnd, ConnectionPage, GatewayStats, Tuple};
 pub use overlay::*;
 pub use publish::{
     ExposeSpec, HostPort, PortRange, Publication, Publish, PublishSpec, SpecError, Transport, any_address,
@@ -632,6 +636,9 @@ pub struct Stats {
     pub neighbours: Vec<NeighbourStats>,
     /// All workers.
     pub workers: Vec<WorkerStats>,
+    /// The gateway's connections, of all bridges.
+    #[serde(default)]
+    pub gateway: GatewayStats,
     /// The accounting of the whole switch, ports that are gone included.
     pub balance: Balance,
     /// What the switch dropped since it started, by reason, ports that are gone included.

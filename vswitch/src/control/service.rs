@@ -147,6 +147,24 @@ impl Service {
         blocking(move || Encoded::new(&plan.gather())).await
     }
 
+    /// One page of the gateway's connections; the switch is free for others meanwhile.
+    ///
+    /// # Errors
+    /// There is no such bridge.
+    pub async fn connections(&self, bridge: Option<String>, cursor: u32) -> Result<Encoded> {
+        let plan = self.with(move |switch| switch.connections_plan(bridge.as_deref())).await?;
+        blocking(move || Encoded::new(&plan.page(cursor))).await
+    }
+
+    /// Forgets the gateway's connections; the switch is free for others meanwhile.
+    ///
+    /// # Errors
+    /// There is no such bridge, or the daemon is stopping.
+    pub async fn flush_connections(&self, bridge: Option<String>) -> Result<usize> {
+        let plan = self.change(move |switch| switch.connections_plan(bridge.as_deref())).await?;
+        blocking(move || Ok(plan.flush())).await
+    }
+
     /// Ages the forwarding databases and repeats announcements: what happens every second.
     pub async fn tick(&self) {
         // Who is busy with a command does not wait for this; the next second does as well.

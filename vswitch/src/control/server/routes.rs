@@ -13,9 +13,9 @@ use utoipa::IntoParams;
 use super::extract::{Body, Named, Params, Refused};
 use super::openapi;
 use crate::api::{
-    API_VERSION, Bridge, BridgeChange, BridgeSpec, Error, FdbEntry, FdbStatic, Flushed, Pong, Port, PortSpec,
-    Publication, Publish, PublishSpec, RemoteSpec, Shutdown, Stats, Uplink, UplinkSpec, Uplinks, Version, Vxlan,
-    VxlanSpec,
+    API_VERSION, Bridge, BridgeChange, BridgeSpec, ConnectionPage, Error, FdbEntry, FdbStatic, Flushed, Pong, Port,
+    PortSpec, Publication, Publish, PublishSpec, RemoteSpec, Shutdown, Stats, Uplink, UplinkSpec, Uplinks, Version,
+    Vxlan, VxlanSpec,
 };
 use crate::control::refusal::{invalid, not_found};
 use crate::control::service::{Encoded, Service};
@@ -45,6 +45,7 @@ pub(super) fn router(service: Service) -> Router {
         .route("/v1/uplinks", get(list_uplinks))
         .route("/v1/ports", get(list_ports))
         .route("/v1/vxlans", get(list_vxlans))
+        .route("/v1/conntrack", get(list_connections).delete(flush_connections))
         .route("/v1/stats", get(stats))
         .route("/v1/shutdown", post(shutdown))
         .fallback(no_route)
@@ -400,6 +401,45 @@ pub(super) async fn flush_fdb(
     Params(OfPort { port }): Params<OfPort>,
 ) -> Answer<Json<Flushed>> {
     Ok(Json(service.change(move |switch| switch.flush_fdb(&bridge, port.as_deref())).await?))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ConnectionsOf {
+    /// Only those of this bridge's containers.
+    bridge: Option<String>,
+    /// Where the page begins: `next` of the page before it.
+    #[serde(default)]
+    cursor: u32,
+}
+
+/// The connections that pass the gateway, a page at a time.
+#[utoipa::path(get, path = "/v1/conntrack", params(ConnectionsOf),
+    responses((status = 200, body = ConnectionPage), (status = "4XX", body = Error)))]
+pub(super) async fn list_connections(
+    State(service): State<Service>,
+    Params(ConnectionsOf { bridge, cursor }): Params<ConnectionsOf>,
+) -> Answer<Encoded> {
+    Ok(service.connections(bridge, cursor).await?)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OfBridge {
+    /// Only those of this bridge's containers.
+    bridge: Option<String>,
+}
+
+/// Forgets connections, and tells how many they were.
+#[utoipa::path(delete, path = "/v1/conntrack", params(OfBridge),
+    responses((status = 200, body = Flushed), (status = "4XX", body = Error)))]
+pub(super) async fn flush_connections(
+    State(service): State<Service>,
+    Params(OfBridge { bridge }): Params<OfBridge>,
+) -> Answer<Json<Flushed>> {
+    Ok(Json(Flushed { removed: service.flush_connections(bridge).await? }))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::conntrack::Gone;
 use super::identity::Lookup;
 use super::live::{Attachment, LiveBridge, LivePort, fdb_limits, host_entry};
 use super::port_link::PortLink;
@@ -126,6 +127,7 @@ impl Switch {
             return self.remove_bridge_with_uplinks(name, &record);
         }
         let Some(bridge) = self.live.bridges.remove(name) else { return Ok(()) };
+        let gone = Gone::between(&self.desired, &next);
         let overlay = self.live.overlay.clone();
         let unused = self.apply_overlay(&next, &derive_mtus(&next), None)?;
         let persist = |bridge: &LiveBridge, on| {
@@ -141,7 +143,7 @@ impl Switch {
             self.forget_overlay(unused);
             return Err(error);
         }
-        self.release_services();
+        self.release_gone(&gone);
         self.discard_failed(name, &record, bridge.named_ports(name));
         self.forget_bridge(bridge);
         self.forget_overlay(unused);
@@ -167,6 +169,7 @@ impl Switch {
             return Err(error);
         }
         self.live_bridge(name)?.fdb.set_limits(fdb_limits(&after));
+        let gone = Gone::between(&self.desired, &next);
         self.publish(&next);
         if let Err(error) = self.commit(next) {
             self.live_bridge(name)?.fdb.set_limits(fdb_limits(&before));
@@ -176,6 +179,7 @@ impl Switch {
             self.publish(&self.desired);
             return Err(error);
         }
+        self.release_gone(&gone);
         self.describe_bridge(name)
     }
 

@@ -27,6 +27,7 @@ mod advertisements;
 mod announce;
 mod bridges;
 mod carrier;
+mod conntrack;
 mod describe;
 mod describe_uplinks;
 mod fdb;
@@ -51,6 +52,7 @@ mod tunnels;
 mod uplinks;
 
 pub use announce::Announcement;
+pub use conntrack::ConnectionsPlan;
 pub use gone::Suspect;
 pub use loopback::LoopbackCarry;
 pub use port_link::XdpContext;

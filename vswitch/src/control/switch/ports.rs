@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::conntrack::Gone;
 use super::identity::Lookup;
 use super::interface::{self, Opened};
 use super::live::{Attachment, LivePort, port_entry, untagged_vlan};
@@ -171,6 +172,7 @@ impl Switch {
         fdb: &Arc<Fdb>,
     ) -> Result<()> {
         let before = self.desired.bridge(bridge)?.clone();
+        let gone = Gone::between(&self.desired, &next);
         for (name, port) in &ports {
             set_persistent(name, port, false);
         }
@@ -185,7 +187,7 @@ impl Switch {
             self.publish(&self.desired);
             return Err(error);
         }
-        self.release_services();
+        self.release_gone(&gone);
         self.discard_failed(bridge, &before, ports.iter().map(|(name, port)| (name.as_str(), port)));
         self.forget(ports.into_iter().map(|(_, port)| (Some(Arc::clone(fdb)), port)));
         self.watch_changed = true;

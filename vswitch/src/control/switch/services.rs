@@ -17,10 +17,11 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::conntrack::Gone;
 use super::describe::describe_publications;
 use super::{Switch, netlink_failed};
 use crate::api::{self, Flushed, PortRange, Publish, PublishSpec, Transport};
-use crate::bpf::{Classifier, ClassifierError, Protocol};
+use crate::bpf::{Classifier, ClassifierError, HostAddresses, Protocol};
 use crate::control::desired::{Desired, PublishView};
 use crate::control::netlink::{Netlink, NetlinkError};
 use crate::control::refusal::{Result, from_sentence, invalid};
@@ -49,6 +50,16 @@ impl Taken {
         }
         taken.0.values_mut().for_each(|ranges| *ranges = merged(std::mem::take(ranges)));
         taken
+    }
+
+    /// Whether `port` of `host` is among them.
+    pub(super) fn has(&self, protocol: u8, host: IpAddr, port: u16) -> bool {
+        let Some(protocol) = Transport::ALL.into_iter().find(|one| one.number() == protocol) else { return false };
+        [host, api::any_address(host.is_ipv6())].into_iter().any(|ip| {
+            let ranges = self.at((protocol, ip));
+            let behind = ranges.partition_point(|range| range.last < port);
+            ranges.get(behind).is_some_and(|range| range.first <= port)
+        })
     }
 
     fn at(&self, endpoint: Endpoint) -> &[PortRange] {
@@ -125,14 +136,18 @@ impl Switch {
         if next == self.desired {
             return Ok(());
         }
+        let gone = Gone::between(&self.desired, &next);
         let outcome = self.take_services(&Taken::by(&next)).and_then(|()| {
             self.publish(&next);
             self.commit(next)
         });
-        if outcome.is_err() {
-            self.publish(&self.desired);
+        match outcome {
+            Ok(()) => self.release_gone(&gone),
+            Err(_) => {
+                self.publish(&self.desired);
+                self.release_services();
+            }
         }
-        self.release_services();
         outcome
     }
 
@@ -177,6 +192,13 @@ impl Switch {
             }
         }
         self.services.0.retain(|_, ranges| !ranges.is_empty());
+    }
+
+    /// Gives to the next owner what is gone from the state: ports of the host, and containers' addresses. No worker may
+    /// know of it any more.
+    pub(super) fn release_gone(&mut self, gone: &Gone) {
+        self.release_services();
+        self.end_connections(gone);
     }
 
     /// Brings the classifier in line with what is published: at the start, and when an uplink was attached.
@@ -227,7 +249,7 @@ fn take(
     (protocol, host): Endpoint,
     ports: PortRange,
 ) -> std::result::Result<(), ClassifierError> {
-    (ports.first..=ports.last).try_for_each(|port| classifier.publish(kernel_protocol(protocol), Some(host), port))
+    classifier.publish_range(kernel_protocol(protocol), kernel_addresses(host), ports.first..=ports.last)
 }
 
 fn release(
@@ -235,7 +257,15 @@ fn release(
     (protocol, host): Endpoint,
     ports: PortRange,
 ) -> std::result::Result<(), ClassifierError> {
-    (ports.first..=ports.last).try_for_each(|port| classifier.unpublish(kernel_protocol(protocol), Some(host), port))
+    classifier.unpublish_range(kernel_protocol(protocol), kernel_addresses(host), ports.first..=ports.last)
+}
+
+fn kernel_addresses(host: IpAddr) -> HostAddresses {
+    match host {
+        IpAddr::V4(ip) if ip.is_unspecified() => HostAddresses::AllIpv4,
+        IpAddr::V6(ip) if ip.is_unspecified() => HostAddresses::AllIpv6,
+        one => HostAddresses::One(one),
+    }
 }
 
 fn kernel_protocol(protocol: Transport) -> Protocol {

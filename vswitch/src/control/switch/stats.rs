@@ -12,7 +12,8 @@ use super::identity::Lookup;
 use super::interface::link_here;
 use super::overlay::UnderlayKey;
 use crate::api::{
-    Balance, Counters, NeighbourStats, PortStats, RemoteStats, Stats, TunnelStats, UnderlayStats, WorkerStats,
+    Balance, Counters, GatewayStats, NeighbourStats, PortStats, RemoteStats, Stats, TunnelStats, UnderlayStats,
+    WorkerStats,
 };
 use crate::control::desired::PortRecord;
 use crate::control::netlink::Netlink;
@@ -20,6 +21,7 @@ use crate::control::refusal::{Result, invalid};
 use crate::datapath::neighbours::Neighbours;
 use crate::datapath::{Datapath, PortCounters};
 use crate::frame::DropReason;
+use crate::nat::conntrack::{Counts, Refusal};
 use crate::snapshot::PortId;
 
 /// What counters to gather.
@@ -196,6 +198,7 @@ impl StatsPlan {
                     ports: usize::try_from(counters.ports).unwrap_or(usize::MAX),
                 })
                 .collect(),
+            gateway: gateway(&self.datapath.conntrack().counts()),
             balance: balance(&totals),
             drops: drops(&totals),
         }
@@ -273,6 +276,24 @@ fn describe(counters: &PortCounters) -> Counters {
         segments: counters.segments,
         coalesced: counters.coalesced,
         drops: drops(counters),
+    }
+}
+
+/// What the gateway has to do; refusals are called what the packets that met them are counted as.
+fn gateway(counts: &Counts) -> GatewayStats {
+    let reason = |refusal: Refusal| match refusal {
+        Refusal::PortsExhausted => DropReason::PortsExhausted.name(),
+        Refusal::ContainerLimit => DropReason::ConnectionLimit.name(),
+        Refusal::TableFull => DropReason::ConntrackFull.name(),
+        Refusal::NoConnection => DropReason::NoConnection.name(),
+        Refusal::Invalid => "invalid",
+    };
+    let refused = Refusal::ALL.into_iter().map(|refusal| (reason(refusal).to_owned(), counts.refused_for(refusal)));
+    GatewayStats {
+        connections: counts.connections,
+        mappings: counts.mappings,
+        held: counts.held,
+        refused: refused.filter(|(_, count)| *count > 0).collect(),
     }
 }
 
