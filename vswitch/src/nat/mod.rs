@@ -15,6 +15,7 @@
 
 pub mod cache;
 mod external;
+pub mod icmp_error;
 mod packet;
 mod rewrite;
 mod services;
@@ -24,6 +25,7 @@ mod tuple;
 
 pub use cache::NatCache;
 pub use external::ExternalPorts;
+pub use icmp_error::IcmpError;
 pub use packet::{Fragment, Packet, Upper};
 pub use rewrite::{Hops, Rewrite};
 pub use services::{Publication, Services};

@@ -17,6 +17,7 @@ pub mod announce;
 pub mod arp;
 pub mod ethernet;
 pub mod icmp;
+pub mod icmp_error;
 pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
