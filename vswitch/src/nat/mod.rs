@@ -16,6 +16,7 @@
 pub mod cache;
 mod external;
 pub mod icmp_error;
+pub mod mss;
 mod packet;
 mod rewrite;
 mod services;
