@@ -15,6 +15,7 @@
 
 pub mod cache;
 mod external;
+pub mod fragments;
 pub mod icmp_error;
 pub mod mss;
 mod packet;
@@ -26,6 +27,7 @@ mod tuple;
 
 pub use cache::NatCache;
 pub use external::ExternalPorts;
+pub use fragments::{FragmentKey, FragmentTable};
 pub use icmp_error::IcmpError;
 pub use packet::{Fragment, Packet, Upper};
 pub use rewrite::{Hops, Rewrite};
