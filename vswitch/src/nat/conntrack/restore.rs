@@ -66,7 +66,7 @@ impl Conntrack {
     fn restore_connection(&self, at: u32, tag: Tag, now_s: u32) -> Outcome {
         let slot = self.slab.slot(at);
         let Some((entry, progress)) = plausible(slot, tag, now_s) else { return Outcome::Implausible };
-        if progress.state.is_tcp() != (tag.protocol == protocol::TCP) {
+        if progress.state.is_tcp() != (tag.protocol == protocol::TCP) || Entry::is_disowned(tag) {
             return Outcome::Implausible;
         }
         if self.deadline_s(slot, tag, progress) <= now_s {
@@ -128,7 +128,8 @@ impl Conntrack {
         let Some(mut mappings) = self.mappings_of(tag.protocol, external.address.is_ipv6()) else {
             return Outcome::Implausible;
         };
-        let is_kept = mappings.restore_held(entry.owner(end), external, at, until_s, &*self.external_ports);
+        let owner = (!Entry::is_disowned(tag)).then(|| entry.owner(end));
+        let is_kept = mappings.restore_held(owner, external, (at, until_s), &*self.external_ports);
         if is_kept { Outcome::Kept } else { Outcome::Implausible }
     }
 }
