@@ -37,6 +37,11 @@ impl Mappings {
         true
     }
 
+    /// All is restored: what is held is put in the order of its ends.
+    pub(in super::super) fn sort_held(&mut self) {
+        self.held.make_contiguous().sort_unstable_by_key(|(_, until_s)| *until_s);
+    }
+
     /// Takes the TCP port that has been held for the longest time, although its time is not over.
     pub(super) fn reclaim(&mut self, address: IpAddr, ports: &dyn ExternalPorts) -> Option<(u16, Option<u32>)> {
         while self.flow == Flow::Tcp {

@@ -1,5 +1,7 @@
 //! A host with two containers' worth of addresses, and a clock that only tests move.
 
+mod concurrency;
+mod kill;
 mod limits;
 mod model;
 mod persistence;

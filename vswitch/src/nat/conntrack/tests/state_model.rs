@@ -141,7 +141,7 @@ impl Model {
     }
 
     fn sees(&mut self, sender: char, flags: u8, sequence: u32, now_s: u32) {
-        let is_newer = self.fins.get(&sender).is_none_or(|fin| ((sequence - fin) as i32) > 0);
+        let is_newer = self.fins.get(&sender).is_none_or(|fin| sequence.wrapping_sub(*fin).cast_signed() > 0);
         let segment = segment_name(flags, is_newer);
         if let Some(next) = self.rules.get(&(self.state.clone(), sender, segment.to_owned())) {
             self.state = next.clone();
