@@ -152,7 +152,11 @@ impl Service {
             switch.repeat_announcements(now);
             switch.refresh_overlay();
             let databases = switch.databases();
+            let ports = switch.used_host_ports();
             drop(switch);
+            if let Some(Err(error)) = ports.map(|ports| ports.refresh()) {
+                tracing::warn!(%error, "the ports of the host's programs cannot be looked at; NAT may take one of them");
+            }
             databases.iter().map(|fdb| fdb.sweep(now)).sum::<usize>()
         });
         match aged.await {
