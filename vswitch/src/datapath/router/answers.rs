@@ -6,6 +6,7 @@ use super::Routed;
 use crate::datapath::pipeline::Source;
 use crate::frame::{Frame, Offload};
 use crate::snapshot::GatewayEntry;
+use crate::wire::ethernet::{self, EtherType};
 use crate::wire::{MacAddr, resolution};
 
 /// Answers a question to everybody on the bridge, in place, if it is for one of the gateway's addresses.
@@ -30,7 +31,13 @@ pub(super) fn to_gateway(source: &Source<'_>, frame: &mut Frame) -> Option<Route
         return None;
     }
     gateway.neighbours.hear(frame.data(), 0, source.now.s);
-    None
+    if to_all(gateway, frame) {
+        return Some(Routed::Send(source.port.id));
+    }
+    // An answer to the host, which has the gateway's address, too; or a message of ICMPv6 that is no question.
+    let (ethertype, _) = ethernet::skip_tags(frame.data()).ok()?;
+    let is_resolution = ethertype == EtherType::ARP || resolution::read(frame.data()).says.is_some();
+    gateway.host.filter(|_| is_resolution).map(Routed::Send)
 }
 
 /// The question for a station, as the gateway asks it.
