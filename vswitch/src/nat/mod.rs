@@ -14,6 +14,7 @@
 //! Everything here is pure: time is an argument, packets are slices, and the host's ports are behind [`ExternalPorts`].
 
 pub mod cache;
+pub mod conntrack;
 mod external;
 pub mod fragments;
 pub mod icmp_error;
@@ -25,9 +26,9 @@ mod services;
 mod test_packets;
 mod tuple;
 
-pub use cache::NatCache;
-pub use external::ExternalPorts;
-pub use fragments::{FragmentKey, FragmentTable};
+pub use cache::{Action, NatCache, Quick};
+pub use external::{ExternalPorts, NobodysPorts};
+pub use fragments::{FragmentKey, FragmentTable, Later};
 pub use icmp_error::IcmpError;
 pub use packet::{Fragment, Packet, Upper};
 pub use rewrite::{Hops, Rewrite};

@@ -197,6 +197,18 @@ impl Carry {
         Ok(Self { programs, _promiscuous: None, ends })
     }
 
+    /// Gives the switch what programs of the host send to what is published at the host's own addresses, and them the
+    /// answers. `lo` is the host's loopback interface, by which all such packets come, and which no uplink sees.
+    ///
+    /// # Errors
+    /// As [`Carry::whole`].
+    pub fn loopback(means: &mut Means<'_>, lo: &HostLink) -> Result<Self, CarryError> {
+        let (tap, index) = make_tap(lo)?;
+        let programs = means.classifier()?.attach_lo(&lo.name, tap.name(), TcHook::of_kernel())?;
+        let ends = Ends::Tap { device: Arc::new(tap), index };
+        Ok(Self { programs: Programs::Tc(programs), _promiscuous: None, ends })
+    }
+
     /// Where the switch reads and writes.
     #[must_use]
     pub fn device(&self) -> Arc<dyn Device> {

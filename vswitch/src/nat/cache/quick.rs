@@ -77,6 +77,9 @@ impl Key for KeyV6 {
 }
 
 impl Quick {
+    /// What no frame was looked at for.
+    pub const SLOW: Self = Self(Kind::Slow);
+
     /// Reads an untagged frame of `frame_bytes` bytes that starts with `head` (all of it, unless it is scattered) and
     /// came in through `port`.
     ///
