@@ -23,9 +23,10 @@ use crate::control::service::{Service, StopRequest};
 use crate::control::store::{LoadError, Store};
 use crate::control::switch::{Switch, XdpContext};
 use crate::control::uplink::options::UplinkOption;
-use crate::control::{host_ends, upkeep, watch as netns_watch};
+use crate::control::{connections, host_ends, upkeep, watch as netns_watch};
 use crate::datapath::{Datapath, DatapathConfig};
 use crate::io::xdp::BusyPoll;
+use crate::nat::NobodysPorts;
 
 /// The most datapath threads that are started without being asked for.
 const WORKERS_DEFAULT_MAX: usize = 8;
@@ -121,7 +122,13 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         pool_chunks: options.xdp_chunks,
         ..DatapathConfig::default()
     };
-    let datapath = Arc::new(Datapath::start(config).map_err(doing("the datapath cannot be started"))?);
+    let (conntrack, restored) = connections::open(&connections::path_beside(&options.socket), Arc::new(NobodysPorts))
+        .map_err(doing("the table of connections cannot be opened"))?;
+    if restored.connections > 0 || restored.discarded > 0 {
+        tracing::info!(connections = restored.connections, discarded = restored.discarded, "connections go on");
+    }
+    let datapath = Datapath::start(config, conntrack).map_err(doing("the datapath cannot be started"))?;
+    let datapath = Arc::new(datapath);
     let busy_poll = options.xdp_busy_poll_us.map(|us| BusyPoll { us, budget: XDP_BUSY_POLL_BUDGET });
     let xdp = XdpContext { busy_poll, ..XdpContext::default() };
     let mut switch = Switch::new(desired, store, Arc::clone(&datapath), xdp)
@@ -129,6 +136,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     switch.set_uplinks(options.uplinks.clone()).map_err(|error| StartError::Reconcile(error.message))?;
     let host_changes = switch.host_changes();
     switch.reconcile().map_err(|error| StartError::Reconcile(error.message))?;
+    switch.settle_host_ports();
     let (bridges, ports) = (switch.bridges().len(), switch.ports(None).map_or(0, |ports| ports.len()));
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -170,6 +178,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 if cleanup {
                     switch.cleanup();
                 }
+                switch.release_host_ports();
                 Ok(())
             })
             .await;

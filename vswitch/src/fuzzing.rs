@@ -10,8 +10,10 @@
 use std::net::IpAddr;
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use crate::api;
-use crate::bpf::model::Maps;
+use crate::bpf::model::{Arrival, Maps};
 use crate::bpf::{Counter, Flow, Protocol};
 use crate::frame::gro::{Accept, Coalescer};
 use crate::frame::gso::Segmenter;
@@ -22,6 +24,8 @@ use crate::tunnel::train::Run;
 use crate::tunnel::{TunnelEntry, TunnelTable, decap, inner};
 use crate::wire::layers::Layers;
 use crate::wire::{EtherType, arp, ethernet, icmpv6, ipv4, ipv6, protocol, tcp, too_big, udp, vnet_hdr, vxlan};
+
+mod gateway;
 
 /// A target: its name, which is also its corpus's directory, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -37,6 +41,10 @@ pub const TARGETS: &[Target] = &[
     ("classifier", classifier),
     ("vxlan_train", vxlan_train),
     ("too_big", too_big),
+    ("nat_packet", gateway::nat_packet),
+    ("nat_icmp_error", gateway::nat_icmp_error),
+    ("nat_fragments", gateway::nat_fragments),
+    ("gateway_answers", gateway::gateway_answers),
 ];
 
 /// A frame through every view there is; the [`Layers`] lie within it and in order.
@@ -249,18 +257,26 @@ pub fn classifier(data: &[u8]) {
     let now = Duration::from_secs(60);
     let host: [IpAddr; 2] = [[192, 0, 2, 1].into(), [0x2001, 0xdb8, 0, 0, 0, 0, 0, 1].into()];
     let any: [IpAddr; 2] = [[0; 4].into(), [0; 16].into()];
-    let mut maps = Maps { local: host.into(), ..Maps::default() };
-    for (protocol, address) in Protocol::ALL.into_iter().flat_map(|protocol| any.map(|address| (protocol, address))) {
-        maps.services.insert((protocol, address, 80), Counter::Published);
-        maps.services.insert((Protocol::Udp, address, 4789), Counter::Vxlan);
+    let routed: [IpNet; 2] = [([192, 0, 2, 0].into(), 25), ([0x2001, 0xdb8, 7, 0, 0, 0, 0, 0].into(), 64)]
+        .map(|(address, bits): (IpAddr, u8)| IpNet::new_assert(address, bits));
+    let mut maps = Maps { local: host.into(), routed: routed.into(), ..Maps::default() };
+    for (protocol, ipv6) in Protocol::ALL.into_iter().flat_map(|protocol| [false, true].map(|ipv6| (protocol, ipv6))) {
+        maps.published.insert((protocol, ipv6, 80));
+        maps.services.insert((protocol, host[usize::from(ipv6)], 443), Counter::Published);
+        maps.services.insert((Protocol::Udp, any[usize::from(ipv6)], 4789), Counter::Vxlan);
     }
     maps.translated.extend(Flow::ALL.into_iter().flat_map(|flow| [(flow, false, 40000), (flow, true, 40000)]));
-    let rule = |frame: &[u8]| maps.clone().classify(frame, true, now);
+    let rule = |frame: &[u8]| maps.clone().classify(Arrival::Uplink, frame, true, now);
+    let looped = maps.clone().classify(Arrival::Loopback, data, true, now);
 
     let taken_by = rule(data);
-    assert_eq!(maps.clone().classify(data, false, now), Counter::Passed, "it is for another station");
-    let mut strangers = Maps { local: [].into(), ..maps.clone() };
-    assert_eq!(strangers.classify(data, true, now), Counter::Passed, "the host has no address");
+    assert_eq!(maps.clone().classify(Arrival::Uplink, data, false, now), Counter::Passed, "it is for another station");
+    let mut strangers = Maps { local: [].into(), routed: [].into(), ..maps.clone() };
+    assert_eq!(strangers.classify(Arrival::Uplink, data, true, now), Counter::Passed, "the host has no address");
+    assert_ne!(looped, Counter::Routed, "the host reaches those networks by itself");
+    if ![Counter::Passed, Counter::Routed].contains(&taken_by) {
+        assert_eq!(looped, taken_by, "the host's own addresses are its own from everywhere");
+    }
     if taken_by == Counter::Passed {
         return;
     }
@@ -277,7 +293,13 @@ pub fn classifier(data: &[u8]) {
             (ipv6::HEADER_BYTES + packet.payload().len(), IpAddr::V6(packet.destination()))
         }
     };
-    assert!(host.contains(&destination), "{destination}");
+    match taken_by {
+        Counter::Routed => {
+            assert!(!host.contains(&destination), "{destination}");
+            assert!(routed.iter().any(|network| network.contains(&destination)), "{destination}");
+        }
+        _ => assert!(host.contains(&destination), "{destination}"),
+    }
     assert_eq!(rule(&data[..at + bytes]), taken_by, "padding is no part of the packet");
     assert_eq!(rule(&data[..at + bytes - 1]), Counter::Passed, "a packet that is cut short");
 }

@@ -18,11 +18,11 @@ use std::time::Duration;
 
 use both::Both;
 use corpus::corpus;
-use generate::{HOST4, HOST6, PEER4, PEER6};
+use generate::{HOST4, HOST6, PEER4, PEER6, ROUTED4, ROUTED6};
 use packets::{Extension, V4, frame, ip, ipv4, ipv6, tcp, udp};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use vswitch::bpf::sys::{self, Instruction, ProgramKind};
-use vswitch::bpf::{Counter, Flow, Program, Protocol};
+use vswitch::bpf::{Counter, Flow, HostAddresses, Program, Protocol};
 
 fn can_run(test: &str) -> bool {
     if rustix::process::geteuid().is_root() {
@@ -48,11 +48,13 @@ fn v6() -> (IpAddr, IpAddr) {
 fn host() -> Both {
     let mut both = Both::new();
     both.set_local_addresses(&[HOST4[0].into(), HOST4[1].into(), HOST6[0].into(), HOST6[1].into()]);
-    both.publish(Protocol::Tcp, None, 80);
-    both.publish(Protocol::Udp, None, 80);
-    both.publish(Protocol::Sctp, None, 80);
-    both.publish(Protocol::Tcp, Some(HOST4[1].into()), 443);
-    both.publish(Protocol::Tcp, Some(HOST6[1].into()), 443);
+    both.publish(Protocol::Tcp, None, 80..=80);
+    both.publish(Protocol::Udp, HostAddresses::AllIpv4, 80..=80);
+    both.publish(Protocol::Udp, HostAddresses::AllIpv6, 80..=80);
+    both.publish(Protocol::Sctp, None, 80..=80);
+    both.publish(Protocol::Tcp, Some(HOST4[1].into()), 443..=443);
+    both.publish(Protocol::Tcp, Some(HOST6[1].into()), 443..=443);
+    both.set_routed_networks(&[ROUTED4.parse().unwrap(), ROUTED6.parse().unwrap()]);
     both.set_vxlan_ports(&[(None, 4789)]);
     for flow in Flow::ALL {
         for ipv6 in [false, true] {
@@ -155,14 +157,14 @@ fn what_is_taken_changes_with_the_maps() {
     let tunnel = frame(&ip(peer, host, 17, &udp(9, 4789, &[])));
     let rules = |both: &mut Both| [&web, &web6, &tunnel].map(|frame| both.check(frame).unwrap());
 
-    both.publish(Protocol::Tcp, None, 80);
+    both.publish(Protocol::Tcp, None, 80..=80);
     assert_eq!(rules(&mut both), [Passed; 3], "it has no address yet");
     both.set_local_addresses(&[host, host6]);
     assert_eq!(rules(&mut both), [Published, Published, Passed]);
-    both.publish(Protocol::Tcp, Some(host), 80);
-    both.unpublish(Protocol::Tcp, None, 80);
+    both.publish(Protocol::Tcp, Some(host), 80..=80);
+    both.unpublish(Protocol::Tcp, None, 80..=80);
     assert_eq!(rules(&mut both), [Published, Passed, Passed]);
-    both.unpublish(Protocol::Tcp, Some(HOST4[1].into()), 80);
+    both.unpublish(Protocol::Tcp, Some(HOST4[1].into()), 80..=80);
     assert_eq!(rules(&mut both), [Published, Passed, Passed], "what was not published stays");
     both.set_vxlan_ports(&[(Some(host), 4789), (None, 8472)]);
     assert_eq!(rules(&mut both), [Published, Passed, Vxlan]);
@@ -179,6 +181,90 @@ fn what_is_taken_changes_with_the_maps() {
     both.set_local_addresses(&[host6]);
     assert_eq!(rules(&mut both), [Passed; 3]);
     both.classifier.publish(Protocol::Udp, None, 8472).unwrap();
+}
+
+#[test]
+fn ranges_are_published_at_all_addresses_of_a_family_or_at_one() {
+    if !can_run("ranges_are_published_at_all_addresses_of_a_family_or_at_one") {
+        return;
+    }
+    use Counter::{Passed, Published, Vxlan};
+    let mut both = Both::new();
+    let (peer, host) = v4();
+    let (peer6, host6) = v6();
+    let other: IpAddr = HOST4[1].into();
+    both.set_local_addresses(&[host, other, host6]);
+    let rule = |both: &mut Both, port: u16| {
+        let frame = |from, to| frame(&ip(from, to, 17, &udp(9, port, &[])));
+        [frame(peer, host), frame(peer, other), frame(peer6, host6)].map(|frame| both.check(&frame).unwrap())
+    };
+    both.publish(Protocol::Udp, HostAddresses::AllIpv4, 100..=300);
+    both.publish(Protocol::Udp, Some(host6), 127..=128);
+    both.publish(Protocol::Udp, Some(other), 301..=301);
+    for (port, expected) in [
+        (99, [Passed; 3]),
+        (100, [Published, Published, Passed]),
+        (127, [Published; 3]),
+        (128, [Published; 3]),
+        (129, [Published, Published, Passed]),
+        (300, [Published, Published, Passed]),
+        (301, [Passed, Published, Passed]),
+    ] {
+        assert_eq!(rule(&mut both, port), expected, "{port}");
+    }
+    both.unpublish(Protocol::Udp, None, 128..=200);
+    assert_eq!(rule(&mut both, 128), [Passed, Passed, Published]);
+    assert_eq!(rule(&mut both, 127), [Published; 3]);
+    both.unpublish(Protocol::Udp, Some(host6), 0..=127);
+    assert_eq!(rule(&mut both, 127), [Published, Published, Passed]);
+    assert_eq!(rule(&mut both, 128), [Passed, Passed, Published]);
+    // Beside a tunnel's, in the same block of ports.
+    both.set_vxlan_ports(&[(None, 130)]);
+    assert_eq!(rule(&mut both, 130), [Vxlan; 3]);
+    for at in [HostAddresses::All, HostAddresses::AllIpv4, HostAddresses::AllIpv6] {
+        let taken = both.classifier.publish_range(Protocol::Udp, at, 120..=140).unwrap_err().to_string();
+        assert!(taken.starts_with("port 130/udp of "), "{taken}");
+    }
+    assert_eq!(rule(&mut both, 131), [Passed; 3], "all of a range, or none");
+    let taken = both.classifier.set_vxlan_ports([(None, 250)]).unwrap_err().to_string();
+    assert!(taken.starts_with("port 250/udp of 0.0.0.0"), "{taken}");
+    both.set_vxlan_ports(&[]);
+    both.publish(Protocol::Udp, None, 0..=65535);
+    both.publish(Protocol::Udp, Some(host), 0..=65535);
+    assert_eq!(rule(&mut both, 65535), [Published; 3]);
+    both.unpublish(Protocol::Udp, None, 0..=65535);
+    assert_eq!(rule(&mut both, 65535), [Published, Passed, Passed]);
+}
+
+#[test]
+fn the_hosts_loopback_addresses_are_its_own() {
+    if !can_run("the_hosts_loopback_addresses_are_its_own") {
+        return;
+    }
+    use Counter::{IcmpError, Passed, Published, Routed};
+    let mut both = host();
+    let (_, host) = v4();
+    let web = |from: IpAddr, to: IpAddr| frame(&ip(from, to, 6, &tcp(9, 80, &[])));
+    let loopback = |text: &str| text.parse::<IpAddr>().unwrap();
+    for address in ["127.0.0.1", "127.255.255.254", "::1"].map(loopback) {
+        let frame = web(address, address);
+        assert_eq!(both.check(&frame).unwrap(), Passed, "{address} from outside");
+        assert_eq!(both.check_loopback(&frame).unwrap(), Published, "{address}");
+    }
+    assert_eq!(both.check_loopback(&web(host, host)).unwrap(), Published);
+    let one = loopback("127.0.0.1");
+    let error = frame(&ip(one, one, 1, &packets::icmp(3, 3, &ip(one, one, 6, &tcp(80, 9, &[])))));
+    assert_eq!((both.check(&error).unwrap(), both.check_loopback(&error).unwrap()), (Passed, IcmpError));
+    // Only one address is published.
+    both.publish(Protocol::Tcp, Some(one), 81..=81);
+    let frame = |to| frame(&ip(one, to, 6, &tcp(9, 81, &[])));
+    assert_eq!(both.check_loopback(&frame(one)).unwrap(), Published);
+    assert_eq!(both.check_loopback(&frame(loopback("127.0.0.2"))).unwrap(), Passed);
+    // To others' networks the host has its own routes.
+    let routed = web(host, loopback("198.51.100.77"));
+    assert_eq!((both.check(&routed).unwrap(), both.check_loopback(&routed).unwrap()), (Routed, Passed));
+    both.set_routed_networks(&[]);
+    assert_eq!(both.check(&routed).unwrap(), Passed);
 }
 
 #[test]
@@ -222,7 +308,8 @@ fn any_packet_is_classified_alike() {
         panic!("{error}");
     }
     // The packets are such that every rule has had its share.
-    for rule in [Counter::Published, Counter::Translated, Counter::Vxlan, Counter::EchoReply, Counter::IcmpError] {
+    use Counter::{EchoReply, IcmpError, Published, Routed, Translated, Vxlan};
+    for rule in [Published, Translated, Vxlan, EchoReply, IcmpError, Routed] {
         assert!(seen.get(&rule).is_some_and(|&count| count >= 10), "{rule:?}: {seen:?}");
     }
     assert!(seen.contains_key(&Counter::LaterFragment), "{seen:?}");

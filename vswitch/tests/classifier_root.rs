@@ -13,6 +13,8 @@ mod foreign;
 mod layer2;
 #[path = "classifier/life.rs"]
 mod life;
+#[path = "classifier/loopback.rs"]
+mod loopback;
 #[path = "classifier/uplink.rs"]
 mod uplink;
 

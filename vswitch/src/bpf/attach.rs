@@ -178,6 +178,15 @@ impl Classifier {
         self.attach_pair([(uplink, Program::Tc), (tap, Program::Out)], hook)
     }
 
+    /// Takes what is the switch's from what the host sends to itself: it is redirected from `lo`, the host's loopback
+    /// interface, to the TAP `tap`, and what is written to that reaches the host's programs by `lo`.
+    ///
+    /// # Errors
+    /// As [`Classifier::attach_tc`].
+    pub fn attach_lo(&mut self, lo: &str, tap: &str, hook: TcHook) -> Result<Attachment> {
+        self.attach_pair([(lo, Program::Lo), (tap, Program::LoOut)], hook)
+    }
+
     /// Joins `physical` and the TAP `tap`: every frame that one receives, the other sends, unchanged.
     ///
     /// # Errors

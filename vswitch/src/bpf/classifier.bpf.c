@@ -5,8 +5,8 @@
  * The rules are written once, in classify(), and compiled twice: as a tc program and as an XDP program. model.rs says
  * the same in Rust and is compared with both. What is malformed, truncated or not understood passes.
  *
- * Most of what comes is the host's. So the question that nearly always has the answer "no" comes first: one or two
- * bytes, at the packet's destination port, in two arrays of 64 KB. Only a packet of which they say "perhaps" costs a
+ * Most of what comes is the host's. So the question that nearly always has the answer "no" comes first: three
+ * bytes, at the packet's destination port, in arrays of 64 KB. Only a packet of which they say "perhaps" costs a
  * look-up in a hash.
  */
 #include "maps.h"
@@ -24,40 +24,91 @@ static __always_inline void count(__u32 which)
 		*counter += 1;
 }
 
-static __always_inline bool is_local(const struct address *address)
+/* 127.0.0.0/8 and ::1 (RFC 1122 section 3.2.1.3, RFC 4291 section 2.5.3). */
+static __always_inline bool is_loopback(const struct address *address)
 {
+	if (address->word[0] | address->word[1])
+		return false;
+	if (address->word[2] == bpf_htonl(0xffff))
+		return (address->word[3] & bpf_htonl(0xff000000)) == bpf_htonl(0x7f000000);
+	return !address->word[2] && address->word[3] == bpf_htonl(1);
+}
+
+/*
+ * Whether the host has this address. Its loopback addresses are nobody's but its own: what comes for them from
+ * elsewhere (`lo` is false) is for the kernel to drop.
+ */
+static __always_inline bool is_local(const struct address *address, const bool lo)
+{
+	if (is_loopback(address))
+		return lo;
 	return bpf_map_lookup_elem(&local_addresses, address);
+}
+
+static __always_inline __u8 family_bit(bool ipv6, __u8 bit)
+{
+	return 1 << (bit + (ipv6 ? BITS_OF_FAMILY : 0));
 }
 
 static __always_inline __u8 bit_of(const struct packet *packet, __u8 bit)
 {
-	return 1 << (bit + (packet->ipv6 ? BITS_OF_FAMILY : 0));
+	return family_bit(packet->ipv6, bit);
+}
+
+static __always_inline bool has_bit(void *map, __u16 port, __u8 bit)
+{
+	__u32 zero = 0;
+	struct port_bits *ports = bpf_map_lookup_elem(map, &zero);
+
+	return ports && ports->of[port] & bit;
 }
 
 static __always_inline bool is_translated(__u16 port, __u8 bit)
 {
-	__u32 zero = 0;
-	struct port_bits *ports = bpf_map_lookup_elem(&translated, &zero);
+	return has_bit(&translated, port, bit);
+}
 
-	return ports && ports->of[port] & bit;
+/* The rule of a port in `services`, or PASSED. */
+static __always_inline __u32 rule_of(const struct service_key *key, __u16 port)
+{
+	struct service_block *block = bpf_map_lookup_elem(&services, key);
+	__u64 bit = 1ULL << (port % SERVICE_BLOCK);
+
+	if (!block)
+		return PASSED;
+	return block->published & bit ? PUBLISHED : block->vxlan & bit ? VXLAN : PASSED;
 }
 
 /* The rule by which a port of `address`, which is one of the host's, is ours, or PASSED. */
 static __always_inline __u32 service_of(const struct packet *packet, const struct address *address, __u16 port,
 					__u8 bit)
 {
-	struct service key = { .address = *address, .port = bpf_htons(port), .protocol = packet->protocol };
-	__u32 zero = 0, *rule;
-	struct port_bits *ports = bpf_map_lookup_elem(&service_ports, &zero);
+	struct service_key key = {
+		.address = *address,
+		.block = port / SERVICE_BLOCK,
+		.protocol = packet->protocol,
+	};
+	__u32 rule;
 
-	if (!ports || !(ports->of[port] & bit))
-		return PASSED;
-	rule = bpf_map_lookup_elem(&services, &key);
-	if (rule)
-		return *rule;
-	key.address = (struct address){ { 0, 0, packet->ipv6 ? 0 : bpf_htonl(0xffff), 0 } };
-	rule = bpf_map_lookup_elem(&services, &key);
-	return rule ? *rule : PASSED;
+	if (has_bit(&service_ports, port, bit)) {
+		rule = rule_of(&key, port);
+		if (rule != PASSED)
+			return rule;
+		key.address = (struct address){ { 0, 0, packet->ipv6 ? 0 : bpf_htonl(0xffff), 0 } };
+		rule = rule_of(&key, port);
+		if (rule != PASSED)
+			return rule;
+	}
+	return has_bit(&published, port, bit) ? PUBLISHED : PASSED;
+}
+
+/* Whether the packet is for a network behind the switch, and not for the host's own address in there. */
+static __always_inline bool is_routed(const struct packet *packet)
+{
+	struct network network = { .prefix_bits = 8 * sizeof(struct address), .address = packet->destination };
+	__u32 zero = 0, *count = bpf_map_lookup_elem(&routed_count, &zero);
+
+	return count && *count && bpf_map_lookup_elem(&routed, &network) && !is_local(&packet->destination, true);
 }
 
 /* The bit of a protocol with ports, and how many bytes its fixed header has; 0: another protocol. */
@@ -120,7 +171,8 @@ static __always_inline bool is_icmp(const struct packet *packet)
  * Whether the packet inside of an ICMP error, of which routers return at least eight bytes of transport header
  * (RFC 792), is one that the switch has sent. An error comes to the address that its packet came from.
  */
-static __always_inline bool is_error_of_ours(void *context, const bool xdp, const struct packet *packet)
+static __always_inline bool is_error_of_ours(void *context, const bool xdp, const bool lo,
+					     const struct packet *packet)
 {
 	struct packet inner;
 	__u32 at = packet->transport + sizeof(struct icmp_header), header_bytes;
@@ -139,7 +191,7 @@ static __always_inline bool is_error_of_ours(void *context, const bool xdp, cons
 
 		return load(context, xdp, inner.transport, &icmp, sizeof(icmp)) &&
 		       icmp_kind(&inner, icmp.type) == ICMP_ECHO_REQUEST &&
-		       is_translated(bpf_ntohs(icmp.identifier), bit_of(&inner, BIT_ICMP)) && is_local(&inner.source);
+		       is_translated(bpf_ntohs(icmp.identifier), bit_of(&inner, BIT_ICMP)) && is_local(&inner.source, lo);
 	}
 	bit = port_protocol(&inner, &header_bytes);
 	if (bit) {
@@ -151,13 +203,14 @@ static __always_inline bool is_error_of_ours(void *context, const bool xdp, cons
 		return (is_translated(bpf_ntohs(ports.source), bit) ||
 			service_of(&inner, &inner.source, bpf_ntohs(ports.source), bit) != PASSED ||
 			service_of(&inner, &inner.source, bpf_ntohs(ports.destination), bit) == VXLAN) &&
-		       is_local(&inner.source);
+		       is_local(&inner.source, lo);
 	}
 	return false;
 }
 
 /* The rule by which a packet with a transport header is ours. */
-static __always_inline __u32 classify_transport(void *context, const bool xdp, const struct packet *packet)
+static __always_inline __u32 classify_transport(void *context, const bool xdp, const bool lo,
+						const struct packet *packet)
 {
 	__u32 header_bytes, rule;
 	__u8 bit;
@@ -175,7 +228,7 @@ static __always_inline __u32 classify_transport(void *context, const bool xdp, c
 		rule = service_of(packet, &packet->destination, port, bit);
 		if (rule == PASSED && is_translated(port, bit))
 			rule = TRANSLATED;
-		return rule != PASSED && is_local(&packet->destination) ? rule : PASSED;
+		return rule != PASSED && is_local(&packet->destination, lo) ? rule : PASSED;
 	}
 	if (is_icmp(packet)) {
 		struct icmp_header icmp;
@@ -186,11 +239,11 @@ static __always_inline __u32 classify_transport(void *context, const bool xdp, c
 		switch (icmp_kind(packet, icmp.type)) {
 		case ICMP_IS_ECHO_REPLY:
 			return is_translated(bpf_ntohs(icmp.identifier), bit_of(packet, BIT_ICMP)) &&
-					       is_local(&packet->destination) ?
+					       is_local(&packet->destination, lo) ?
 				       ECHO_REPLY :
 				       PASSED;
 		case ICMP_IS_ERROR:
-			return is_error_of_ours(context, xdp, packet) ? ICMP_ERROR : PASSED;
+			return is_error_of_ours(context, xdp, lo, packet) ? ICMP_ERROR : PASSED;
 		default:
 			return PASSED;
 		}
@@ -199,13 +252,14 @@ static __always_inline __u32 classify_transport(void *context, const bool xdp, c
 }
 
 /*
- * The rules. `frame_bytes` is the whole length, also of what is not in the linear part.
+ * The rules. `frame_bytes` is the whole length, also of what is not in the linear part; `lo`: the packet is the host's
+ * own, to itself.
  *
  * Fragments: the first one decides for the packet, and anew each time, since identifications come round again. A
  * later fragment that overtakes the first passes: nobody can know whose it is, and to hold it back would delay the
  * host's packets. Its datagram is lost, and both the kernel and the switch forget their halves after 30 s.
  */
-static __always_inline __u32 classify(void *context, const bool xdp, __u32 frame_bytes)
+static __always_inline __u32 classify(void *context, const bool xdp, const bool lo, __u32 frame_bytes)
 {
 	struct {
 		__u8 destination[6];
@@ -230,8 +284,10 @@ static __always_inline __u32 classify(void *context, const bool xdp, __u32 frame
 	} else {
 		return PASSED;
 	}
+	if (!lo && is_routed(&packet))
+		return ROUTED;
 	if (packet.fragment == FRAGMENT_NONE)
-		return classify_transport(context, xdp, &packet);
+		return classify_transport(context, xdp, lo, &packet);
 
 	key.source = packet.source;
 	key.destination = packet.destination;
@@ -242,7 +298,7 @@ static __always_inline __u32 classify(void *context, const bool xdp, __u32 frame
 
 		return taken && bpf_ktime_get_ns() - *taken < FRAGMENT_FRESH_NS ? LATER_FRAGMENT : PASSED;
 	}
-	rule = classify_transport(context, xdp, &packet);
+	rule = classify_transport(context, xdp, lo, &packet);
 	if (rule == PASSED) {
 		bpf_map_delete_elem(&fragments, &key);
 	} else {
@@ -274,7 +330,7 @@ int vswitch_tc(struct __sk_buff *skb)
 	/* A tag is in the metadata, not in the frame: another network, whose packets look the same. */
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return TC_ACT_UNSPEC;
-	rule = classify(skb, false, skb->len);
+	rule = classify(skb, false, false, skb->len);
 	if (rule == PASSED)
 		return TC_ACT_UNSPEC;
 	count(rule);
@@ -291,7 +347,7 @@ int vswitch_xdp(struct xdp_md *xdp)
 	__u32 interface = xdp->ingress_ifindex, rule, *place;
 	long action;
 
-	rule = classify(xdp, true, bpf_xdp_get_buff_len(xdp));
+	rule = classify(xdp, true, false, bpf_xdp_get_buff_len(xdp));
 	if (rule == PASSED)
 		return XDP_PASS;
 	count(rule);
@@ -323,12 +379,90 @@ int vswitch_out(struct __sk_buff *skb)
 	return redirect(skb, true);
 }
 
+/*
+ * What the switch sends to a program of this host, on its way through `lo`. No socket can give its packets a `tc_index`,
+ * and nothing in the kernel looks at it but the queueing disciplines that are told to. 'vs'.
+ */
+#define OURS_ON_LO 0x7673
+
+/* Where a destination address is in a frame with an IPv4 header. */
+#define IPV4_DESTINATION (ETHERNET_BYTES + 16)
+
+/*
+ * Ingress of `lo`: everything that the host sends to itself comes by here. What the switch sent is not taken again, so
+ * there can be no loop, whatever its ports are.
+ */
+SEC("classifier")
+int vswitch_lo(struct __sk_buff *skb)
+{
+	__u32 rule;
+
+	if (skb->tc_index == OURS_ON_LO) {
+		if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
+			__be32 destination = skb->mark;
+
+			if (bpf_skb_store_bytes(skb, IPV4_DESTINATION, &destination, sizeof(destination), 0))
+				return TC_ACT_SHOT;
+		}
+		skb->mark = 0;
+		skb->tc_index = 0;
+		/* The TAP's address is not the one that the frame was sent to. */
+		bpf_skb_change_type(skb, PACKET_HOST);
+		return TC_ACT_UNSPEC;
+	}
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+		return TC_ACT_UNSPEC;
+	rule = classify(skb, false, true, skb->len);
+	if (rule == PASSED)
+		return TC_ACT_UNSPEC;
+	count(rule);
+	return redirect(skb, false);
+}
+
+/*
+ * Ingress of the TAP that carries the packets of `lo`: what the switch sends to programs of this host, from its
+ * loopback addresses or from those of its other interfaces. A packet from outside must not have such a source, nor
+ * 127.0.0.1 as its destination, and the kernel drops it (`ip_route_input_slow`, `fib_validate_source`) unless `lo` is
+ * told otherwise by `route_localnet` and `accept_local`. A packet that has been routed on its way out is not asked
+ * again: that is what the host's own have on `lo` (`skb_valid_dst` in `ip_rcv_finish_core`). So the kernel is made to
+ * route ours, to 127.0.0.1, which it always finds at `lo` (the host's other addresses it would look for at their own
+ * interfaces, `fib_lookup_good_nhc`); the destination proper goes along in the mark, and is put back at `lo`.
+ * Checksums cover the destination, and are never looked at in between.
+ *
+ * IPv6 asks nothing of the kind: what comes in by `lo` may be from ::1 and to it (`ip6_rcv_core`).
+ */
+SEC("classifier")
+int vswitch_lo_out(struct __sk_buff *skb)
+{
+	__be32 destination, loopback = bpf_htonl(0x7f000001);
+	__u8 none[6] = {};
+
+	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4)) {
+		if (bpf_skb_load_bytes(skb, IPV4_DESTINATION, &destination, sizeof(destination)) ||
+		    bpf_skb_store_bytes(skb, IPV4_DESTINATION, &loopback, sizeof(loopback), 0))
+			return TC_ACT_SHOT;
+		skb->mark = destination;
+	} else if (skb->protocol == bpf_htons(ETHERTYPE_IPV6)) {
+		/* The address of `lo`. */
+		if (bpf_skb_store_bytes(skb, 0, none, sizeof(none), 0))
+			return TC_ACT_SHOT;
+	} else {
+		count(NOT_IP);
+		return TC_ACT_SHOT;
+	}
+	skb->tc_index = OURS_ON_LO;
+	count(CARRIED);
+	return redirect(skb, skb->protocol == bpf_htons(ETHERTYPE_IPV4));
+}
+
 /* Ingress of either end of an L2 uplink: every frame goes to the other end as it is. */
 SEC("classifier")
 int vswitch_l2(struct __sk_buff *skb)
 {
 	return redirect(skb, false);
 }
+
+#include "reserve.h"
 
 /* bpf_ktime_get_ns() is only for programs under a licence that goes with the kernel's (kernel/bpf/helpers.c). */
 char _license[] SEC("license") = "Dual MIT/GPL";

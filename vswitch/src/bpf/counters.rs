@@ -41,6 +41,8 @@ counters! {
     IcmpError => "icmp-error",
     /// Taken: a later fragment of a packet that was taken.
     LaterFragment => "later-fragment",
+    /// Taken: to a network behind the switch, to which others route.
+    Routed => "routed",
     // The way out.
     /// Sent by the switch through the carry TAP.
     Carried => "carried",

@@ -3,18 +3,21 @@
 use std::collections::BTreeSet;
 use std::error::Error;
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::os::fd::{AsFd, BorrowedFd};
 use std::sync::{Arc, Mutex};
 
-use aya::maps::{HashMap, Map, MapData, PerCpuArray, XskMap};
-use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::maps::lpm_trie::{Key, LpmTrie};
+use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
+use aya::programs::{CgroupSock, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
+use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit};
 
 use super::counters::Counter;
 use super::error::ClassifierError;
-use super::ports::{PortBits, TranslatedPorts};
-use super::service::{Protocol, Service, ServiceKey, Services, address_key};
+use super::ports::{PortBits, SharedPorts, TranslatedPorts, bit};
+use super::service::{self, BlockKey, BlockValue, HostAddresses, Protocol, Services, address_key};
 use super::{OBJECT, Result};
 
 /// The programs in the object. The names are how they are recognized as ours.
@@ -28,11 +31,19 @@ pub enum Program {
     Out,
     /// On both ends of an L2 uplink.
     L2,
+    /// On the ingress of the host's loopback interface.
+    Lo,
+    /// On the ingress of the TAP that carries its packets.
+    LoOut,
+    /// On a cgroup: IPv4 sockets that are bound to a port.
+    Bind4,
+    /// On a cgroup: IPv6 sockets that are bound to a port.
+    Bind6,
 }
 
 impl Program {
     /// Those that tc runs.
-    pub(super) const TC: [Self; 3] = [Self::Tc, Self::Out, Self::L2];
+    pub(super) const TC: [Self; 5] = [Self::Tc, Self::Out, Self::L2, Self::Lo, Self::LoOut];
 
     /// Its name, in the object and in the kernel.
     #[must_use]
@@ -42,6 +53,10 @@ impl Program {
             Self::Xdp => "vswitch_xdp",
             Self::Out => "vswitch_out",
             Self::L2 => "vswitch_l2",
+            Self::Lo => "vswitch_lo",
+            Self::LoOut => "vswitch_lo_out",
+            Self::Bind4 => "vswitch_bind4",
+            Self::Bind6 => "vswitch_bind6",
         }
     }
 }
@@ -57,9 +72,15 @@ pub struct Classifier {
     pub(super) ebpf: Ebpf,
     local_addresses: HashMap<MapData, [u8; 16], u32>,
     addresses: BTreeSet<IpAddr>,
-    services_map: HashMap<MapData, ServiceKey, u32>,
-    service_ports: PortBits,
+    published: Arc<PortBits>,
+    published_at_one: Arc<PortBits>,
+    bound: Arc<PortBits>,
+    services_map: HashMap<MapData, BlockKey, BlockValue>,
+    service_ports: Arc<PortBits>,
     services: Services,
+    routed_map: LpmTrie<MapData, [u8; 16], u32>,
+    routed_count: Array<MapData, u32>,
+    routed: BTreeSet<IpNet>,
     translated: TranslatedPorts,
     counters: PerCpuArray<MapData, u64>,
     pub(super) targets: Targets,
@@ -71,10 +92,11 @@ pub struct Classifier {
 
 impl std::fmt::Debug for Classifier {
     fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        let Self { addresses, services, places, .. } = self;
+        let Self { addresses, services, routed, places, .. } = self;
         f.debug_struct("Classifier")
             .field("addresses", addresses)
             .field("services", services)
+            .field("routed", routed)
             .field("places", places)
             .finish_non_exhaustive()
     }
@@ -105,18 +127,25 @@ impl Classifier {
         let bits = |ebpf: &mut Ebpf, name: &str| {
             let Map::Array(data) = take(ebpf, name)? else { return Err(wrong_map(name)) };
             let what = || format!("map the array {name} of the uplink classifier");
-            PortBits::map(data).map_err(|error| ClassifierError::refused(what(), &error))
+            PortBits::map(data).map(Arc::new).map_err(|error| ClassifierError::refused(what(), &error))
         };
         let map_error = |name: &str, error: &(dyn Error + 'static)| refused(&format!("use the map {name}"), error);
         Ok(Self {
             local_addresses: HashMap::try_from(take(&mut ebpf, "local_addresses")?)
                 .map_err(|error| map_error("local_addresses", &error))?,
             addresses: BTreeSet::new(),
+            published: bits(&mut ebpf, "published")?,
+            published_at_one: bits(&mut ebpf, "published_at_one")?,
+            bound: bits(&mut ebpf, "bound")?,
             services_map: HashMap::try_from(take(&mut ebpf, "services")?)
                 .map_err(|error| map_error("services", &error))?,
             service_ports: bits(&mut ebpf, "service_ports")?,
             services: Services::default(),
-            translated: TranslatedPorts(Arc::new(bits(&mut ebpf, "translated")?)),
+            routed_map: LpmTrie::try_from(take(&mut ebpf, "routed")?).map_err(|error| map_error("routed", &error))?,
+            routed_count: Array::try_from(take(&mut ebpf, "routed_count")?)
+                .map_err(|error| map_error("routed_count", &error))?,
+            routed: BTreeSet::new(),
+            translated: TranslatedPorts(bits(&mut ebpf, "translated")?),
             counters: PerCpuArray::try_from(take(&mut ebpf, "counters")?)
                 .map_err(|error| map_error("counters", &error))?,
             targets: Arc::new(Mutex::new(
@@ -154,20 +183,66 @@ impl Classifier {
         Ok(())
     }
 
-    /// Takes packets to `port` of `address` (`None`: any of the host's) from now on. Doing it twice changes nothing.
+    /// Takes packets to `port` of the host from now on. Doing it twice changes nothing.
     ///
     /// # Errors
     /// [`ClassifierError::PortTaken`] if a tunnel has the port.
-    pub fn publish(&mut self, protocol: Protocol, address: Option<IpAddr>, port: u16) -> Result<()> {
-        self.serve(protocol, address, port, Counter::Published)
+    pub fn publish(&mut self, protocol: Protocol, at: impl Into<HostAddresses>, port: u16) -> Result<()> {
+        self.publish_range(protocol, at, port..=port)
     }
 
     /// Leaves them to the host again. What was not published stays as it is.
     ///
     /// # Errors
     /// When the kernel refuses.
-    pub fn unpublish(&mut self, protocol: Protocol, address: Option<IpAddr>, port: u16) -> Result<()> {
-        self.withdraw(Service::each(protocol, address, port), Counter::Published)
+    pub fn unpublish(&mut self, protocol: Protocol, at: impl Into<HostAddresses>, port: u16) -> Result<()> {
+        self.unpublish_range(protocol, at, port..=port)
+    }
+
+    /// The same as [`Classifier::publish`] for all `ports`, or for none of them.
+    ///
+    /// # Errors
+    /// [`ClassifierError::PortTaken`] if a tunnel has one of them.
+    pub fn publish_range(
+        &mut self,
+        protocol: Protocol,
+        at: impl Into<HostAddresses>,
+        ports: RangeInclusive<u16>,
+    ) -> Result<()> {
+        let at = at.into();
+        if let HostAddresses::One(address) = at {
+            if let Some(port) = self.services.other_rule(protocol, address, &ports, Counter::Published) {
+                return Err(service::taken(protocol, address, port));
+            }
+            return self.serve(protocol, address, &ports, Counter::Published, true);
+        }
+        for &ipv6 in at.families() {
+            if let Some(port) = self.services.other_rule_at_all(protocol, ipv6, &ports, Counter::Published) {
+                return Err(service::taken_at_all(protocol, ipv6, port));
+            }
+        }
+        let bits = at.families().iter().fold(0, |bits, &ipv6| bits | bit(protocol.flow(), ipv6));
+        ports.for_each(|port| self.published.set(port, bits));
+        Ok(())
+    }
+
+    /// Takes [`Classifier::publish_range`] back.
+    ///
+    /// # Errors
+    /// When the kernel refuses.
+    pub fn unpublish_range(
+        &mut self,
+        protocol: Protocol,
+        at: impl Into<HostAddresses>,
+        ports: RangeInclusive<u16>,
+    ) -> Result<()> {
+        let at = at.into();
+        if let HostAddresses::One(address) = at {
+            return self.serve(protocol, address, &ports, Counter::Published, false);
+        }
+        let bits = at.families().iter().fold(0, |bits, &ipv6| bits | bit(protocol.flow(), ipv6));
+        ports.for_each(|port| self.published.clear(port, bits));
+        Ok(())
     }
 
     /// Says at which UDP ports, of which address (`None`: any of the host's), tunnels receive now.
@@ -175,57 +250,101 @@ impl Classifier {
     /// # Errors
     /// [`ClassifierError::PortTaken`] if one of them is published; then nothing changes.
     pub fn set_vxlan_ports(&mut self, ports: impl IntoIterator<Item = (Option<IpAddr>, u16)>) -> Result<()> {
-        let wanted: Vec<(Option<IpAddr>, u16)> = ports.into_iter().collect();
-        let keep: BTreeSet<Service> =
-            wanted.iter().flat_map(|(address, port)| Service::each(Protocol::Udp, *address, *port)).collect();
-        for service in &keep {
-            self.services.is_new(service, Counter::Vxlan)?;
-        }
-        for &(address, port) in &wanted {
-            self.serve(Protocol::Udp, address, port, Counter::Vxlan)?;
-        }
-        let gone = self.services.with_rule(Counter::Vxlan).into_iter().filter(|service| !keep.contains(service));
-        self.withdraw(gone.collect::<Vec<_>>(), Counter::Vxlan)
-    }
-
-    fn serve(&mut self, protocol: Protocol, address: Option<IpAddr>, port: u16, rule: Counter) -> Result<()> {
-        let mut new = Vec::new();
-        for service in Service::each(protocol, address, port) {
-            if self.services.is_new(&service, rule)? {
-                new.push(service);
+        let each = |(address, port)| Services::each(address).map(move |address| (Protocol::Udp, address, port));
+        let wanted: BTreeSet<(Protocol, IpAddr, u16)> = ports.into_iter().flat_map(each).collect();
+        for &(protocol, address, port) in &wanted {
+            let published =
+                address.is_unspecified() && self.published.get(port) & bit(protocol.flow(), address.is_ipv6()) != 0;
+            let other = self.services.other_rule(protocol, address, &(port..=port), Counter::Vxlan);
+            if published || other.is_some() {
+                return Err(service::taken(protocol, address, port));
             }
         }
-        for service in new {
-            self.services_map
-                .insert(service.key(), rule as u32, 0)
-                .map_err(|error| ClassifierError::refused(format!("take {service}"), &error))?;
-            self.services.insert(service, rule);
-            let (port, bits) = service.filter();
-            self.service_ports.set(port, bits);
+        for &(protocol, address, port) in &wanted {
+            self.serve(protocol, address, &(port..=port), Counter::Vxlan, true)?;
+        }
+        for gone in self.services.with_rule(Counter::Vxlan) {
+            if !wanted.contains(&gone) {
+                let (protocol, address, port) = gone;
+                self.serve(protocol, address, &(port..=port), Counter::Vxlan, false)?;
+            }
         }
         Ok(())
     }
 
-    fn withdraw(&mut self, services: impl IntoIterator<Item = Service>, rule: Counter) -> Result<()> {
-        for service in services {
-            if !self.services.has(&service, rule) {
-                continue;
-            }
-            self.services_map
-                .remove(&service.key())
-                .map_err(|error| ClassifierError::refused(format!("give back {service}"), &error))?;
-            if self.services.remove(&service) {
-                let (port, bits) = service.filter();
-                self.service_ports.clear(port, bits);
+    /// Gives ports of one address a rule, all of them or none, or takes it from them.
+    fn serve(
+        &mut self,
+        protocol: Protocol,
+        address: IpAddr,
+        ports: &RangeInclusive<u16>,
+        rule: Counter,
+        on: bool,
+    ) -> Result<()> {
+        let change = self.services.set(protocol, address, ports, rule, on);
+        if let Err(error) = self.write_blocks(&change.blocks) {
+            let before = self.services.undo(&change);
+            // Those that were not reached are what they were already.
+            let _ = self.write_blocks(&before);
+            let what = format!("{} ports {ports:?}/{protocol} of {address}", if on { "take" } else { "give back" });
+            return Err(ClassifierError::refused(what, &error));
+        }
+        for (filter, changed) in [(&self.service_ports, change.filter), (&self.published_at_one, change.published)] {
+            for (port, bits, on) in changed {
+                if on {
+                    filter.set(port, bits);
+                } else {
+                    filter.clear(port, bits);
+                }
             }
         }
         Ok(())
+    }
+
+    fn write_blocks(&mut self, blocks: &[(BlockKey, Option<BlockValue>)]) -> std::result::Result<(), MapError> {
+        blocks.iter().try_for_each(|(key, value)| match value {
+            Some(value) => self.services_map.insert(key, value, 0),
+            None => self.services_map.remove(key),
+        })
+    }
+
+    /// Says which networks are behind the switch and routed to by others, with their containers' own addresses. What
+    /// comes for an address in there, other than the host's own, is taken whatever it is.
+    ///
+    /// # Errors
+    /// When the kernel has no room; then those that fit are in place.
+    pub fn set_routed_networks(&mut self, networks: impl IntoIterator<Item = IpNet>) -> Result<()> {
+        let refused =
+            |error: &(dyn Error + 'static)| ClassifierError::refused("set the networks behind the switch", error);
+        let wanted: BTreeSet<IpNet> = networks.into_iter().map(|network| network.trunc()).collect();
+        for gone in self.routed.difference(&wanted) {
+            self.routed_map.remove(&network_key(gone)).map_err(|error| refused(&error))?;
+        }
+        self.routed.retain(|network| wanted.contains(network));
+        for new in wanted {
+            if !self.routed.contains(&new) {
+                self.routed_map.insert(&network_key(&new), 1, 0).map_err(|error| refused(&error))?;
+                self.routed.insert(new);
+            }
+        }
+        self.routed_count.set(0, self.routed.len() as u32, 0).map_err(|error| refused(&error))
     }
 
     /// The ports and identifiers of translated flows, for whoever translates.
     #[must_use]
     pub fn translated(&self) -> TranslatedPorts {
         self.translated.clone()
+    }
+
+    /// The ports that are the switch's, and those that the host's programs have bound.
+    #[must_use]
+    pub fn ports(&self) -> SharedPorts {
+        SharedPorts {
+            published: Arc::clone(&self.published),
+            services: Arc::clone(&self.service_ports),
+            bound: Arc::clone(&self.bound),
+            translated: self.translated(),
+        }
     }
 
     /// What the programs have counted since they were loaded, over all CPUs and interfaces.
@@ -287,8 +406,17 @@ impl Classifier {
 fn load_into_kernel(found: &mut aya::programs::Program, program: Program) -> std::result::Result<(), ProgramError> {
     match program {
         Program::Xdp => <&mut Xdp>::try_from(found)?.load(),
-        Program::Tc | Program::Out | Program::L2 => <&mut SchedClassifier>::try_from(found)?.load(),
+        Program::Tc | Program::Out | Program::L2 | Program::Lo | Program::LoOut => {
+            <&mut SchedClassifier>::try_from(found)?.load()
+        }
+        Program::Bind4 | Program::Bind6 => <&mut CgroupSock>::try_from(found)?.load(),
     }
+}
+
+/// `struct network`.
+fn network_key(network: &IpNet) -> Key<[u8; 16]> {
+    let mapped = if network.addr().is_ipv4() { 96 } else { 0 };
+    Key::new(mapped + u32::from(network.prefix_len()), address_key(network.addr()))
 }
 
 fn take(ebpf: &mut Ebpf, name: &str) -> Result<Map> {

@@ -18,6 +18,7 @@ enum counter {
 	ECHO_REPLY,
 	ICMP_ERROR,
 	LATER_FRAGMENT,
+	ROUTED,
 	CARRIED,
 	NOT_IP,
 	NO_TARGET,
@@ -40,12 +41,30 @@ struct port_bits {
 	__u8 of[PORTS];
 };
 
-/* What is published, or the port of a tunnel; the value is the rule. A host's own address, or none: any of them. */
-struct service {
+/*
+ * Ports of one of the host's own addresses, or (the unspecified one) of any, in blocks of as many as a word has bits:
+ * a range costs an entry for each block that it touches.
+ */
+struct service_key {
 	struct address address;
-	__be16 port;
+	/* The port divided by SERVICE_BLOCK, in host byte order. */
+	__u16 block;
 	__u8 protocol;
 	__u8 padding;
+};
+
+#define SERVICE_BLOCK 64
+
+/* A bit for each port of the block. */
+struct service_block {
+	__u64 published;
+	__u64 vxlan;
+};
+
+/* A network, as the kernel's tries have it. */
+struct network {
+	__u32 prefix_bits;
+	struct address address;
 };
 
 struct fragment_key {
@@ -76,7 +95,25 @@ struct {
 	__type(value, struct port_bits);
 } translated SEC(".maps");
 
-/* Ports of which `services` has at least one entry. */
+/* Ports that are published at all of the host's addresses. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct port_bits);
+} published SEC(".maps");
+
+/* Ports that are published at one address or several, which `services` names. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct port_bits);
+} published_at_one SEC(".maps");
+
+/* Ports of which `services` has at least one. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
 	__uint(map_flags, BPF_F_MMAPABLE);
@@ -85,14 +122,48 @@ struct {
 	__type(value, struct port_bits);
 } service_ports SEC(".maps");
 
-/* Every port of TCP and of UDP, for each family: an empty table of that size has 4 MB. */
+/* What is published at one address only, and the ports of tunnels. An empty table of that size has 1 MB. */
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
 	__uint(map_flags, BPF_F_NO_PREALLOC);
-	__uint(max_entries, 4 * PORTS);
-	__type(key, struct service);
-	__type(value, __u32);
+	__uint(max_entries, PORTS);
+	__type(key, struct service_key);
+	__type(value, struct service_block);
 } services SEC(".maps");
+
+/* Networks behind the switch to which others route: everything for them is the switch's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LPM_TRIE);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 1024);
+	__type(key, struct network);
+	__type(value, __u32);
+} routed SEC(".maps");
+
+/* How many of them there are: seldom any, and then nobody need look. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u32);
+} routed_count SEC(".maps");
+
+/* The host's network namespace, whose ports are reserved, by its cookie. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} host_netns SEC(".maps");
+
+/* Ports that programs of the host have bound; cleared by whoever has listed their sockets since. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct port_bits);
+} bound SEC(".maps");
 
 /* When the first fragment of a packet was taken; entries nobody asks for any more make room for new ones. */
 struct {

@@ -15,6 +15,11 @@
 //! | echo reply | to an identifier that a translated flow has |
 //! | ICMP error | about a packet that one of the above has sent: its source is looked up inside of the error |
 //! | later fragment | of a packet whose first fragment was taken in the last 30 s |
+//! | routed | whatever is for a network behind the switch to which others route |
+//!
+//! The host's *loopback interface* is shared in the same way: what a program of the host sends to one of the host's own
+//! addresses comes by there and never sees an uplink. There the loopback addresses count as well, and no network is
+//! routed. What the switch answers arrives by that interface, too, as from any other program of the host.
 //!
 //! What is malformed, cut short, tagged, multicast, or behind more than eight extension headers passes: when in doubt,
 //! a packet is the host's. Checksums are not verified; whoever takes the packet does that.
@@ -25,8 +30,8 @@
 //! # Maps
 //!
 //! The control plane fills them ([`Classifier`]); the data plane writes only one, [`TranslatedPorts`], by plain stores
-//! to shared memory. Nearly every packet is the host's, so two bytes per port, in arrays of 64 KB, answer "no" before
-//! anything is hashed: about 15 ns as a tc program, and 20 to 25 ns as an XDP program.
+//! to shared memory. Nearly every packet is the host's, so three bytes per port, in arrays of 64 KB, answer "no" before
+//! anything is hashed; what is published at all of the host's addresses costs a bit of one of them: about 15 ns as a tc program, and 20 to 25 ns as an XDP program.
 //!
 //! # Two ways of carrying what was taken
 //!
@@ -42,6 +47,11 @@
 //! * A card that takes VLAN tags off hides them from XDP, which then sees an untagged packet: where the host has VLAN
 //!   interfaces on an uplink that is served by XDP, `rxvlan` is to be off there.
 //! * What has no route on the way out is dropped by the kernel, which does not tell.
+//!
+//! # Reserved ports
+//!
+//! What is published or translated is refused to programs of the host that want to bind it (`reserve.h`,
+//! [`Classifier::reserve_ports`]).
 //!
 //! # Life
 //!
@@ -61,6 +71,7 @@ mod loader;
 pub mod model;
 mod ports;
 mod programs;
+mod reserve;
 mod service;
 pub mod sys;
 
@@ -68,9 +79,10 @@ pub use self::attach::{Attachment, TcHook, XdpMode, XdpUplink};
 pub use self::counters::Counter;
 pub use self::error::ClassifierError;
 pub use self::loader::{Classifier, Program};
-pub use self::ports::{Flow, TranslatedPorts};
+pub use self::ports::{BoundPorts, Flow, SharedPorts, TranslatedPorts};
 pub use self::programs::{AttachedProgram, attached_programs, remove_leftovers};
-pub use self::service::Protocol;
+pub use self::reserve::Reservation;
+pub use self::service::{HostAddresses, Protocol};
 
 /// A result of this module.
 pub type Result<T> = std::result::Result<T, ClassifierError>;

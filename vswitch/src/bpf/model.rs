@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::time::Duration;
 
+use ipnet::IpNet;
+
 use super::counters::Counter;
 use super::ports::Flow;
 use super::service::Protocol;
@@ -24,12 +26,26 @@ pub const REACH_BYTES: usize = 0x3fff;
 pub struct Maps {
     /// The host's addresses.
     pub local: BTreeSet<IpAddr>,
-    /// Published ports and tunnels' ports: the rule, by protocol, address and port. Unspecified: any of its family.
+    /// Ports that are published at all addresses; `true` for IPv6.
+    pub published: BTreeSet<(Protocol, bool, u16)>,
+    /// Ports published at one address, and tunnels' ports: the rule, by protocol, address and port. Unspecified: any of
+    /// its family.
     pub services: BTreeMap<(Protocol, IpAddr, u16), Counter>,
     /// Ports and identifiers of translated flows; `true` for IPv6.
     pub translated: BTreeSet<(Flow, bool, u16)>,
+    /// Networks behind the switch to which others route.
+    pub routed: BTreeSet<IpNet>,
     /// When the first fragment of a packet was taken.
     pub fragments: BTreeMap<Fragments, Duration>,
+}
+
+/// Where a packet comes from.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Arrival {
+    /// From outside, through a shared uplink.
+    Uplink,
+    /// From the host itself, through its loopback interface.
+    Loopback,
 }
 
 /// What the fragments of one packet have in common.
@@ -129,11 +145,12 @@ fn ipv6(bytes: Bytes<'_>, whole: bool) -> Option<Ip<'_>> {
     }
     let address = |at: usize| {
         let octets: [u8; 16] = std::array::from_fn(|i| header[at + i]);
-        IpAddr::V6(Ipv6Addr::from(octets))
+        // One that stands for an IPv4 address is none for a packet.
+        Some(Ipv6Addr::from(octets)).filter(|address| address.to_ipv4_mapped().is_none()).map(IpAddr::V6)
     };
     let mut ip = Ip {
-        source: address(8),
-        destination: address(24),
+        source: address(8)?,
+        destination: address(24)?,
         protocol: header[6],
         part: Part::Whole,
         identification: 0,
@@ -201,11 +218,11 @@ impl Ip<'_> {
 impl Maps {
     /// Which rule takes `frame`, if any. `to_host`: what tc knows besides the bytes, that the frame is for this host's
     /// Ethernet address and had no VLAN tag; of XDP, always true.
-    pub fn classify(&mut self, frame: &[u8], to_host: bool, now: Duration) -> Counter {
-        if to_host { self.take(frame, now).unwrap_or(Counter::Passed) } else { Counter::Passed }
+    pub fn classify(&mut self, arrival: Arrival, frame: &[u8], to_host: bool, now: Duration) -> Counter {
+        if to_host { self.take(arrival, frame, now).unwrap_or(Counter::Passed) } else { Counter::Passed }
     }
 
-    fn take(&mut self, frame: &[u8], now: Duration) -> Option<Counter> {
+    fn take(&mut self, arrival: Arrival, frame: &[u8], now: Duration) -> Option<Counter> {
         let bytes = Bytes { at: 0, bytes: frame };
         let ethernet = bytes.header::<14>()?;
         if ethernet[0] & 1 == 1 {
@@ -216,6 +233,9 @@ impl Maps {
             0x86dd => ipv6(bytes.skip(14)?, true)?,
             _ => return None,
         };
+        if arrival == Arrival::Uplink && self.is_routed(ip.destination) {
+            return Some(Counter::Routed);
+        }
         let fragments = Fragments {
             source: ip.source,
             destination: ip.destination,
@@ -223,9 +243,9 @@ impl Maps {
             protocol: (!ip.is_ipv6()).then_some(ip.protocol),
         };
         match ip.part {
-            Part::Whole => self.transport(&ip),
+            Part::Whole => self.transport(arrival, &ip),
             Part::First => {
-                let rule = self.transport(&ip);
+                let rule = self.transport(arrival, &ip);
                 match rule {
                     Some(_) => self.fragments.insert(fragments, now),
                     None => self.fragments.remove(&fragments),
@@ -239,8 +259,17 @@ impl Maps {
         }
     }
 
-    fn transport(&self, ip: &Ip<'_>) -> Option<Counter> {
-        if !self.local.contains(&ip.destination) {
+    /// Whether the host has this address, as far as packets from there are concerned.
+    fn is_local(&self, arrival: Arrival, address: IpAddr) -> bool {
+        if address.is_loopback() { arrival == Arrival::Loopback } else { self.local.contains(&address) }
+    }
+
+    fn is_routed(&self, address: IpAddr) -> bool {
+        self.routed.iter().any(|network| network.contains(&address)) && !self.is_local(Arrival::Loopback, address)
+    }
+
+    fn transport(&self, arrival: Arrival, ip: &Ip<'_>) -> Option<Counter> {
+        if !self.is_local(arrival, ip.destination) {
             return None;
         }
         if let Some((protocol, header_bytes)) = ip.with_ports() {
@@ -267,11 +296,15 @@ impl Maps {
     fn port(&self, protocol: Protocol, address: IpAddr, port: u16) -> Option<Counter> {
         let any = if address.is_ipv6() { Ipv6Addr::UNSPECIFIED.into() } else { Ipv4Addr::UNSPECIFIED.into() };
         let service = |address| self.services.get(&(protocol, address, port)).copied();
+        let published = || {
+            let ours = self.published.contains(&(protocol, address.is_ipv6(), port));
+            ours.then_some(Counter::Published)
+        };
         let translated = || {
             let ours = self.translated.contains(&(protocol.flow(), address.is_ipv6(), port));
             ours.then_some(Counter::Translated)
         };
-        service(address).or_else(|| service(any)).or_else(translated)
+        service(address).or_else(|| service(any)).or_else(published).or_else(translated)
     }
 
     /// Whether the packet inside of an ICMP error is one that the switch sent from the address that the error came to.
@@ -308,9 +341,10 @@ mod tests {
         frame[30..34].copy_from_slice(&host.octets());
         for (port, rule) in [(53u16, Counter::Published), (52, Counter::Passed), (54, Counter::Passed)] {
             frame[36..38].copy_from_slice(&port.to_be_bytes());
-            assert_eq!(maps.classify(&frame, true, Duration::ZERO), rule);
-            assert_eq!(maps.classify(&frame, false, Duration::ZERO), Counter::Passed);
-            assert_eq!(maps.classify(&frame[..41], true, Duration::ZERO), Counter::Passed, "cut short");
+            let mut classify = |frame: &[u8], to_host| maps.classify(Arrival::Uplink, frame, to_host, Duration::ZERO);
+            assert_eq!(classify(&frame, true), rule);
+            assert_eq!(classify(&frame, false), Counter::Passed);
+            assert_eq!(classify(&frame[..41], true), Counter::Passed, "cut short");
         }
     }
 }

@@ -254,7 +254,16 @@ __noinline __u64 walk_extensions_xdp(struct xdp_md *xdp, __u32 at, __u32 end, __
 	return walk_extensions(xdp, true, at, end, next);
 }
 
-/* Reads the IPv6 header at `at`, and what is behind its extension headers. */
+/* ::ffff:0:0/96 (RFC 4291 section 2.5.5.2). */
+static __always_inline bool is_mapped(const struct address *address)
+{
+	return !address->word[0] && !address->word[1] && address->word[2] == bpf_htonl(0xffff);
+}
+
+/*
+ * Reads the IPv6 header at `at`, and what is behind its extension headers. Addresses that stand for IPv4's are for
+ * programming interfaces, not for packets, in which they would pass for the IPv4 address (RFC 4942 section 2.2).
+ */
 static __always_inline bool parse_ipv6(void *context, const bool xdp, __u32 at, __u32 end, const bool embedded,
 				       struct packet *packet)
 {
@@ -263,7 +272,7 @@ static __always_inline bool parse_ipv6(void *context, const bool xdp, __u32 at, 
 
 	if (at + IPV6_BYTES > end || !load(context, xdp, at, &header, sizeof(header)))
 		return false;
-	if (header.version_class >> 4 != 6)
+	if (header.version_class >> 4 != 6 || is_mapped(&header.source) || is_mapped(&header.destination))
 		return false;
 	at += IPV6_BYTES;
 	if (!embedded) {

@@ -5,8 +5,10 @@
 //! without touching the outside world; [`store`] remembers; [`netns`], [`netlink`] and
 //! [`crate::io::tap`] touch the kernel.
 
+pub mod connections;
 pub mod desired;
 pub mod host_ends;
+pub mod host_ports;
 pub mod ipam;
 pub mod lock;
 pub mod netlink;

@@ -13,11 +13,24 @@
 //!
 //! Everything here is pure: time is an argument, packets are slices, and the host's ports are behind [`ExternalPorts`].
 
+pub mod cache;
 pub mod conntrack;
 mod external;
+pub mod fragments;
+pub mod icmp_error;
+pub mod mss;
+mod packet;
+mod rewrite;
 mod services;
+#[cfg(test)]
+mod test_packets;
 mod tuple;
 
-pub use external::ExternalPorts;
+pub use cache::NatCache;
+pub use external::{ExternalPorts, NobodysPorts};
+pub use fragments::{FragmentKey, FragmentTable};
+pub use icmp_error::IcmpError;
+pub use packet::{Fragment, Packet, Upper};
+pub use rewrite::{Hops, Rewrite};
 pub use services::{Publication, Services};
 pub use tuple::{Place, Tuple};

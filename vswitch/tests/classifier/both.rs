@@ -1,11 +1,13 @@
 //! The programs in the kernel and the model of their rules, side by side.
 
 use std::net::IpAddr;
+use std::ops::RangeInclusive;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustix::time::ClockId;
-use vswitch::bpf::model::Maps;
-use vswitch::bpf::{Classifier, Counter, Flow, Program, Protocol};
+use vswitch::bpf::model::{Arrival, Maps};
+use vswitch::bpf::{Classifier, Counter, Flow, HostAddresses, Program, Protocol};
 
 use super::test_run;
 
@@ -48,18 +50,45 @@ impl Both {
         self.model.local = addresses.iter().copied().collect();
     }
 
-    pub(crate) fn publish(&mut self, protocol: Protocol, address: Option<IpAddr>, port: u16) {
-        self.classifier.publish(protocol, address, port).unwrap();
-        for address in each(address) {
-            self.model.services.insert((protocol, address, port), Counter::Published);
+    pub(crate) fn publish(&mut self, protocol: Protocol, at: impl Into<HostAddresses>, ports: RangeInclusive<u16>) {
+        let at = at.into();
+        self.classifier.publish_range(protocol, at, ports.clone()).unwrap();
+        self.model_publish(protocol, at, ports, true);
+    }
+
+    pub(crate) fn unpublish(&mut self, protocol: Protocol, at: impl Into<HostAddresses>, ports: RangeInclusive<u16>) {
+        let at = at.into();
+        self.classifier.unpublish_range(protocol, at, ports.clone()).unwrap();
+        self.model_publish(protocol, at, ports, false);
+    }
+
+    fn model_publish(&mut self, protocol: Protocol, at: HostAddresses, ports: RangeInclusive<u16>, on: bool) {
+        for port in ports {
+            if let HostAddresses::One(address) = at {
+                let key = (protocol, address, port);
+                if on {
+                    self.model.services.insert(key, Counter::Published);
+                } else if self.model.services.get(&key) == Some(&Counter::Published) {
+                    self.model.services.remove(&key);
+                }
+            }
+            for ipv6 in [false, true] {
+                let other = if ipv6 { HostAddresses::AllIpv4 } else { HostAddresses::AllIpv6 };
+                if matches!(at, HostAddresses::One(_)) || at == other {
+                    continue;
+                }
+                if on {
+                    self.model.published.insert((protocol, ipv6, port));
+                } else {
+                    self.model.published.remove(&(protocol, ipv6, port));
+                }
+            }
         }
     }
 
-    pub(crate) fn unpublish(&mut self, protocol: Protocol, address: Option<IpAddr>, port: u16) {
-        self.classifier.unpublish(protocol, address, port).unwrap();
-        for address in each(address) {
-            self.model.services.remove(&(protocol, address, port));
-        }
+    pub(crate) fn set_routed_networks(&mut self, networks: &[IpNet]) {
+        self.classifier.set_routed_networks(networks.iter().copied()).unwrap();
+        self.model.routed = networks.iter().copied().collect();
     }
 
     pub(crate) fn set_vxlan_ports(&mut self, ports: &[(Option<IpAddr>, u16)]) {
@@ -89,10 +118,10 @@ impl Both {
         }
     }
 
-    /// Runs all three on `frame`, and says by which rule it is taken.
+    /// Runs all on `frame`, and says by which rule it is taken from an uplink.
     pub(crate) fn check(&mut self, frame: &[u8]) -> Result<Counter, String> {
         let to_host = frame.get(..6) == Some(&[0; 6]);
-        let as_xdp = self.model.classify(frame, true, now());
+        let as_xdp = self.model.classify(Arrival::Uplink, frame, true, now());
         self.compare(Program::Xdp, frame, None, as_xdp)?;
         if self.splits {
             // Headers behind the first buffer are read by a helper.
@@ -103,11 +132,23 @@ impl Both {
             }
         }
         // Sometimes not for us by its Ethernet address; then also the fragments that XDP has noted stay what they are.
-        let as_tc = self.model.classify(frame, to_host, now());
+        let as_tc = self.model.classify(Arrival::Uplink, frame, to_host, now());
         if runs_as_tc(frame) {
+            self.compare(Program::Tc, frame, None, as_tc)?;
+            self.check_loopback(frame)?;
+            // What the last one has noted of fragments is as if it had come last here.
+            let as_tc = self.model.classify(Arrival::Uplink, frame, to_host, now());
             self.compare(Program::Tc, frame, None, as_tc)?;
         }
         Ok(as_tc)
+    }
+
+    /// Runs both on `frame` as if the host had sent it to itself, and says by which rule it is taken.
+    pub(crate) fn check_loopback(&mut self, frame: &[u8]) -> Result<Counter, String> {
+        let to_host = frame.get(..6) == Some(&[0; 6]);
+        let rule = self.model.classify(Arrival::Loopback, frame, to_host, now());
+        self.compare(Program::Lo, frame, None, rule)?;
+        Ok(rule)
     }
 
     fn compare(&mut self, program: Program, frame: &[u8], linear: Option<usize>, rule: Counter) -> Result<(), String> {
@@ -121,7 +162,7 @@ impl Both {
             .filter(|(before, after)| before.1 != after.1)
             .map(|(before, after)| (before.0, after.1 - before.1))
             .collect();
-        let (pass, taken) = if program == Program::Tc { (TC_PASS, TC_TAKEN) } else { (XDP_PASS, XDP_TAKEN) };
+        let (pass, taken) = if program == Program::Xdp { (XDP_PASS, XDP_TAKEN) } else { (TC_PASS, TC_TAKEN) };
         let expected = match rule {
             Counter::Passed => (pass, vec![]),
             rule => (taken, vec![(rule, 1), (Counter::NoTarget, 1)]),

@@ -77,6 +77,7 @@ pub(crate) fn corpus() -> Vec<(&'static str, Vec<u8>, Counter)> {
             ),
         ]);
     }
+    all.extend(corpus_routed());
     all.extend(corpus_ipv4());
     all.extend(corpus_ipv6());
     let untagged = frame(&ip(PEER4.into(), HOST4[0].into(), 6, &tcp(9, 80, &[])));
@@ -89,6 +90,40 @@ pub(crate) fn corpus() -> Vec<(&'static str, Vec<u8>, Counter)> {
     all.push(("jumbo", frame(&ip(PEER4.into(), HOST4[0].into(), 17, &udp(9, 80, &[7; 8900]))), Published));
     all.push(("super-jumbo", frame(&ip(PEER6.into(), HOST6[0].into(), 17, &udp(9, 80, &[7; 60000]))), Published));
     all
+}
+
+fn corpus_routed() -> Vec<(&'static str, Vec<u8>, Counter)> {
+    use Counter::{Passed, Published, Routed};
+    let ip4 = |text: &str| text.parse::<std::net::Ipv4Addr>().unwrap();
+    let inside =
+        V4 { source: PEER4, destination: ip4("198.51.100.2"), options: 0, identification: 7, offset: 0, more: true };
+    let outside = V4 { destination: ip4("198.51.101.0"), ..inside.clone() };
+    let later = V4 { offset: 9, ..inside.clone() };
+    let container = "2001:db8:0:1:2::3".parse().unwrap();
+    let fragment = Extension::Fragment { offset: 8, more: false, identification: 1 };
+    vec![
+        ("to a routed network", frame(&ipv4(&V4 { more: false, ..inside.clone() }, 6, &tcp(9, 5000, &[]))), Routed),
+        ("of any protocol", frame(&ipv4(&V4 { more: false, ..inside.clone() }, 47, &[1; 20])), Routed),
+        (
+            "its last address",
+            frame(&ipv4(&V4 { destination: ip4("198.51.100.255"), ..inside.clone() }, 17, &[])),
+            Routed,
+        ),
+        ("behind its end", frame(&ipv4(&outside, 6, &tcp(9, 80, &[]))), Passed),
+        ("a first fragment to it", frame(&ipv4(&inside, 6, &tcp(9, 5000, &[]))), Routed),
+        ("a later fragment to it", frame(&ipv4(&later, 6, &[0; 40])), Routed),
+        ("to the host's address in it", frame(&ip(PEER4.into(), HOST4[1].into(), 6, &tcp(9, 22, &[]))), Passed),
+        ("a published port there", frame(&ip(PEER4.into(), HOST4[1].into(), 6, &tcp(9, 443, &[]))), Published),
+        ("to a routed network v6", frame(&ipv6(PEER6, container, &[], 59, &[])), Routed),
+        ("a later fragment to it v6", frame(&ipv6(PEER6, container, &[fragment], 6, &[1; 20])), Routed),
+        (
+            "behind its end v6",
+            frame(&ip(PEER6.into(), "2001:db8:0:2::3".parse().unwrap(), 6, &tcp(9, 80, &[]))),
+            Passed,
+        ),
+        ("an IPv4 address in IPv6", frame(&ipv6(PEER6, HOST4[0].to_ipv6_mapped(), &[], 6, &tcp(9, 80, &[]))), Passed),
+        ("a multicast frame to it", ethernet([1, 0, 0, 0, 0, 0], 0x0800, &ipv4(&inside, 6, &tcp(9, 80, &[]))), Passed),
+    ]
 }
 
 fn corpus_ipv4() -> Vec<(&'static str, Vec<u8>, Counter)> {

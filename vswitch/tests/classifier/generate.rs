@@ -12,16 +12,29 @@ pub(crate) const PEER4: Ipv4Addr = Ipv4Addr::new(203, 0, 113, 9);
 pub(crate) const HOST6: [Ipv6Addr; 2] =
     [Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1), Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 1)];
 pub(crate) const PEER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 9, 0, 0, 0, 0, 9);
+/// Networks behind the switch; the host has an address of its own in each, as a bridge's gateway.
+pub(crate) const ROUTED4: &str = "198.51.100.0/24";
+pub(crate) const ROUTED6: &str = "2001:db8:0:1::/64";
+const CONTAINER4: Ipv4Addr = Ipv4Addr::new(198, 51, 100, 77);
+const CONTAINER6: Ipv6Addr = Ipv6Addr::new(0x2001, 0xdb8, 0, 1, 0, 0, 0, 0x77);
+/// What no packet from a wire may have.
+const LOOPBACK4: Ipv4Addr = Ipv4Addr::LOCALHOST;
+const LOOPBACK6: Ipv6Addr = Ipv6Addr::LOCALHOST;
+/// An IPv4 address in an IPv6 packet.
+const MAPPED: Ipv6Addr = HOST4[0].to_ipv6_mapped();
 /// Ports, of which some are published, translated, tunnels', and some are the host's.
 pub(crate) const PORTS: [u16; 10] = [80, 80, 443, 4789, 40000, 40000, 40001, 22, 0, 65535];
 
 /// Mostly the host's.
 fn near4() -> impl Strategy<Value = Ipv4Addr> {
-    prop_oneof![6 => Just(HOST4[0]), 2 => Just(HOST4[1]), 1 => Just(PEER4)]
+    prop_oneof![12 => Just(HOST4[0]), 4 => Just(HOST4[1]), 2 => Just(PEER4), 2 => Just(CONTAINER4), 1 => Just(LOOPBACK4)]
 }
 
 fn near6() -> impl Strategy<Value = Ipv6Addr> {
-    prop_oneof![6 => Just(HOST6[0]), 2 => Just(HOST6[1]), 1 => Just(PEER6)]
+    prop_oneof![
+        12 => Just(HOST6[0]), 4 => Just(HOST6[1]), 2 => Just(PEER6), 2 => Just(CONTAINER6), 1 => Just(LOOPBACK6),
+        1 => Just(MAPPED),
+    ]
 }
 
 /// Mostly not.

@@ -2,9 +2,11 @@
 
 mod bridge;
 mod completion;
+mod conntrack;
 mod daemon;
 mod fdb;
 mod port;
+mod publish;
 mod show;
 mod stats;
 mod uplink;
@@ -14,7 +16,7 @@ use clap::{Subcommand, ValueEnum};
 
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, Printer};
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -27,6 +29,9 @@ pub(crate) enum Command {
     AddPort(port::AddPort),
     DelPort(port::DelPort),
     ListPorts(port::ListPorts),
+    Publish(publish::Add),
+    Unpublish(publish::Del),
+    Ports(publish::List),
     AddVxlan(vxlan::AddVxlan),
     DelVxlan(vxlan::DelVxlan),
     AddRemote(vxlan::AddRemote),
@@ -38,6 +43,8 @@ pub(crate) enum Command {
     FdbAdd(fdb::Add),
     FdbDel(fdb::Del),
     FdbFlush(fdb::Flush),
+    Conntrack(conntrack::List),
+    ConntrackFlush(conntrack::Flush),
     Stats(stats::Stats),
     Ping(daemon::Ping),
     Version(daemon::Version),
@@ -46,8 +53,8 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Asks the daemon and renders the answer.
-    pub(crate) async fn exec(self, client: &Client) -> Result<Output, Failure> {
+    /// Asks the daemon and renders the answer; a list without a bound is printed as it comes.
+    pub(crate) async fn exec(self, client: &Client, printer: &mut Printer) -> Result<Output, Failure> {
         match self {
             Self::AddBr(command) => command.exec(client).await,
             Self::DelBr(command) => command.exec(client).await,
@@ -57,6 +64,9 @@ impl Command {
             Self::AddPort(command) => command.exec(client).await,
             Self::DelPort(command) => command.exec(client).await,
             Self::ListPorts(command) => command.exec(client).await,
+            Self::Publish(command) => command.exec(client).await,
+            Self::Unpublish(command) => command.exec(client).await,
+            Self::Ports(command) => command.exec(client).await,
             Self::AddVxlan(command) => command.exec(client).await,
             Self::DelVxlan(command) => command.exec(client).await,
             Self::AddRemote(command) => command.exec(client).await,
@@ -68,6 +78,8 @@ impl Command {
             Self::FdbAdd(command) => command.exec(client).await,
             Self::FdbDel(command) => command.exec(client).await,
             Self::FdbFlush(command) => command.exec(client).await,
+            Self::Conntrack(command) => command.exec(client, printer).await,
+            Self::ConntrackFlush(command) => command.exec(client).await,
             Self::Stats(command) => command.exec(client).await,
             Self::Ping(command) => command.exec(client).await,
             Self::Version(command) => command.exec(client).await,

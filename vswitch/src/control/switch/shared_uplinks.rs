@@ -17,9 +17,11 @@ use std::sync::Arc;
 use tokio::sync::watch;
 
 use super::live::Detached;
+use super::loopback::LiveLoopback;
 use super::{Switch, XdpContext};
 use crate::api::{SharedUplink, UplinkCarry, UplinkState, Uplinks};
 use crate::bpf::{Classifier, attached_programs};
+use crate::control::host_ports::HostPorts;
 use crate::control::netlink::monitor::HostLink;
 use crate::control::refusal::{Result, failed};
 use crate::control::uplink::carry::{Carry, Means};
@@ -45,6 +47,10 @@ pub(super) struct UplinkPlane {
     claims: BTreeSet<String>,
     /// In the order of the options.
     shared: Vec<LiveShared>,
+    /// The host's ports, once they are shared.
+    pub(super) host_ports: Option<Arc<HostPorts>>,
+    /// The host's loopback interface, which is carried in the same way.
+    pub(super) loopback: LiveLoopback,
 }
 
 /// One `--uplink`.
@@ -75,6 +81,8 @@ pub struct SharedCarry {
     /// Who knows the next hops. None with the `tc` carry: there the kernel finds them itself, and
     /// what stands in the Ethernet header does not matter.
     pub next_hops: Option<Arc<dyn NextHops>>,
+    /// The TAP that carries it; none with AF_XDP.
+    pub tap: Option<String>,
 }
 
 impl Default for UplinkPlane {
@@ -86,6 +94,8 @@ impl Default for UplinkPlane {
             classifier: None,
             claims: BTreeSet::new(),
             shared: Vec::new(),
+            host_ports: None,
+            loopback: LiveLoopback::default(),
         }
     }
 }
@@ -117,9 +127,15 @@ impl UplinkPlane {
         self.shared.iter().any(|shared| shared.attachment.as_ref().is_ok_and(|attached| attached.index == index))
     }
 
-    /// Whether a shared uplink could not be attached.
+    /// Whether a shared uplink, or the loopback interface, could not be attached.
     pub(super) fn has_failed(&self) -> bool {
-        self.shared.iter().any(|shared| matches!(shared.attachment, Err(Detached::Failed(_))))
+        self.loopback.has_failed()
+            || self.shared.iter().any(|shared| matches!(shared.attachment, Err(Detached::Failed(_))))
+    }
+
+    /// The classifier, once something was attached.
+    pub(super) fn classifier(&mut self) -> Option<&mut Classifier> {
+        self.classifier.as_mut()
     }
 
     /// What interfaces are carried with.
@@ -208,6 +224,7 @@ impl Switch {
                         addresses: mirror.addresses_of(link.index).map(|address| address.net.addr()).collect(),
                         device: attached.carry.device(),
                         next_hops: attached.carry.tap().is_none().then(|| next_hops.clone()).flatten(),
+                        tap: attached.carry.tap().map(str::to_owned),
                     })
                 })
                 .flatten()
@@ -218,7 +235,7 @@ impl Switch {
     /// The classifier of the shared uplinks, to be told what is the switch's; none while nothing is
     /// attached.
     pub fn classifier(&mut self) -> Option<&mut Classifier> {
-        self.uplinks.classifier.as_mut()
+        self.uplinks.classifier()
     }
 
     /// Makes the shared uplinks what they should be now.
@@ -226,17 +243,16 @@ impl Switch {
         for at in 0..self.uplinks.shared.len() {
             self.follow_one(at);
         }
-        let attached = self.uplinks.shared.iter().any(|shared| shared.attachment.is_ok());
-        let addresses = attached
-            .then(|| {
-                self.uplinks.look(|mirror| mirror.addresses().iter().map(|one| one.net.addr()).collect::<Vec<_>>())
-            })
-            .flatten();
+        self.follow_loopback();
+        let shared = self.uplinks.shared.iter().any(|shared| shared.attachment.is_ok());
+        let attached = shared || self.uplinks.loopback.is_attached();
+        let addresses = attached.then(|| self.uplinks.look(Mirror::host_addresses)).flatten();
         if let Some((classifier, addresses)) = self.uplinks.classifier.as_mut().zip(addresses)
             && let Err(error) = classifier.set_local_addresses(addresses)
         {
             tracing::warn!(%error, "packets to some of the host's addresses are not told apart");
         }
+        self.program_services();
     }
 
     fn follow_one(&mut self, at: usize) {

@@ -79,7 +79,11 @@ pub struct Means<'a> {
 }
 
 impl Means<'_> {
-    fn classifier(&mut self) -> Result<&mut Classifier, CarryError> {
+    /// The classifier, loaded with the first who needs it.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn classifier(&mut self) -> Result<&mut Classifier, CarryError> {
         let classifier = match self.classifier.take() {
             Some(classifier) => classifier,
             None => Classifier::load()?,
@@ -195,6 +199,18 @@ impl Carry {
             }
         };
         Ok(Self { programs, _promiscuous: None, ends })
+    }
+
+    /// Gives the switch what programs of the host send to what is published at the host's own addresses, and them the
+    /// answers. `lo` is the host's loopback interface, by which all such packets come, and which no uplink sees.
+    ///
+    /// # Errors
+    /// As [`Carry::whole`].
+    pub fn loopback(means: &mut Means<'_>, lo: &HostLink) -> Result<Self, CarryError> {
+        let (tap, index) = make_tap(lo)?;
+        let programs = means.classifier()?.attach_lo(&lo.name, tap.name(), TcHook::of_kernel())?;
+        let ends = Ends::Tap { device: Arc::new(tap), index };
+        Ok(Self { programs: Programs::Tc(programs), _promiscuous: None, ends })
     }
 
     /// Where the switch reads and writes.

@@ -11,14 +11,20 @@
 //! Everything else is followed message by message, in the kernel's own order: of IPv4 routes with one
 //! destination, type of service and metric, the one that stands first is used.
 
-use std::collections::{BTreeMap, HashMap};
-use std::net::IpAddr;
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 
 use ipnet::IpNet;
 
+use super::source;
 use crate::control::netlink::monitor::{
     HostAddress, HostChange, HostLink, HostNeighbour, HostRoute, HostRule, HostTable, Position,
 };
+
+/// Destinations that only a default route leads to: of these, what is chosen depends on the host alone (RFC 5737 and
+/// RFC 3849 reserve them for examples).
+const ANYWHERE_IPV4: IpAddr = IpAddr::V4(Ipv4Addr::new(203, 0, 113, 1));
+const ANYWHERE_IPV6: IpAddr = IpAddr::V6(Ipv6Addr::new(0x2001, 0xdb8, 0, 0, 0, 0, 0, 1));
 
 /// The host's network configuration as it was last heard.
 #[derive(Debug, Clone, Default, PartialEq, Eq)]
@@ -237,24 +243,80 @@ impl Mirror {
     /// is none; the one with the lowest metric, and not one that is down where another is up.
     #[must_use]
     pub fn default_route_interface(&self) -> Option<u32> {
-        use crate::control::netlink::TABLE_MAIN;
-        use crate::control::netlink::monitor::RouteAction;
         let of_family = |ipv6: bool| {
-            let defaults = self.routes.range((TABLE_MAIN, IpNet::default())..).flat_map(|(_, rows)| rows);
-            defaults
-                .filter(|route| {
-                    route.table == TABLE_MAIN
-                        && route.dst.prefix_len() == 0
-                        && route.dst.addr().is_ipv6() == ipv6
-                        && route.action == RouteAction::Unicast
-                        && route.tos == 0
-                })
+            self.defaults(ipv6)
                 .flat_map(|route| route.hops.iter().map(|hop| (hop.dead, route.metric, hop.oif)))
                 .filter(|(_, _, oif)| self.links.get(oif).is_some_and(|link| !link.loopback && link.mac.is_some()))
                 .min()
                 .map(|(_, _, oif)| oif)
         };
         of_family(false).or_else(|| of_family(true))
+    }
+
+    /// All addresses of the host, those of its loopback interface included: what is sent to one of them stays here. Of
+    /// 127.0.0.0/8, all of which is the host's, only those that an interface has are listed.
+    #[must_use]
+    pub fn host_addresses(&self) -> HashSet<IpAddr> {
+        self.addresses.iter().map(|address| address.net.addr()).collect()
+    }
+
+    /// The addresses that packets may have which leave by the interface `oif`: those that the host would send from,
+    /// IPv4 and IPv6, each family's best one first.
+    ///
+    /// That is the source that the default route by this interface names, else the address that the host chooses
+    /// itself ([`source`]); the interface's others follow. Of IPv6, temporary addresses stand behind lasting ones:
+    /// connections may outlive them. An interface without an address of its own lends one of another interface, as the
+    /// host does. Link-local addresses are none to send from beyond the link, nor are loopback addresses, nor such that
+    /// are not usable yet.
+    #[must_use]
+    pub fn source_addresses(&self, oif: u32) -> Vec<IpAddr> {
+        [false, true].into_iter().flat_map(|ipv6| self.source_addresses_of(oif, ipv6)).collect()
+    }
+
+    fn source_addresses_of(&self, oif: u32, ipv6: bool) -> Vec<IpAddr> {
+        let may_leave = |address: &&HostAddress| {
+            let ip = address.net.addr();
+            ip.is_ipv6() == ipv6 && address.usable && address.global && !ip.is_loopback()
+        };
+        let default = self.default_route(oif, ipv6);
+        let via = default.and_then(|(_, via)| via);
+        let named = default.and_then(|(route, _)| route.prefsrc);
+        let named = self.addresses.iter().filter(may_leave).find(|address| Some(address.net.addr()) == named);
+        let lasting: Vec<_> = self.addresses.iter().filter(may_leave).filter(|one| !one.temporary).copied().collect();
+        let chosen = source::select(&lasting, oif, via, if ipv6 { ANYWHERE_IPV6 } else { ANYWHERE_IPV4 });
+        let mut own: Vec<_> = self.addresses_of(oif).filter(may_leave).collect();
+        own.sort_by_key(|address| (address.deprecated, address.temporary, address.secondary));
+        let mut all = Vec::new();
+        for ip in
+            named.map(|named| named.net.addr()).into_iter().chain(chosen).chain(own.iter().map(|own| own.net.addr()))
+        {
+            if !all.contains(&ip) {
+                all.push(ip);
+            }
+        }
+        all
+    }
+
+    /// The default route of a family that leads over this interface, and its router there.
+    fn default_route(&self, oif: u32, ipv6: bool) -> Option<(&HostRoute, Option<IpAddr>)> {
+        self.defaults(ipv6)
+            .filter_map(|route| Some((route, route.hops.iter().find(|hop| hop.oif == oif)?)))
+            .min_by_key(|(route, hop)| (hop.dead, route.metric))
+            .map(|(route, hop)| (route, hop.via))
+    }
+
+    /// The default routes of a family.
+    fn defaults(&self, ipv6: bool) -> impl Iterator<Item = &HostRoute> {
+        use crate::control::netlink::TABLE_MAIN;
+        use crate::control::netlink::monitor::RouteAction;
+        let rows = self.routes.range((TABLE_MAIN, IpNet::default())..).flat_map(|(_, rows)| rows);
+        rows.filter(move |route| {
+            route.table == TABLE_MAIN
+                && route.dst.prefix_len() == 0
+                && route.dst.addr().is_ipv6() == ipv6
+                && route.action == RouteAction::Unicast
+                && route.tos == 0
+        })
     }
 }
 
@@ -349,5 +411,70 @@ mod tests {
         assert_eq!(mirror.default_route_interface(), Some(1));
         mirror.apply(HostChange::RouteGone(route("0.0.0.0/0", 50, 1)));
         assert_eq!(mirror.default_route_interface(), Some(2));
+    }
+
+    fn address(index: u32, net: &str) -> HostAddress {
+        let net: IpNet = net.parse().expect("a network");
+        let ip = net.addr();
+        let global = !ip.is_loopback() && !matches!(ip, IpAddr::V6(ip) if ip.is_unicast_link_local());
+        HostAddress { index, net, usable: true, deprecated: false, secondary: false, temporary: false, global }
+    }
+
+    fn texts(addresses: impl IntoIterator<Item = IpAddr>) -> Vec<String> {
+        addresses.into_iter().map(|address| address.to_string()).collect()
+    }
+
+    #[test]
+    fn the_hosts_addresses_follow_the_changes() {
+        let mut mirror = Mirror::default();
+        for net in ["127.0.0.1/8", "::1/128"] {
+            mirror.apply(HostChange::Address(address(1, net)));
+        }
+        mirror.apply(HostChange::Address(address(2, "192.0.2.1/24")));
+        let mut all = texts(mirror.host_addresses());
+        all.sort_unstable();
+        assert_eq!(all, ["127.0.0.1", "192.0.2.1", "::1"]);
+        mirror.apply(HostChange::AddressGone(address(2, "192.0.2.1/24")));
+        assert_eq!(mirror.host_addresses().len(), 2);
+    }
+
+    #[test]
+    fn packets_leave_with_the_address_that_the_host_would_choose() {
+        let mut mirror = Mirror::default();
+        let sources = |mirror: &Mirror, oif| texts(mirror.source_addresses(oif));
+        assert_eq!(sources(&mirror, 2), Vec::<String>::new());
+        let add = |mirror: &mut Mirror, address| mirror.apply(HostChange::Address(address));
+        add(&mut mirror, address(1, "127.0.0.1/8"));
+        add(&mut mirror, address(1, "::1/128"));
+        add(&mut mirror, address(3, "198.51.100.1/24"));
+        assert_eq!(sources(&mirror, 2), ["198.51.100.1"], "another interface's, where there is none");
+        add(&mut mirror, address(2, "10.0.0.1/24"));
+        add(&mut mirror, HostAddress { secondary: true, ..address(2, "10.0.0.2/24") });
+        add(&mut mirror, address(2, "192.0.2.1/24"));
+        add(&mut mirror, address(2, "fe80::1/64"));
+        assert_eq!(sources(&mirror, 2), ["10.0.0.1", "192.0.2.1", "10.0.0.2"]);
+        let default = |via: Option<&str>, prefsrc: Option<&str>| {
+            let ip = |text: &str| text.parse().expect("an address");
+            let hops = vec![Hop { oif: 2, via: via.map(ip), weight: 1, dead: false }];
+            HostRoute { prefsrc: prefsrc.map(ip), hops, ..route("0.0.0.0/0", 0, 2) }
+        };
+        mirror.apply(HostChange::Route(default(Some("192.0.2.254"), None), Position::First));
+        assert_eq!(sources(&mirror, 2), ["192.0.2.1", "10.0.0.1", "10.0.0.2"], "of the router's network");
+        assert_eq!(sources(&mirror, 3), ["198.51.100.1"]);
+        mirror.apply(HostChange::Route(default(Some("192.0.2.254"), Some("10.0.0.2")), Position::Replace));
+        assert_eq!(sources(&mirror, 2), ["10.0.0.2", "192.0.2.1", "10.0.0.1"], "the route names one");
+
+        let mut mirror = Mirror::default();
+        add(&mut mirror, address(2, "fe80::1/64"));
+        add(&mut mirror, HostAddress { temporary: true, ..address(2, "2001:db8:0:1::7/64") });
+        add(&mut mirror, HostAddress { deprecated: true, ..address(2, "2001:db8:0:1::8/64") });
+        add(&mut mirror, HostAddress { usable: false, ..address(2, "2001:db8:0:1::9/64") });
+        add(&mut mirror, address(2, "fd00::1/64"));
+        add(&mut mirror, address(2, "2001:db8:0:1::1/64"));
+        assert_eq!(
+            sources(&mirror, 2),
+            ["2001:db8:0:1::1", "fd00::1", "2001:db8:0:1::7", "2001:db8:0:1::8"],
+            "lasting before temporary, and those before deprecated ones"
+        );
     }
 }

@@ -98,7 +98,7 @@ mod tests {
     fn address(index: u32, net: &str) -> HostAddress {
         let net: ipnet::IpNet = net.parse().expect("a network");
         let global = !matches!(net.addr(), IpAddr::V6(ip) if ip.is_unicast_link_local());
-        HostAddress { index, net, usable: true, deprecated: false, secondary: false, global }
+        HostAddress { index, net, usable: true, deprecated: false, secondary: false, temporary: false, global }
     }
 
     fn selected(addresses: &[HostAddress], oif: u32, via: Option<&str>, destination: &str) -> Option<String> {

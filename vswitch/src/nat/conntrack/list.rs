@@ -76,23 +76,40 @@ impl Counts {
 impl Conntrack {
     /// Calls `each` with the connections that `filter` has. It takes no lock: what is made or removed meanwhile may be
     /// among them or not.
-    pub fn for_each(&self, filter: &Filter, now_s: u32, mut each: impl FnMut(Connection)) {
-        for at in 0..self.slab.fresh() {
-            let slot = self.slab.slot(at);
-            let tag = slot.tag();
-            if tag.kind != Kind::Live {
-                continue;
+    pub fn for_each(&self, filter: &Filter, now_s: u32, each: impl FnMut(Connection)) {
+        (0..self.slab.fresh()).filter_map(|at| self.shown(at, filter, now_s)).for_each(each);
+    }
+
+    /// At most `max` of the connections that `filter` has, from `cursor` on, which is 0 for the first ones; and the
+    /// cursor of the others, none at the end. A connection that stays is met once, however long that takes.
+    #[must_use]
+    pub fn page(&self, filter: &Filter, cursor: u32, max: usize, now_s: u32) -> (Vec<Connection>, Option<u32>) {
+        let mut page = Vec::new();
+        for at in cursor..self.slab.fresh() {
+            if page.len() >= max {
+                return (page, Some(at));
             }
-            let Some(entry) = Entry::read(slot, tag) else { continue };
-            let Some(progress) = Progress::read(slot, tag.generation) else { continue };
-            let deadline_s = self.deadline_s(slot, tag, progress);
-            if deadline_s <= now_s || !slot.is_still(tag) || !filter.has(&entry) {
-                continue;
-            }
-            let Entry { original, reply, origin, responder, container, bridge, .. } = entry;
-            let (state, timeout_s) = (progress.state, deadline_s - now_s);
-            each(Connection { original, reply, origin, responder, container, bridge, state, timeout_s });
+            page.extend(self.shown(at, filter, now_s));
         }
+        (page, None)
+    }
+
+    /// The connection in a slot, if there is one that `filter` has.
+    fn shown(&self, at: u32, filter: &Filter, now_s: u32) -> Option<Connection> {
+        let slot = self.slab.slot(at);
+        let tag = slot.tag();
+        if tag.kind != Kind::Live {
+            return None;
+        }
+        let entry = Entry::read(slot, tag)?;
+        let progress = Progress::read(slot, tag.generation)?;
+        let deadline_s = self.deadline_s(slot, tag, progress);
+        if deadline_s <= now_s || !slot.is_still(tag) || !filter.has(&entry) {
+            return None;
+        }
+        let Entry { original, reply, origin, responder, container, bridge, .. } = entry;
+        let (state, timeout_s) = (progress.state, deadline_s - now_s);
+        Some(Connection { original, reply, origin, responder, container, bridge, state, timeout_s })
     }
 
     /// The connections that `filter` has, in no order.

@@ -59,7 +59,7 @@ use self::mapping::Mappings;
 use self::ports::Chooser;
 use self::slab::{Kind, Slab, Slot, Tag};
 use self::state::State;
-use super::{ExternalPorts, Place, Tuple};
+use super::{ExternalPorts, NobodysPorts, Place, Tuple};
 use crate::bpf::Flow;
 use crate::wire::protocol;
 
@@ -147,6 +147,18 @@ impl Conntrack {
         };
         let restored = table.restore(used, now_s);
         Ok((table, restored))
+    }
+
+    /// An empty table in memory on a host without programs: for tests and benchmarks.
+    ///
+    /// # Errors
+    /// The kernel grants no memory, or no random numbers.
+    pub fn in_memory(now_s: u32) -> io::Result<Self> {
+        let mut secret = [0; 16];
+        rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())?;
+        let (table, _) =
+            Self::open(Storage::Memory, ConntrackConfig::default(), Arc::new(NobodysPorts), secret, now_s)?;
+        Ok(table)
     }
 
     /// The connection that a packet from `from` belongs to, in either direction; none if it comes from another place

@@ -6,10 +6,12 @@
 //! connection may outlive its deadline: 17 seconds at a million, with [`SWEEP_BUDGET`] once per second. The times of the
 //! RFCs are minima.
 
+use std::collections::HashSet;
 use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::sync::atomic::{Ordering, fence};
 
+use super::super::Tuple;
 use super::Conntrack;
 use super::entry::{Entry, Progress};
 use super::slab::{Kind, Tag};
@@ -119,11 +121,19 @@ impl Conntrack {
 
     /// A container is gone: so are its connections, at either end, and nobody gets its mappings back.
     pub fn purge_container(&self, address: IpAddr, now_s: u32) -> usize {
-        let purged =
-            self.purge(now_s, |entry| [entry.container, entry.original.source, entry.reply.source].contains(&address));
+        self.purge_containers(&HashSet::from([address]), now_s)
+    }
+
+    /// The same for several, in one round over the connections.
+    pub fn purge_containers(&self, addresses: &HashSet<IpAddr>, now_s: u32) -> usize {
+        let purged = self.purge(now_s, |entry| {
+            [entry.container, entry.original.source, entry.reply.source].iter().any(|end| addresses.contains(end))
+        });
         for mappings in &self.mappings {
             let mut mappings = mappings.lock().unwrap_or_else(PoisonError::into_inner);
-            mappings.disown(address, self.held_until_s(now_s), |slot| Entry::disown(self.slab.slot(slot)));
+            for address in addresses {
+                mappings.disown(*address, self.held_until_s(now_s), |slot| Entry::disown(self.slab.slot(slot)));
+            }
         }
         purged
     }
@@ -135,6 +145,14 @@ impl Conntrack {
                 && entry.original.protocol == protocol
                 && host.is_none_or(|host| host == entry.original.destination)
                 && (first..=last).contains(&entry.original.destination_port)
+        })
+    }
+
+    /// The same for all published ports for which `is_gone` holds, by protocol, host's address and port.
+    pub fn purge_services(&self, is_gone: impl Fn(u8, IpAddr, u16) -> bool, now_s: u32) -> usize {
+        self.purge(now_s, |entry| {
+            let Tuple { protocol, destination, destination_port, .. } = entry.original;
+            entry.is_published && is_gone(protocol, destination, destination_port)
         })
     }
 

@@ -74,6 +74,8 @@ pub struct HostAddress {
     pub deprecated: bool,
     /// Whether it is a further address of a network that has another one (IPv4).
     pub secondary: bool,
+    /// Whether it is one of those that come and go for the sake of privacy (IPv6, RFC 8981).
+    pub temporary: bool,
     /// Whether it is valid beyond the link; an IPv6 link-local address is not.
     pub global: bool,
 }
@@ -304,7 +306,9 @@ fn address(payload: &[u8]) -> Option<HostAddress> {
         net,
         usable: flags & (libc::IFA_F_TENTATIVE | libc::IFA_F_DADFAILED) == 0 || flags & libc::IFA_F_OPTIMISTIC != 0,
         deprecated: flags & libc::IFA_F_DEPRECATED != 0,
+        // One flag of two names (`include/uapi/linux/if_addr.h`).
         secondary: net.addr().is_ipv4() && flags & libc::IFA_F_SECONDARY != 0,
+        temporary: net.addr().is_ipv6() && flags & libc::IFA_F_TEMPORARY != 0,
         global: message.scope() < libc::RT_SCOPE_LINK,
     })
 }
