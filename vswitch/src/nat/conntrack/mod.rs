@@ -48,7 +48,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use connection::{Admission, Arrival, Direction, Found, New, Refusal, Segment, SourceNat, Tracked};
 pub use list::{Connection, Counts, Filter};
 pub use restore::Restored;
-pub use slab::Storage;
+pub use slab::{HEADER_BYTES as FILE_HEADER_BYTES, Storage};
 pub use sweep::{SWEEP_BUDGET, Swept};
 pub use timers::Timeouts;
 
