@@ -2,6 +2,7 @@
 
 use std::collections::BTreeMap;
 use std::io;
+use std::path::{Path, PathBuf};
 
 use serde_json::Value;
 
@@ -15,6 +16,18 @@ pub struct Inventory {
 
 /// Keys whose values change without anybody's doing: timers and lifetimes.
 const VOLATILE: [&str; 5] = ["valid_life_time", "preferred_life_time", "expires", "cache", "gc_timer"];
+
+/// Where the settings are that a switch could be tempted to change; of these directories the files themselves.
+const SYSCTLS: [&str; 8] = [
+    "/proc/sys/net/ipv4",
+    "/proc/sys/net/ipv4/conf/all",
+    "/proc/sys/net/ipv4/conf/default",
+    "/proc/sys/net/ipv4/conf/lo",
+    "/proc/sys/net/ipv6",
+    "/proc/sys/net/ipv6/conf/all",
+    "/proc/sys/net/ipv6/conf/default",
+    "/proc/sys/net/ipv6/conf/lo",
+];
 
 impl Inventory {
     /// Looks at `namespace`.
@@ -41,9 +54,10 @@ impl Inventory {
             let features = namespace.run(&format!("ethtool -k {name}"))?;
             parts.insert(format!("ethtool -k {name}"), features.lines().collect());
         }
-        for sysctl in ["net/ipv4/ip_forward", "net/ipv6/conf/all/forwarding", "net/ipv6/conf/all/disable_ipv6"] {
-            let value = namespace.enter(|| std::fs::read_to_string(format!("/proc/sys/{sysctl}"))).unwrap_or_default();
-            parts.insert(format!("sysctl {sysctl}"), value.trim().into());
+        for directory in SYSCTLS {
+            for (path, value) in namespace.enter(|| settings(Path::new(directory))) {
+                parts.insert(format!("sysctl {}", path.display()), value.trim().into());
+            }
         }
         Ok(Self { parts })
     }
@@ -61,6 +75,13 @@ impl Inventory {
         }
         differences
     }
+}
+
+/// The files of `directory` and what is in them; what cannot be read is left out.
+fn settings(directory: &Path) -> Vec<(PathBuf, String)> {
+    let entries = std::fs::read_dir(directory).into_iter().flatten().flatten();
+    let files = entries.map(|entry| entry.path()).filter(|path| path.is_file());
+    files.filter_map(|path| std::fs::read_to_string(&path).ok().map(|value| (path, value))).collect()
 }
 
 fn strip(value: &mut Value) {

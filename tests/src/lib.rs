@@ -24,13 +24,16 @@
 //! in a short-lived thread that has entered the namespace ([`Namespace::enter`]) and uses them
 //! anywhere; programs are started with [`Namespace::command`].
 
+pub mod contact;
 pub mod daemon;
 pub mod frame;
 pub mod http;
 pub mod inventory;
 pub mod lab;
 pub mod namespace;
+pub mod outside;
 pub mod overlay;
+pub mod packet;
 pub mod process;
 pub mod raw;
 pub mod reach;

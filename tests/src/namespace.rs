@@ -67,6 +67,15 @@ impl Namespace {
         Ok(made)
     }
 
+    /// Gives the namespace of the process `pid`, which somebody else has made, the name `name`.
+    ///
+    /// # Errors
+    /// What `ip netns` says.
+    pub fn attach(name: &str, pid: &str) -> io::Result<Self> {
+        ip_batch(&format!("netns attach {name} {pid}\n"))?;
+        Ok(Self { name: name.to_owned(), file: File::open(Path::new(DIRECTORY).join(name))?, named: true })
+    }
+
     /// The name, as `ip netns` knows it.
     #[must_use]
     pub fn name(&self) -> &str {
@@ -155,6 +164,15 @@ impl Namespace {
         links[0]["stats64"][side][what]
             .as_u64()
             .ok_or_else(|| io::Error::other(format!("{ifname} has no counter {counter}: {text}")))
+    }
+
+    /// The MAC address of an interface of the namespace.
+    ///
+    /// # Errors
+    /// The interface does not exist.
+    pub fn mac(&self, ifname: &str) -> io::Result<[u8; 6]> {
+        let links: serde_json::Value = serde_json::from_str(&self.ip(&format!("-j link show dev {ifname}"))?)?;
+        links[0]["address"].as_str().map(crate::frame::parse_mac).ok_or_else(|| io::Error::other("no address"))
     }
 
     /// Deletes the name now; the namespace itself lives until its last user is gone, and this value

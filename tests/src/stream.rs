@@ -75,7 +75,24 @@ impl Transfer {
     pub fn start(server: &Namespace, client: &Namespace, address: SocketAddr, plan: Plan) -> io::Result<Self> {
         let listener = server.enter(|| listen(address))?;
         let address = listener.local_addr()?;
-        let ours = client.enter(|| TcpStream::connect_timeout(&address, Duration::from_secs(10)))?;
+        Self::begin(&listener, client, address, plan)
+    }
+
+    /// The same to a server that listens on `address` and is reached at `target`.
+    ///
+    /// # Errors
+    /// The connection cannot be made.
+    pub fn start_to(
+        (server, address): (&Namespace, SocketAddr),
+        (client, target): (&Namespace, SocketAddr),
+        plan: Plan,
+    ) -> io::Result<Self> {
+        let listener = server.enter(|| listen(address))?;
+        Self::begin(&listener, client, target, plan)
+    }
+
+    fn begin(listener: &TcpListener, client: &Namespace, target: SocketAddr, plan: Plan) -> io::Result<Self> {
+        let ours = client.enter(|| TcpStream::connect_timeout(&target, Duration::from_secs(10)))?;
         let (theirs, _) = listener.accept()?;
         let received = Arc::new(AtomicU64::new(0));
         let mut threads = Vec::new();

@@ -18,6 +18,9 @@
 //! | `GET /v1/bridges/{bridge}/ports` | | `[`[`Port`]`]` |
 //! | `POST /v1/bridges/{bridge}/ports` | [`PortSpec`] | [`Port`] |
 //! | `DELETE /v1/bridges/{bridge}/ports/{port}` | | 204 |
+//! | `GET /v1/publications?bridge=NAME&port=NAME` | | `[`[`Publication`]`]` |
+//! | `POST /v1/bridges/{bridge}/ports/{port}/publications` | [`Publish`] | `[`[`Publication`]`]` |
+//! | `DELETE /v1/bridges/{bridge}/ports/{port}/publications?specs=SPEC,SPEC` | | [`Flushed`] |
 //! | `GET /v1/vxlans` | | `[`[`Vxlan`]`]` |
 //! | `GET /v1/bridges/{bridge}/vxlans` | | `[`[`Vxlan`]`]` |
 //! | `POST /v1/bridges/{bridge}/vxlans` | [`VxlanSpec`] | [`Vxlan`] |
@@ -31,6 +34,8 @@
 //! | `POST /v1/bridges/{bridge}/fdb` | [`FdbStatic`] | [`FdbEntry`] |
 //! | `DELETE /v1/bridges/{bridge}/fdb/{mac}?vlan=N` | | [`Flushed`] |
 //! | `DELETE /v1/bridges/{bridge}/fdb?port=NAME` | | [`Flushed`] |
+//! | `GET /v1/conntrack?bridge=NAME&cursor=N` | | [`ConnectionPage`] |
+//! | `DELETE /v1/conntrack?bridge=NAME` | | [`Flushed`] |
 //! | `GET /v1/stats?bridge=NAME&port=NAME` | | [`Stats`] |
 //! | `POST /v1/shutdown` | [`Shutdown`] | 202 |
 //!
@@ -43,11 +48,16 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
+mod conntrack;
 mod overlay;
-
-pub use overlay::*;
+mod publish;
 mod uplink;
 
+pub use conntrack::{CONNECTION_PAGE_MAX, Connection, ConnectionEnd, ConnectionPage, GatewayStats, Tuple};
+pub use overlay::*;
+pub use publish::{
+    ExposeSpec, HostPort, PortRange, Publication, Publish, PublishSpec, SpecError, Transport, any_address,
+};
 pub use uplink::{SharedUplink, Uplink, UplinkCarry, UplinkSpec, UplinkState, Uplinks};
 
 /// The largest request body that the daemon reads, in bytes.
@@ -155,6 +165,23 @@ pub struct BridgeSpec {
     /// No addresses and no host interface: a bare learning switch.
     #[serde(default)]
     pub l2: bool,
+    /// Whether nothing enters or leaves but through the bridge: its ports reach one another and the gateway, and
+    /// neither the outside nor other bridges; default false.
+    #[serde(default)]
+    pub internal: bool,
+    /// Whether what leaves gets an address of the host; default true. Without it the outside must have a route to
+    /// the bridge's subnets.
+    #[serde(default)]
+    pub masquerade: Option<bool>,
+    /// Where ports are published that name no address of the host, at most one per family: an address of the
+    /// host, or `0.0.0.0` and `::` for all of a family. Families that are not named are not published then.
+    /// Default: all addresses of both.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, example = json!(["192.0.2.1"]))]
+    pub host_ips: Vec<IpAddr>,
+    /// Whether TCP's maximum segment size is made to fit the way out; default false.
+    #[serde(default)]
+    pub mss_clamp: Option<bool>,
     /// Seconds without traffic after which a learned MAC address is forgotten; default 300.
     #[serde(default)]
     pub ageing_s: Option<u32>,
@@ -183,6 +210,19 @@ pub struct BridgeChange {
     /// See [`BridgeSpec::icc`].
     #[serde(default)]
     pub icc: Option<bool>,
+    /// See [`BridgeSpec::internal`]; refused while ports are published.
+    #[serde(default)]
+    pub internal: Option<bool>,
+    /// See [`BridgeSpec::masquerade`].
+    #[serde(default)]
+    pub masquerade: Option<bool>,
+    /// See [`BridgeSpec::host_ips`]; an empty list is the default. What is published already stays as it is.
+    #[serde(default)]
+    #[schema(value_type = Option<Vec<String>>)]
+    pub host_ips: Option<Vec<IpAddr>>,
+    /// See [`BridgeSpec::mss_clamp`].
+    #[serde(default)]
+    pub mss_clamp: Option<bool>,
     /// See [`BridgeSpec::ageing_s`].
     #[serde(default)]
     pub ageing_s: Option<u32>,
@@ -222,6 +262,19 @@ pub struct Bridge {
     pub icc: bool,
     /// Whether the bridge is a bare learning switch.
     pub l2: bool,
+    /// Whether nothing enters or leaves but through the bridge.
+    #[serde(default)]
+    pub internal: bool,
+    /// Whether what leaves gets an address of the host.
+    #[serde(default)]
+    pub masquerade: bool,
+    /// Where ports are published that name no address; empty: at all addresses of the host.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub host_ips: Vec<IpAddr>,
+    /// Whether TCP's maximum segment size is made to fit the way out.
+    #[serde(default)]
+    pub mss_clamp: bool,
     /// The MAC address of the host's interface; absent on an `l2` bridge.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub mac: Option<String>,
@@ -330,6 +383,21 @@ pub struct PortSpec {
     /// Further names of the port.
     #[serde(default)]
     pub aliases: Vec<String>,
+    /// The ports to publish.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, example = json!(["8080:80", "127.0.0.1::53/udp"]))]
+    pub publish: Vec<PublishSpec>,
+    /// The ports that something listens on: what `publish_all` publishes, `80`, `8000-8010/udp`.
+    #[serde(default)]
+    #[schema(value_type = Vec<String>, example = json!(["80", "53/udp"]))]
+    pub expose: Vec<ExposeSpec>,
+    /// Publish the exposed ports that `publish` does not name, at ports of the switch's choice.
+    #[serde(default)]
+    pub publish_all: bool,
+    /// Whether the port is kept from sending as somebody else: from another MAC address than its own, or from
+    /// other IP addresses where it has configured ones. Default true; an `l2` bridge has no guards.
+    #[serde(default)]
+    pub guard: Option<bool>,
     /// The most that the port may send into the switch, in bits per second.
     #[serde(default)]
     pub ingress_rate_bps: Option<u64>,
@@ -385,6 +453,16 @@ pub struct Port {
     /// Further names.
     #[serde(default, skip_serializing_if = "Vec::is_empty")]
     pub aliases: Vec<String>,
+    /// Its published ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publications: Vec<Publication>,
+    /// The ports that something listens on, as it was told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    #[schema(value_type = Vec<String>)]
+    pub exposed: Vec<ExposeSpec>,
+    /// Whether the port is kept from sending as somebody else.
+    #[serde(default)]
+    pub guard: bool,
     /// The most into the switch, in bits per second.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub ingress_rate_bps: Option<u64>,
@@ -558,6 +636,9 @@ pub struct Stats {
     pub neighbours: Vec<NeighbourStats>,
     /// All workers.
     pub workers: Vec<WorkerStats>,
+    /// The gateway's connections, of all bridges.
+    #[serde(default)]
+    pub gateway: GatewayStats,
     /// The accounting of the whole switch, ports that are gone included.
     pub balance: Balance,
     /// What the switch dropped since it started, by reason, ports that are gone included.

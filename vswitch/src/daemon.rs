@@ -15,6 +15,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::control::host_ports::HostPorts;
 use crate::control::lock::{Lock, LockError};
 use crate::control::server::peer::Allowed;
 use crate::control::server::serve;
@@ -23,7 +24,7 @@ use crate::control::service::{Service, StopRequest};
 use crate::control::store::{LoadError, Store};
 use crate::control::switch::{Switch, XdpContext};
 use crate::control::uplink::options::UplinkOption;
-use crate::control::{host_ends, upkeep, watch as netns_watch};
+use crate::control::{connections, host_ends, upkeep, watch as netns_watch};
 use crate::datapath::{Datapath, DatapathConfig};
 use crate::io::xdp::BusyPoll;
 
@@ -121,14 +122,24 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         pool_chunks: options.xdp_chunks,
         ..DatapathConfig::default()
     };
-    let datapath = Arc::new(Datapath::start(config).map_err(doing("the datapath cannot be started"))?);
+    let host_ports = Arc::new(HostPorts::new().map_err(doing("the host's ports cannot be looked at"))?);
+    let path = connections::path_beside(&options.socket);
+    let (conntrack, restored) = connections::open(&path, Arc::clone(&host_ports) as _)
+        .map_err(doing("the table of connections cannot be opened"))?;
+    if restored.connections > 0 || restored.discarded > 0 {
+        tracing::info!(connections = restored.connections, discarded = restored.discarded, "connections go on");
+    }
+    let datapath = Datapath::start(config, conntrack).map_err(doing("the datapath cannot be started"))?;
+    let datapath = Arc::new(datapath);
     let busy_poll = options.xdp_busy_poll_us.map(|us| BusyPoll { us, budget: XDP_BUSY_POLL_BUDGET });
     let xdp = XdpContext { busy_poll, ..XdpContext::default() };
     let mut switch = Switch::new(desired, store, Arc::clone(&datapath), xdp)
         .map_err(doing("the daemon's own network namespace cannot be opened"))?;
+    switch.set_host_ports(host_ports);
     switch.set_uplinks(options.uplinks.clone()).map_err(|error| StartError::Reconcile(error.message))?;
     let host_changes = switch.host_changes();
     switch.reconcile().map_err(|error| StartError::Reconcile(error.message))?;
+    switch.settle_gateway();
     switch.settle_host_ports();
     let (bridges, ports) = (switch.bridges().len(), switch.ports(None).map_or(0, |ports| ports.len()));
 

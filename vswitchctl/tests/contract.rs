@@ -136,7 +136,13 @@ fn a_wrong_command_line_is_2_and_asks_nothing() {
         "add-br",
         "add-br br0 --mtu big",
         "set-br br0",
-        "add-br br0 --masquerade on",
+        "add-br br0 --masquerade maybe",
+        "add-br br0 --internal on",
+        "publish br0 web",
+        "publish br0 web 80:0",
+        "publish br0 web 80 --from somebody",
+        "unpublish br0 web x",
+        "add-port br0 web --publish 80-90:80-91",
         "stats a b c",
     ] {
         let output = server.run(line);

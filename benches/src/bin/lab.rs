@@ -7,9 +7,9 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use clap::Parser;
-use vswitch_benches::lab::peer::{Carry, Family, Ours, Overlay, Peer, Ports, Setup, Uplink};
+use vswitch_benches::lab::peer::{Carry, Family, Gateway, Ours, Overlay, Peer, Ports, Setup, Uplink, Way};
 use vswitch_benches::lab::run::{Plan, measure};
-use vswitch_benches::lab::workload::{Load, Workload};
+use vswitch_benches::lab::workload::{Job, Load, Workload};
 use vswitch_benches::lab::{memory, report};
 use vswitch_tests::daemon::binaries;
 use vswitch_tests::namespace;
@@ -28,17 +28,18 @@ use vswitch_tests::process::INTERRUPTED;
     lab --mtu 60000 --peers vswitch-xdp,bridge --workloads tcp1\n  \
     lab --uplink-cost --rounds 15 --seconds 1              what a shared uplink costs the host\n  \
     lab --memory --ports 100 --peers vswitch,vswitch-xdp   what ports cost in memory\n  \
-    lab --overlay                                          VXLAN between two hosts, against the kernel's")]
+    lab --overlay                                          VXLAN between two hosts, against the kernel's\n  \
+    lab --nat --peers nat-kernel,docker0,nat-vswitch-tap   published ports and masquerade")]
 struct Arguments {
     /// The switches: vswitch (TAP ports), vswitch-xdp (AF_XDP ports), vswitch-xdp-busy (busy polled),
     /// vswitch-mixed (client AF_XDP, server TAP), vswitch-mixed-r (the other way round),
     /// vswitch-mixed-plain (without coalescing), each also as NAME@BIN_DIR (another build); bridge,
-    /// bridge-plain (no netfilter hooks), ovs, ovs-tso; uplinks: see --uplink-cost; overlays: see --overlay
+    /// bridge-plain (no netfilter hooks), ovs, ovs-tso; uplinks: see --uplink-cost; overlays: see --overlay; gateways: see --nat
     /// [default: vswitch,bridge,ovs]
     #[arg(long, value_delimiter = ',')]
     peers: Vec<Peer>,
-    /// The workloads: tcp1, tcp4, tcp1r, rtt, conn, req, raw64, udp64
-    /// [default: all but tcp1r; with --uplink-cost tcp1, tcp1r and rtt]
+    /// The workloads: tcp1, tcp4, tcp1r, rtt, urtt, conn, req, raw64, udp64
+    /// [default: all but tcp1r and urtt; with --uplink-cost tcp1, tcp1r and rtt; with --nat tcp1, rtt, urtt, conn and req]
     #[arg(long, value_delimiter = ',')]
     workloads: Vec<Workload>,
     /// What a shared uplink costs the host's own traffic. The peers are uplink (a wire, nothing
@@ -90,7 +91,14 @@ struct Arguments {
     /// Give the underlay no segmentation offload, as a plain network card: all is cut before it crosses
     #[arg(long)]
     underlay_cuts: bool,
-    /// Ratios are to this peer [default: bridge; with --uplink-cost uplink; with --overlay vxlan-kernel]
+    /// A host between a container and the world outside: each workload from outside to a published port (in/) and from
+    /// the container to the outside (out/). The peers are nat-kernel (bridge, veth, and Docker's rules in nftables),
+    /// docker0 (Docker itself: dockerd, docker, containerd, runc and iptables in the PATH), nat-vswitch-tap (TAP port,
+    /// uplink at tc), nat-vswitch-xdp (both AF_XDP) and nat-vswitch-tap-xdp (TAP port, uplink AF_XDP), the latter three
+    /// also as NAME@BIN_DIR
+    #[arg(long, conflicts_with_all = ["uplink_cost", "memory", "overlay"])]
+    nat: bool,
+    /// Ratios are to this peer [default: bridge; with --uplink-cost uplink; with --overlay vxlan-kernel; with --nat nat-kernel]
     #[arg(long)]
     reference: Option<Peer>,
     /// Write every run to this file
@@ -142,7 +150,7 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
     if arguments.memory {
         return weigh(arguments, &peers, &setup);
     }
-    let plan = Plan { peers, workloads: arguments.workloads(), rounds: arguments.rounds, load, setup };
+    let plan = Plan { peers, jobs: arguments.jobs(), rounds: arguments.rounds, load, setup };
     let runs = measure(&plan, |run| eprintln!("{}", report::line(run)))?;
     arguments.record(&serde_json::json!({
         "machine": machine(),
@@ -179,6 +187,8 @@ impl Arguments {
             let ours = [Carry::Socket, Carry::UplinkTc, Carry::UplinkXdp];
             let ours = ours.map(|carry| Peer::Vxlan(Overlay { carry, build: None }));
             ours.into_iter().chain([Peer::VxlanKernel]).collect()
+        } else if self.nat {
+            Gateway::usual().into_iter().map(Peer::Nat).collect()
         } else if self.memory {
             vec![ours(Ports::Tap), ours(Ports::Xdp)]
         } else {
@@ -191,15 +201,28 @@ impl Arguments {
             self.workloads.clone()
         } else if self.uplink_cost {
             vec![Workload::Tcp1, Workload::Tcp1r, Workload::Rtt]
+        } else if self.nat {
+            vec![Workload::Tcp1, Workload::Rtt, Workload::Urtt, Workload::Conn, Workload::Req]
         } else {
-            Workload::ALL.into_iter().filter(|workload| *workload != Workload::Tcp1r).collect()
+            let seldom = [Workload::Tcp1r, Workload::Urtt];
+            Workload::ALL.into_iter().filter(|workload| !seldom.contains(workload)).collect()
         }
+    }
+
+    fn jobs(&self) -> Vec<Job> {
+        let ways: &[Way] = if self.nat { &[Way::Published, Way::Egress] } else { &[Way::Direct] };
+        let of_way = |way: &Way| {
+            let way = *way;
+            self.workloads().into_iter().map(move |workload| Job { way, workload })
+        };
+        ways.iter().flat_map(of_way).collect()
     }
 
     fn reference(&self) -> Peer {
         let default = || match self {
             _ if self.uplink_cost => Peer::Uplink(Uplink::Bare),
             _ if self.overlay => Peer::VxlanKernel,
+            _ if self.nat => Peer::Nat(Gateway::Kernel),
             _ => Peer::Bridge,
         };
         self.reference.clone().unwrap_or_else(default)

@@ -3,7 +3,7 @@
 use std::fmt::Write as _;
 
 use super::run::Run;
-use super::workload::{Metric, Outcome, Workload};
+use super::workload::{Job, Metric, Outcome};
 
 /// Above this share of stolen time a run is flagged.
 const STEAL_LIMIT_PERCENT: f64 = 5.0;
@@ -16,7 +16,7 @@ pub fn table(runs: &[Run], reference: &str) -> String {
     let mut text = String::new();
     let _ = writeln!(
         text,
-        "{:<19} {:<PEER_CHARS$} {:>13} {:>6} {:>10} {:>12} {:>8} {:>8} {:>6} {:>7}  remarks",
+        "{:<20} {:<PEER_CHARS$} {:>13} {:>6} {:>10} {:>12} {:>8} {:>8} {:>6} {:>7}  remarks",
         "workload", "peer", "median", "ratio", "min..max", "95 %", "switch", "machine", "ratio", "retrans"
     );
     for workload in distinct(runs.iter().map(|run| run.workload)) {
@@ -35,7 +35,7 @@ pub fn table(runs: &[Run], reference: &str) -> String {
     text
 }
 
-fn row(runs: &[Run], workload: Workload, name: &str, peer: &str, reference: &str) -> String {
+fn row(runs: &[Run], workload: Job, name: &str, peer: &str, reference: &str) -> String {
     let of = |peer: &str| -> Vec<(usize, &Outcome)> {
         runs.iter()
             .filter(|run| run.workload == workload && run.peer == peer)
@@ -82,7 +82,7 @@ fn row(runs: &[Run], workload: Workload, name: &str, peer: &str, reference: &str
     let interval =
         median_interval(&ratios).map_or_else(|| "-".to_owned(), |(low, high)| format!("{low:.3}..{high:.3}"));
     format!(
-        "{:<19} {:<PEER_CHARS$} {:>13} {:>6} {:>10} {:>12} {:>8} {:>8} {:>6} {:>7}  {}",
+        "{:<20} {:<PEER_CHARS$} {:>13} {:>6} {:>10} {:>12} {:>8} {:>8} {:>6} {:>7}  {}",
         format!("{workload} {name}"),
         shortened(peer),
         format!("{} {unit}", number(median(&values))),
@@ -109,7 +109,7 @@ fn per_unit(outcome: &Outcome, cpu_s: f64) -> Option<f64> {
 /// One line about one run, for those who watch.
 #[must_use]
 pub fn line(run: &Run) -> String {
-    let head = format!("round {} {:<6} {:<PEER_CHARS$}", run.round + 1, run.workload.to_string(), shortened(&run.peer));
+    let head = format!("round {} {:<9} {:<PEER_CHARS$}", run.round + 1, run.workload.to_string(), shortened(&run.peer));
     let Some(outcome) = &run.outcome else {
         return format!("{head} FAILED: {}", run.error.as_deref().unwrap_or("unknown"));
     };
@@ -141,7 +141,7 @@ fn metric<'a>(outcome: &'a Outcome, name: &str) -> Option<&'a Metric> {
     outcome.metrics.iter().find(|metric| metric.name == name)
 }
 
-fn metric_names(runs: &[Run], workload: Workload) -> Vec<&'static str> {
+fn metric_names(runs: &[Run], workload: Job) -> Vec<&'static str> {
     distinct(
         runs.iter()
             .filter(|run| run.workload == workload)
@@ -200,6 +200,10 @@ fn maximum(values: &[f64]) -> Option<f64> {
 mod tests {
     use super::*;
     use crate::lab::meter::Cost;
+    use crate::lab::peer::Way;
+    use crate::lab::workload::Workload;
+
+    const TCP1: Job = Job { way: Way::Direct, workload: Workload::Tcp1 };
 
     fn run(round: usize, peer: &str, value: f64) -> Run {
         let outcome = Outcome {
@@ -210,14 +214,14 @@ mod tests {
             retransmits: Some(3),
             note: None,
         };
-        Run { round, peer: peer.to_owned(), workload: Workload::Tcp1, outcome: Some(outcome), error: None }
+        Run { round, peer: peer.to_owned(), workload: TCP1, outcome: Some(outcome), error: None }
     }
 
     #[test]
     fn ratios_are_paired_within_a_round() {
         // The machine was twice as fast in the second round: the ratio is the same in both.
         let runs = [run(0, "bridge", 10.0), run(0, "vswitch", 9.0), run(1, "vswitch", 18.0), run(1, "bridge", 20.0)];
-        let line = row(&runs, Workload::Tcp1, "throughput", "vswitch", "bridge");
+        let line = row(&runs, TCP1, "throughput", "vswitch", "bridge");
         let cells: Vec<&str> = line.split_whitespace().collect();
         // 0.5 and 1.5 CPU seconds for two gigabytes, as much as the bridge.
         let expected = [
@@ -258,7 +262,7 @@ mod tests {
     fn a_failed_run_is_told() {
         let mut failed = run(0, "vswitch", 1.0);
         failed.outcome = None;
-        let line = row(&[failed], Workload::Tcp1, "throughput", "vswitch", "bridge");
+        let line = row(&[failed], TCP1, "throughput", "vswitch", "bridge");
         assert!(line.contains("1 runs failed"), "{line}");
     }
 }

@@ -7,15 +7,15 @@ use serde::Serialize;
 use vswitch_tests::process::INTERRUPTED;
 
 use super::peer::{Peer, Setup, Topology};
-use super::workload::{self, Load, Outcome, Workload};
+use super::workload::{self, Job, Load, Outcome};
 
 /// What is to be measured.
 #[derive(Debug, Clone)]
 pub struct Plan {
     /// The switches.
     pub peers: Vec<Peer>,
-    /// The workloads.
-    pub workloads: Vec<Workload>,
+    /// The workloads, and the ways that they go.
+    pub jobs: Vec<Job>,
     /// How often each is run over each.
     pub rounds: usize,
     /// How long and how hard each run is.
@@ -31,8 +31,8 @@ pub struct Run {
     pub round: usize,
     /// The switch.
     pub peer: String,
-    /// The workload.
-    pub workload: Workload,
+    /// The workload, with its way.
+    pub workload: Job,
     /// What it gave; none when it failed.
     pub outcome: Option<Outcome>,
     /// Why it failed.
@@ -55,7 +55,7 @@ pub fn measure(plan: &Plan, mut progress: impl FnMut(&Run)) -> io::Result<Vec<Ru
     }
     let mut runs = Vec::new();
     for round in 0..plan.rounds {
-        for &workload in &plan.workloads {
+        for &workload in &plan.jobs {
             for turn in 0..topologies.len() {
                 let topology = &topologies[(round + turn) % topologies.len()];
                 let result = workload::run(workload, topology, plan.load, &plan.setup.directory);

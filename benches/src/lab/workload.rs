@@ -3,28 +3,22 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::path::Path;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU16, Ordering};
 use std::time::Duration;
 
-use serde::Serialize;
+use serde::{Serialize, Serializer};
 use serde_json::Value;
 use vswitch_tests::namespace::Namespace;
 use vswitch_tests::process::{Background, run_ok, wait_until};
 
 use super::blast::blast;
 use super::meter::{Cost, Meter};
-use super::peer::{Container, Topology};
-
-/// The port of the first server. Every server gets another one: the connections of its predecessor
-/// are still in TIME_WAIT, and not every server program sets SO_REUSEADDR.
-const FIRST_PORT: u16 = 5201;
+use super::peer::{Container, Topology, Way};
 
 /// A workload.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "lowercase")]
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Workload {
     /// One TCP stream (iperf3).
     Tcp1,
@@ -34,6 +28,8 @@ pub enum Workload {
     Tcp1r,
     /// TCP ping-pong of 64 bytes (sockperf).
     Rtt,
+    /// UDP ping-pong of 64 bytes (sockperf).
+    Urtt,
     /// New connections: HTTP without keep-alive (nginx, wrk).
     Conn,
     /// HTTP requests over kept connections.
@@ -46,8 +42,8 @@ pub enum Workload {
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Self; 8] =
-        [Self::Tcp1, Self::Tcp4, Self::Tcp1r, Self::Rtt, Self::Conn, Self::Req, Self::Raw64, Self::Udp64];
+    pub const ALL: [Self; 9] =
+        [Self::Tcp1, Self::Tcp4, Self::Tcp1r, Self::Rtt, Self::Urtt, Self::Conn, Self::Req, Self::Raw64, Self::Udp64];
 }
 
 impl FromStr for Workload {
@@ -68,11 +64,38 @@ impl fmt::Display for Workload {
             Self::Tcp4 => "tcp4",
             Self::Tcp1r => "tcp1r",
             Self::Rtt => "rtt",
+            Self::Urtt => "urtt",
             Self::Conn => "conn",
             Self::Req => "req",
             Self::Raw64 => "raw64",
             Self::Udp64 => "udp64",
         })
+    }
+}
+
+/// A workload and the way that it goes.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Job {
+    /// The way.
+    pub way: Way,
+    /// The workload.
+    pub workload: Workload,
+}
+
+impl fmt::Display for Job {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(match self.way {
+            Way::Direct => "",
+            Way::Published => "in/",
+            Way::Egress => "out/",
+        })?;
+        self.workload.fmt(f)
+    }
+}
+
+impl Serialize for Job {
+    fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
+        serializer.collect_str(self)
     }
 }
 
@@ -129,39 +152,34 @@ impl fmt::Display for Load {
 struct Ends<'a> {
     client: &'a Container,
     server: &'a Container,
+    /// The address that the client connects to.
+    target: IpAddr,
     pids: Vec<u32>,
     load: Load,
     port: u16,
     directory: &'a Path,
 }
 
-/// Runs `workload` once over `topology`; server logs go to `directory`.
+/// Runs `job` once over `topology`; server logs go to `directory`.
 ///
 /// # Errors
-/// A program is missing or fails.
-pub fn run(workload: Workload, topology: &Topology, load: Load, directory: &Path) -> io::Result<Outcome> {
-    let [client, server, ..] = &topology.containers[..] else {
-        return Err(io::Error::other("a topology has at least two containers"));
-    };
+/// A program is missing or fails, or the topology has no such way.
+pub fn run(job: Job, topology: &Topology, load: Load, directory: &Path) -> io::Result<Outcome> {
+    let super::peer::Ends { client, server, target } = topology.ends(job.way)?;
     // Both addresses are learned and resolved before the clock starts.
-    client.namespace.run(&format!("ping -n -q -c 2 -i 0.05 -W 2 {}", server.address))?;
-    let ends = Ends { client, server, pids: topology.pids(), load, port: next_port(), directory };
-    match workload {
+    client.namespace.run(&format!("ping -n -q -c 2 -i 0.05 -W 2 {target}"))?;
+    let ends = Ends { client, server, target, pids: topology.pids(), load, port: topology.next_port(), directory };
+    match job.workload {
         Workload::Tcp1 => ends.tcp(&[]),
         Workload::Tcp4 => ends.tcp(&["-P", "4"]),
         Workload::Tcp1r => ends.tcp(&["-R"]),
-        Workload::Rtt => ends.round_trip(),
+        Workload::Rtt => ends.round_trip(&["--tcp"]),
+        Workload::Urtt => ends.round_trip(&[]),
         Workload::Conn => ends.http(true),
         Workload::Req => ends.http(false),
         Workload::Raw64 => ends.raw(),
         Workload::Udp64 => ends.udp(),
     }
-}
-
-/// See [`FIRST_PORT`].
-fn next_port() -> u16 {
-    static NEXT: AtomicU16 = AtomicU16::new(0);
-    FIRST_PORT + NEXT.fetch_add(1, Ordering::Relaxed) % 10_000
 }
 
 impl Ends<'_> {
@@ -188,7 +206,7 @@ impl Ends<'_> {
         let mut command = self.client.namespace.command("iperf3");
         command
             .args(["-J", "-O", "1", "-p", &self.port.to_string(), "-t", &self.load.seconds.to_string(), "-c"])
-            .arg(self.server.address.to_string())
+            .arg(self.target.to_string())
             .args(args);
         let meter = Meter::start(&self.pids)?;
         let text = run_ok(&mut command, self.limit())?;
@@ -232,13 +250,14 @@ impl Ends<'_> {
         })
     }
 
-    fn round_trip(&self) -> io::Result<Outcome> {
-        let (address, port) = (self.server.address.to_string(), self.port.to_string());
-        let _server = self.serve("sockperf", &["server", "--tcp", "-i", &address, "-p", &port])?;
+    fn round_trip(&self, protocol: &[&str]) -> io::Result<Outcome> {
+        let (address, target, port) = (self.server.address.to_string(), self.target.to_string(), self.port.to_string());
+        let _server = self.serve("sockperf", &[&["server", "-i", &address, "-p", &port], protocol].concat())?;
         let mut command = self.client.namespace.command("sockperf");
         command
-            .args(["ping-pong", "--tcp", "--full-rtt", "-m", "64", "-i", &address, "-p", &port, "-t"])
-            .arg(self.load.seconds.to_string());
+            .args(["ping-pong", "--full-rtt", "-m", "64", "-i", &target, "-p", &port])
+            .args(protocol)
+            .args(["-t", &self.load.seconds.to_string()]);
         let meter = Meter::start(&self.pids)?;
         let text = run_ok(&mut command, self.limit())?;
         let cost = meter.stop()?;
@@ -277,7 +296,7 @@ impl Ends<'_> {
         if close {
             command.args(["-H", "Connection: close"]);
         }
-        command.arg(format!("http://{}/", SocketAddr::new(self.server.address, self.port)));
+        command.arg(format!("http://{}/", SocketAddr::new(self.target, self.port)));
         let meter = Meter::start(&self.pids)?;
         let text = run_ok(&mut command, self.limit())?;
         let cost = meter.stop()?;
@@ -330,15 +349,16 @@ fn nginx_configuration(prefix: &Path, port: u16, workers: u16) -> String {
     )
 }
 
-/// Whether something listens on the TCP port `port` (`/proc/net/tcp`, state 0A), without connecting:
-/// a server for one client would take the probe for it.
+/// Whether something listens on the TCP port `port` (`/proc/net/tcp`, state 0A) or has the UDP port (07), without
+/// connecting: a server for one client would take the probe for it.
 fn listens(namespace: &Namespace, port: u16) -> bool {
-    let pattern = format!(":{port:04X} ");
+    let pattern = format!(":{port:04X}");
     namespace.enter(|| {
-        ["/proc/thread-self/net/tcp", "/proc/thread-self/net/tcp6"].iter().any(|path| {
-            fs::read_to_string(path).unwrap_or_default().lines().any(|line| {
+        [("tcp", "0A"), ("tcp6", "0A"), ("udp", "07"), ("udp6", "07")].iter().any(|(protocol, wanted)| {
+            let table = fs::read_to_string(format!("/proc/thread-self/net/{protocol}")).unwrap_or_default();
+            table.lines().any(|line| {
                 let fields: Vec<&str> = line.split_whitespace().collect();
-                matches!(fields[..], [_, local, _, "0A", ..] if format!("{local} ").ends_with(&pattern))
+                matches!(fields[..], [_, local, _, state, ..] if state == *wanted && local.ends_with(&pattern))
             })
         })
     })

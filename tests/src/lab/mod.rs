@@ -364,6 +364,14 @@ impl Lab {
         self.before.remove(role);
     }
 
+    /// What the namespace of `role` (`host`, or a container's) is like now is how it is to be found at the end.
+    #[track_caller]
+    pub fn found_now(&mut self, role: &str) {
+        let namespace = if role == "host" { &self.host } else { self.container(role) };
+        let inventory = must(Inventory::take(namespace));
+        self.before.insert(role.to_owned(), inventory);
+    }
+
     /// `add-br` with the words of `args`.
     #[track_caller]
     pub fn add_bridge(&self, bridge: &str, args: &str) -> Bridge {

@@ -83,10 +83,18 @@ impl Captured {
     /// # Errors
     /// As [`Captured::select`].
     pub fn faults(&self) -> io::Result<Vec<String>> {
-        let filter = "_ws.malformed || ip.checksum.status == Bad || udp.checksum.status == Bad || \
+        self.faults_of("frame")
+    }
+
+    /// The same of those packets that the display filter `of` selects.
+    ///
+    /// # Errors
+    /// As [`Captured::select`].
+    pub fn faults_of(&self, of: &str) -> io::Result<Vec<String>> {
+        let wrong = "_ws.malformed || ip.checksum.status == Bad || udp.checksum.status == Bad || \
                       tcp.checksum.status == Bad || icmp.checksum.status == Bad || icmpv6.checksum.status == Bad";
         let fields =
             ["frame.number", "frame.len", "ip.src", "ipv6.src", "vxlan.vni", "frame.protocols", "_ws.col.Info"];
-        Ok(self.select(filter, &fields)?.into_iter().map(|row| row.join(" ")).collect())
+        Ok(self.select(&format!("({of}) && ({wrong})"), &fields)?.into_iter().map(|row| row.join(" ")).collect())
     }
 }

@@ -5,6 +5,7 @@
 //! without touching the outside world; [`store`] remembers; [`netns`], [`netlink`] and
 //! [`crate::io::tap`] touch the kernel.
 
+pub mod connections;
 pub mod desired;
 pub mod host_ends;
 pub mod host_ports;

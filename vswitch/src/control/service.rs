@@ -13,6 +13,7 @@ use tokio::task::spawn_blocking;
 use super::refusal::{Result, failed, stopping};
 use super::switch::Switch;
 use crate::datapath::clock::now_s;
+use crate::nat::conntrack::SWEEP_BUDGET;
 
 /// How the daemon is asked to stop.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -95,7 +96,12 @@ impl Service {
         if self.shared.stop.borrow().is_some() {
             return Err(stopping());
         }
-        self.run(switch, f).await
+        self.run(switch, |switch| {
+            let result = f(switch);
+            switch.settle_gateway();
+            result
+        })
+        .await
     }
 
     /// As [`Service::with`], for what may be large: `f` runs with the switch, and what it returns is
@@ -141,6 +147,24 @@ impl Service {
         blocking(move || Encoded::new(&plan.gather())).await
     }
 
+    /// One page of the gateway's connections; the switch is free for others meanwhile.
+    ///
+    /// # Errors
+    /// There is no such bridge.
+    pub async fn connections(&self, bridge: Option<String>, cursor: u32) -> Result<Encoded> {
+        let plan = self.with(move |switch| switch.connections_plan(bridge.as_deref())).await?;
+        blocking(move || Encoded::new(&plan.page(cursor))).await
+    }
+
+    /// Forgets the gateway's connections; the switch is free for others meanwhile.
+    ///
+    /// # Errors
+    /// There is no such bridge, or the daemon is stopping.
+    pub async fn flush_connections(&self, bridge: Option<String>) -> Result<usize> {
+        let plan = self.change(move |switch| switch.connections_plan(bridge.as_deref())).await?;
+        blocking(move || Ok(plan.flush())).await
+    }
+
     /// Ages the forwarding databases and repeats announcements: what happens every second.
     pub async fn tick(&self) {
         // Who is busy with a command does not wait for this; the next second does as well.
@@ -150,10 +174,12 @@ impl Service {
         let aged = spawn_blocking(move || {
             let now = now_s();
             switch.repeat_announcements(now);
+            switch.expire_stations(now);
             switch.refresh_overlay();
             let databases = switch.databases();
-            let ports = switch.used_host_ports();
+            let (conntrack, ports) = (switch.conntrack(), switch.used_host_ports());
             drop(switch);
+            conntrack.sweep(now, SWEEP_BUDGET);
             if let Some(Err(error)) = ports.map(|ports| ports.refresh()) {
                 tracing::warn!(%error, "the ports of the host's programs cannot be looked at; NAT may take one of them");
             }

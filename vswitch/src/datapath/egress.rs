@@ -121,7 +121,8 @@ fn link_header_bytes(data: &[u8]) -> usize {
 }
 
 /// The length of the IP packet, or of a segment of it, if that is more than `mtu` bytes.
-fn exceeds(frame: &Frame, mtu: u32) -> Option<usize> {
+#[inline]
+pub(super) fn exceeds(frame: &Frame, mtu: u32) -> Option<usize> {
     let mtu = mtu as usize;
     // Most frames are decided here, without a look at their bytes.
     if frame.len() <= mtu + super::flow::ETHERNET_BYTES {

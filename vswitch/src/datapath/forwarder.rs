@@ -17,6 +17,7 @@ use super::handover::HandoverTx;
 use super::pipeline::{Ingress, Pipeline, Source, Tally};
 use super::rate::Bucket;
 use super::resolve::Loop;
+use super::router::{self, HeldFragment, Pending, Question};
 use super::scatter::Scatter;
 use super::tag;
 use super::underlay::Underlays;
@@ -101,11 +102,14 @@ pub(super) struct Forwarder {
     loop_reports: Bucket,
     /// Nor can they make us answer more often than this.
     answers: Bucket,
+    /// Whether the frames in `burst` were counted as received before.
+    counted: bool,
 }
 
 impl Forwarder {
     pub(super) fn new(number: usize, shared: Arc<Shared>, config: &DatapathConfig, seed: u64) -> std::io::Result<Self> {
         let pool = Pool::with_chunks(config.pool_frames, config.pool_chunks)?;
+        let pipeline = Pipeline::new(seed, Arc::clone(&shared.conntrack))?;
         // Nobody else sets it.
         let _ = shared.workers[number].region.set(Arc::clone(pool.region()));
         shared.workers[number].cells.frames_total.store(pool.slots() as u64, Ordering::Relaxed);
@@ -116,7 +120,7 @@ impl Forwarder {
             generation: 0,
             acknowledged: 0,
             lanes: Vec::new(),
-            pipeline: Pipeline::new(seed),
+            pipeline,
             scatter: Scatter::default(),
             egress: Egress::new(config.coalesce),
             pool,
@@ -124,6 +128,7 @@ impl Forwarder {
             underlays: Underlays::default(),
             loop_reports: Bucket::frames(LOOP_REPORTS_PER_SECOND),
             answers: Bucket::frames(ANSWERS_PER_SECOND),
+            counted: false,
         })
     }
 
@@ -290,18 +295,21 @@ impl Forwarder {
         let incarnation = self.lane(port).map(|lane| lane.entry.incarnation);
         // The epoch first, then the check that the snapshot is still the newest: a decision made
         // with an old snapshot is then never cached under a new epoch.
-        let epoch = loop {
+        let (epoch, nat_epoch) = loop {
             let epoch = self.lane(port).map(|lane| lane.bridge.fdb.epoch());
+            let nat_epoch = self.pipeline.router.epoch(self.generation);
             if !self.is_outdated() {
-                break epoch;
+                break (epoch, nat_epoch);
             }
             self.take_over(watcher);
         };
         let shared = &*self.shared;
         let WorkerShared { counters, .. } = &shared.workers[self.number];
-        counters.add(row, Cell::RxFrames, self.burst.len() as u64);
         let bytes = self.burst.iter().map(Frame::len).sum();
-        counters.add(row, Cell::RxBytes, bytes as u64);
+        if !std::mem::take(&mut self.counted) {
+            counters.add(row, Cell::RxFrames, self.burst.len() as u64);
+            counters.add(row, Cell::RxBytes, bytes as u64);
+        }
         // The same id may be another port by now, whose frames these are not.
         let lane = self.lanes.get_mut(port.index()).and_then(Option::as_mut);
         let lane = lane.filter(|lane| Some(lane.entry.incarnation) == incarnation || row == INJECTED_ROW);
@@ -310,7 +318,8 @@ impl Forwarder {
             self.pool.free_all(self.burst.drain(..));
             return bytes;
         };
-        let source = Source { snapshot: &self.snapshot, port: &lane.entry, bridge: &lane.bridge, epoch, now };
+        let source =
+            Source { snapshot: &self.snapshot, port: &lane.entry, bridge: &lane.bridge, epoch, nat_epoch, now };
         let tally = self.pipeline.process(&source, &mut lane.ingress, &mut self.burst, &mut self.scatter);
         if let Some(Loop { mac, vlan, ports }) = tally.looped
             && self.loop_reports.admit_frame(now.ns)
@@ -332,6 +341,10 @@ impl Forwarder {
         if self.egress.has_too_big() {
             self.answer_too_big(port, now);
         }
+        self.pipeline.router.expire_fragments(now.s);
+        if !self.pipeline.router.pending.is_empty() {
+            self.finish_routing(port, now, watcher);
+        }
         self.pool.free_all(self.burst.drain(..));
         let WorkerShared { cells, .. } = &self.shared.workers[self.number];
         WorkerCells::add(&cells.bursts, 1);
@@ -341,13 +354,94 @@ impl Forwarder {
         bytes
     }
 
+    /// Does what the router has left to be done: tells senders why, asks for stations, goes on with fragments.
+    #[cold]
+    fn finish_routing(&mut self, port: PortId, now: Now, watcher: &mut dyn Watcher) {
+        let Pending { refused, questions, released, expired } = std::mem::take(&mut self.pipeline.router.pending);
+        for refusal in &refused {
+            if !self.answers.admit_frame(now.ns) {
+                break;
+            }
+            let Some(mut answer) = self.pool.alloc() else { break };
+            let frame = &self.burst[usize::from(refusal.frame)];
+            match refusal.write(frame, answer.area_mut(0)) {
+                Some(bytes) => {
+                    answer.set_len(bytes);
+                    self.answer(port, answer);
+                }
+                None => self.pool.free(answer),
+            }
+        }
+        self.pool.free_all(self.burst.drain(..));
+        for held in expired {
+            let row = if self.is_same(held.from, held.incarnation) { held.from.index() } else { INJECTED_ROW };
+            self.shared.workers[self.number].counters.add_drops(row, DropReason::FragmentTimeout, 1);
+        }
+        for HeldFragment { from, incarnation, bytes, offload } in released {
+            let frame = self.pool.alloc().filter(|_| self.is_same(from, incarnation));
+            let Some(mut frame) = frame else {
+                self.shared.workers[self.number].counters.add_drops(INJECTED_ROW, DropReason::PortDetached, 1);
+                continue;
+            };
+            frame.copy_from(&bytes);
+            frame.offload = offload;
+            self.burst.push(frame);
+            // It was counted when it came.
+            self.counted = true;
+            self.process_burst(from, from.index(), watcher);
+        }
+        for Question { bridge, station } in questions {
+            let gateway = self.snapshot.bridge(bridge).and_then(|bridge| bridge.gateway.clone());
+            let Some((gateway, host)) = gateway.and_then(|gateway| Some((Arc::clone(&gateway), gateway.host?))) else {
+                continue;
+            };
+            // Questions are floods, and nobody may cause more of them than the gateway would answer.
+            if self.answers.admit_frame(now.ns)
+                && let Some(question) = router::answers::question(&gateway, station)
+            {
+                self.inject(host, &question, watcher);
+            }
+        }
+    }
+
+    fn is_same(&self, port: PortId, incarnation: u64) -> bool {
+        let lane = self.lanes.get(port.index()).and_then(Option::as_ref);
+        lane.is_some_and(|lane| lane.entry.incarnation == incarnation)
+    }
+
+    /// Sends what the switch says itself through `port`.
+    fn answer(&mut self, port: PortId, answer: Frame) {
+        let Some(lane) = self.lanes.get_mut(port.index()).and_then(Option::as_mut) else {
+            self.pool.free(answer);
+            return;
+        };
+        let counters = &self.shared.workers[self.number].counters;
+        counters.add(INJECTED_ROW, Cell::RxFrames, 1);
+        counters.add(INJECTED_ROW, Cell::RxBytes, answer.len() as u64);
+        let unit = Unit { frame: 0, first_piece: 0, pieces_count: 0, offload: Offload::NONE, sole: true };
+        let mut frames = [answer];
+        send(lane.tx.as_mut(), port.index(), counters, &mut self.pool, &mut frames, &[unit], &[]);
+        self.pool.free_all(frames);
+    }
+
+    /// Whether fragments wait, so that the worker must look for them in time.
+    pub(super) fn holds_fragments(&self) -> bool {
+        self.pipeline.router.holds_fragments()
+    }
+
+    /// Drops the fragments that have waited too long.
+    pub(super) fn expire_fragments(&mut self, watcher: &mut dyn Watcher) {
+        let now = Now::read();
+        self.pipeline.router.expire_fragments(now.s);
+        if !self.pipeline.router.pending.is_empty() {
+            self.finish_routing(PortId(u16::MAX), now, watcher);
+        }
+    }
+
     /// Tells the senders of frames of the burst that were too big, through the port that they came from.
     #[cold]
     fn answer_too_big(&mut self, port: PortId, now: Now) {
-        let refused = self.egress.take_too_big();
-        let Some(lane) = self.lanes.get_mut(port.index()).and_then(Option::as_mut) else { return };
-        let counters = &self.shared.workers[self.number].counters;
-        for TooBig { frame, tag, packet_bytes, mtu } in refused {
+        for TooBig { frame, tag, packet_bytes, mtu } in self.egress.take_too_big() {
             if !self.answers.admit_frame(now.ns) {
                 return;
             }
@@ -357,13 +451,7 @@ impl Forwarder {
                 answer.set_len(bytes);
                 answer.tagged = frame.tagged;
                 tag::apply(&mut answer, tag.map_or(TagOp::Untag, TagOp::Tag));
-                let bytes = answer.len();
-                counters.add(INJECTED_ROW, Cell::RxFrames, 1);
-                counters.add(INJECTED_ROW, Cell::RxBytes, bytes as u64);
-                let unit = Unit { frame: 0, first_piece: 0, pieces_count: 0, offload: Offload::NONE, sole: true };
-                let mut frames = [answer];
-                send(lane.tx.as_mut(), port.index(), counters, &mut self.pool, &mut frames, &[unit], &[]);
-                self.pool.free_all(frames);
+                self.answer(port, answer);
             } else {
                 self.pool.free(answer);
             }

@@ -6,8 +6,10 @@
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use super::clock::now_s;
 use super::forwarder::{Forwarder, Served, Watcher};
 use super::{DatapathConfig, Event, PortCounters, Shared, WorkerCounters};
+use crate::nat::conntrack::Conntrack;
 use crate::snapshot::{PortId, Snapshot};
 
 struct Nobody;
@@ -32,7 +34,8 @@ impl InlineDatapath {
     /// # Errors
     /// When the kernel grants no memory or descriptor.
     pub fn new(pool_frames: u32) -> std::io::Result<Self> {
-        let (shared, events) = Shared::new(1)?;
+        let conntrack = Conntrack::in_memory(now_s())?;
+        let (shared, events) = Shared::new(1, Arc::new(conntrack))?;
         let config = DatapathConfig { pool_frames, pool_chunks: 0, ..DatapathConfig::default() };
         let forwarder = Forwarder::new(0, Arc::clone(&shared), &config, super::seed()?)?;
         Ok(Self { shared, events, forwarder })
@@ -62,6 +65,12 @@ impl InlineDatapath {
     /// Processes a frame that the switch made as though `from` had received it.
     pub fn inject(&mut self, from: PortId, bytes: &[u8]) {
         self.forwarder.inject(from, bytes, &mut Nobody);
+    }
+
+    /// The connections.
+    #[must_use]
+    pub fn conntrack(&self) -> &Arc<Conntrack> {
+        &self.shared.conntrack
     }
 
     /// The next event.

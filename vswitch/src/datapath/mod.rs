@@ -15,6 +15,7 @@ pub mod fdb;
 pub mod flow;
 pub mod flow_cache;
 mod forwarder;
+mod guard;
 mod handover;
 mod idle;
 pub mod inline;
@@ -22,6 +23,7 @@ pub mod neighbours;
 pub mod pipeline;
 pub mod rate;
 pub mod resolve;
+mod router;
 pub mod scatter;
 mod tag;
 mod underlay;
@@ -37,6 +39,7 @@ use crossbeam_channel::{Receiver, Sender};
 use rustix::event::{EventfdFlags, eventfd};
 
 use crate::frame::pool::Region;
+use crate::nat::conntrack::Conntrack;
 use crate::snapshot::publish::Publisher;
 use crate::snapshot::{BridgeId, PORTS_MAX, PortId, Snapshot};
 use counters::{CounterTable, INJECTED_ROW, WorkerCells};
@@ -119,10 +122,12 @@ struct Shared {
     events: Sender<Event>,
     /// One more than the largest port id that ever was.
     ports_high: AtomicUsize,
+    /// The connections of all workers.
+    conntrack: Arc<Conntrack>,
 }
 
 impl Shared {
-    fn new(workers: usize) -> std::io::Result<(Arc<Self>, Receiver<Event>)> {
+    fn new(workers: usize, conntrack: Arc<Conntrack>) -> std::io::Result<(Arc<Self>, Receiver<Event>)> {
         let workers = (0..workers)
             .map(|_| {
                 Ok(WorkerShared {
@@ -143,6 +148,7 @@ impl Shared {
                 stop: AtomicBool::new(false),
                 events: sender,
                 ports_high: AtomicUsize::new(0),
+                conntrack,
             }),
             events,
         ))
@@ -153,6 +159,12 @@ impl Shared {
         let underlays = snapshot.underlays.iter().map(|underlay| underlay.id.index() + 1).max();
         let high = snapshot.ports.len().max(underlays.unwrap_or(0));
         self.ports_high.fetch_max(high, Ordering::Relaxed);
+        for gateway in snapshot.bridges.iter().flatten().filter_map(|bridge| bridge.gateway.as_ref()) {
+            for (address, station) in &gateway.stations {
+                let port = snapshot.ports.get(station.port.index()).and_then(Option::as_ref);
+                self.conntrack.share_hairpins(*address, port.map(|port| Arc::clone(&port.hairpins)));
+            }
+        }
         let generation = self.publisher.publish(snapshot);
         // After the publication: a worker that reads a new epoch finds the new generation too.
         for fdb in bridges {
@@ -186,13 +198,13 @@ pub struct Datapath {
 }
 
 impl Datapath {
-    /// Starts the threads, with an empty configuration.
+    /// Starts the threads, with an empty configuration, and with connections that were known before.
     ///
     /// # Errors
     /// When the kernel grants no thread, descriptor or memory.
-    pub fn start(config: DatapathConfig) -> std::io::Result<Self> {
+    pub fn start(config: DatapathConfig, conntrack: Arc<Conntrack>) -> std::io::Result<Self> {
         let count = config.workers.max(1);
-        let (shared, events) = Shared::new(count)?;
+        let (shared, events) = Shared::new(count, conntrack)?;
         let (injections, injected) = crossbeam_channel::bounded(INJECTIONS_MAX);
         let this = Self {
             shared: Arc::clone(&shared),
@@ -216,6 +228,12 @@ impl Datapath {
 
     fn threads(&self) -> std::sync::MutexGuard<'_, Vec<JoinHandle<()>>> {
         self.threads.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The connections.
+    #[must_use]
+    pub fn conntrack(&self) -> &Arc<Conntrack> {
+        &self.shared.conntrack
     }
 
     /// The number of threads.

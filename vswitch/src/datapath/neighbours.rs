@@ -103,6 +103,15 @@ impl Neighbours {
         answered
     }
 
+    /// The station that has an address, as far as it was heard of lately.
+    #[must_use]
+    pub fn lookup(&self, vlan: u16, ip: IpAddr, now_s: u32) -> Option<MacAddr> {
+        if self.known.load(Ordering::Relaxed) == 0 {
+            return None;
+        }
+        self.lock().get(&(vlan, ip)).filter(|entry| is_believed(entry, now_s)).map(|entry| entry.mac)
+    }
+
     /// Replaces the static bindings.
     pub fn pin(&self, pinned: impl IntoIterator<Item = Pinned>) {
         let mut table = self.lock();

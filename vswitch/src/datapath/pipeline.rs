@@ -4,14 +4,19 @@
 //! cache; the second looks the flows up, in order, resolves the misses on the spot, so that a
 //! second frame of a new flow in the same burst hits, and appends each frame to its outputs.
 
+use std::sync::Arc;
+
 use super::clock::Now;
 use super::flow::{Actions, FlowKey, TagOp, Verdict};
 use super::flow_cache::{FlowCache, Hit};
+use super::guard;
 use super::rate::Bucket;
 use super::resolve::{self, Loop, Resolution};
+use super::router::{self, Routed, Router};
 use super::scatter::Scatter;
 use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Offload};
-use crate::snapshot::{BridgeEntry, PortEntry, PortKind, Snapshot, VlanMode};
+use crate::nat::conntrack::Conntrack;
+use crate::snapshot::{BridgeEntry, GatewayEntry, Guard, PortEntry, PortKind, Snapshot, VlanMode};
 use crate::tunnel::whole;
 use crate::wire::{MacAddr, resolution};
 
@@ -38,6 +43,8 @@ pub struct Source<'a> {
     pub bridge: &'a BridgeEntry,
     /// The bridge's epoch, read before `snapshot` was confirmed to be the newest.
     pub epoch: u64,
+    /// The router's epoch, read likewise.
+    pub nat_epoch: u64,
     /// The time.
     pub now: Now,
 }
@@ -57,11 +64,21 @@ pub struct Tally {
     pub any_drop: bool,
     /// The last loop that was detected.
     pub looped: Option<Loop>,
+    /// Fragments that were kept until the first one of their packet comes.
+    pub held: u32,
 }
 
 impl Default for Tally {
     fn default() -> Self {
-        Self { hits: 0, misses: 0, flood_copies: 0, drops: [0; DropReason::COUNT], any_drop: false, looped: None }
+        Self {
+            hits: 0,
+            misses: 0,
+            flood_copies: 0,
+            drops: [0; DropReason::COUNT],
+            any_drop: false,
+            looped: None,
+            held: 0,
+        }
     }
 }
 
@@ -76,16 +93,23 @@ impl Tally {
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Pipeline {
+    pub(super) router: Router,
     cache: FlowCache,
     flows: Box<[(FlowKey, u64); BURST_FRAMES_MAX]>,
 }
 
 impl Pipeline {
-    /// A pipeline with an empty cache; `seed` is secret and random outside of tests.
-    #[must_use]
-    pub fn new(seed: u64) -> Self {
+    /// A pipeline with empty caches; `seed` is secret and random outside of tests.
+    ///
+    /// # Errors
+    /// The kernel grants no address space.
+    pub fn new(seed: u64, conntrack: Arc<Conntrack>) -> std::io::Result<Self> {
         let none = (FlowKey::default(), 0);
-        Self { cache: FlowCache::new(seed), flows: Box::new([none; BURST_FRAMES_MAX]) }
+        Ok(Self {
+            router: Router::new(seed, conntrack)?,
+            cache: FlowCache::new(seed),
+            flows: Box::new([none; BURST_FRAMES_MAX]),
+        })
     }
 
     /// Decides for every frame of the burst. Frames that are appended to no list are dropped, and
@@ -98,15 +122,21 @@ impl Pipeline {
         out: &mut Scatter,
     ) -> Tally {
         let mut tally = Tally::default();
-        // Frames that fail to parse are remembered as a bit, so that the second pass skips them.
-        let mut unparsed = 0u64;
+        // Frames that are decided already are remembered as a bit, so that the second pass skips them.
+        let mut decided = 0u64;
+        let (mut routed, mut to_gateway) = (0u64, 0u64);
         let is_tunnel = source.port.kind == PortKind::Tunnel;
         let heard = source.bridge.neighbours.as_deref().filter(|_| is_tunnel && source.port.learning);
+        let rules = Rules::of(source);
         for (at, frame) in burst.iter_mut().enumerate() {
             if is_tunnel {
                 whole::mark(frame, source.port.mtu);
             }
-            match FlowKey::parse(frame, source.port.id) {
+            let parsed = FlowKey::parse(frame, source.port.id).and_then(|key| {
+                rules.check(source, key, frame)?;
+                Ok(key)
+            });
+            match parsed {
                 Ok(key) => {
                     if let Some(neighbours) = heard
                         && resolution::is_candidate(frame.data())
@@ -114,19 +144,30 @@ impl Pipeline {
                     {
                         neighbours.hear(frame.data(), vlan, source.now.s);
                     }
-                    let hash = self.cache.hash(key);
-                    self.cache.prefetch(hash);
+                    let way = rules.way(key);
+                    if way != Way::Bridged {
+                        routed |= 1 << at;
+                        to_gateway |= u64::from(way == Way::Routed) << at;
+                        self.router.prefetch(at, frame, source.port.id);
+                    }
+                    let hash = if way == Way::Routed { 0 } else { self.cache.hash(key) };
+                    if way != Way::Routed {
+                        self.cache.prefetch(hash);
+                    }
                     self.flows[at] = (key, hash);
                 }
                 Err(reason) => {
-                    unparsed |= 1 << at;
+                    decided |= 1 << at;
                     tally.drop_frame(reason);
                 }
             }
         }
+        if routed != 0 {
+            self.router.prefetch_entries(routed);
+        }
         let mut epoch = source.epoch;
         for (at, frame) in burst.iter_mut().enumerate() {
-            if unparsed & 1 << at != 0 {
+            if decided & 1 << at != 0 {
                 continue;
             }
             if let Some(rate) = &mut ingress.rate
@@ -134,6 +175,19 @@ impl Pipeline {
             {
                 tally.drop_frame(DropReason::IngressRate);
                 continue;
+            }
+            if routed & 1 << at != 0 {
+                let (verdict, hit) = self.router.route(source, at, frame, self.flows[at].0, to_gateway & 1 << at != 0);
+                *if hit { &mut tally.hits } else { &mut tally.misses } += 1;
+                match verdict {
+                    Routed::Send(port) => out.push(port, at as u16, TagOp::Keep, true),
+                    Routed::Drop(reason) => tally.drop_frame(reason),
+                    Routed::Held => tally.held += 1,
+                    Routed::Bridge => *if hit { &mut tally.hits } else { &mut tally.misses } -= 1,
+                }
+                if verdict != Routed::Bridge {
+                    continue;
+                }
             }
             let (key, hash) = self.flows[at];
             let verdict = if let Some(hit) = self.cache.lookup(hash, key, epoch) {
@@ -160,7 +214,7 @@ impl Pipeline {
                         tally.drop_frame(DropReason::Storm);
                         continue;
                     }
-                    if is_answered(source, key, frame) {
+                    if answers_to_all(source, key, frame) || is_answered(source, key, frame) {
                         // Back to who asked, with the tag that it came with.
                         out.push(source.port.id, at as u16, TagOp::Keep, true);
                         continue;
@@ -186,6 +240,77 @@ impl Pipeline {
         tally.looped = looped.or(tally.looped);
         verdict
     }
+}
+
+/// What a port's frames are looked at for, besides their Ethernet addresses.
+struct Rules<'a> {
+    guard: Option<&'a Guard>,
+    gateway: Option<&'a GatewayEntry>,
+    /// The address that frames for the gateway have; none on ports whose frames are not for it.
+    gateway_mac: Option<[u8; 6]>,
+    /// Everything that comes in through the port is routed.
+    is_routed: bool,
+    is_host: bool,
+    has_hairpins: bool,
+}
+
+/// How a frame goes on.
+#[derive(Clone, Copy, PartialEq, Eq)]
+enum Way {
+    /// By its Ethernet address.
+    Bridged,
+    /// To the router.
+    Routed,
+    /// To the router, which may leave it to the bridge.
+    Perhaps,
+}
+
+impl<'a> Rules<'a> {
+    fn of(source: &Source<'a>) -> Self {
+        let (kind, gateway) = (source.port.kind, source.bridge.gateway.as_deref());
+        // The gateway is in the VLAN of untagged frames, which the host's interface is in, too.
+        let reaches = kind != PortKind::Host && resolve::ingress_vlan(&source.port.vlan, None) == Some(0);
+        Self {
+            guard: source.port.guard.as_deref(),
+            gateway,
+            gateway_mac: gateway.filter(|_| reaches).map(|gateway| gateway.mac),
+            is_routed: kind == PortKind::Routed,
+            is_host: kind == PortKind::Host,
+            has_hairpins: reaches && gateway.is_some() && router::has_hairpins(source),
+        }
+    }
+
+    #[inline]
+    fn check(&self, source: &Source<'_>, key: FlowKey, frame: &Frame) -> Result<(), DropReason> {
+        if let Some(guard) = self.guard {
+            guard::check(guard, self.gateway, key, frame.data())?;
+        }
+        match self.gateway {
+            Some(gateway) if self.is_host => {
+                guard::check_host(gateway, &source.snapshot.routing.host_addresses, frame.data())
+            }
+            _ => Ok(()),
+        }
+    }
+
+    #[inline]
+    fn way(&self, key: FlowKey) -> Way {
+        if self.is_routed || (self.gateway_mac == Some(key.destination()) && key.tag().is_none()) {
+            Way::Routed
+        } else if self.has_hairpins && key.destination()[0] & 1 == 0 && key.tag().is_none() {
+            Way::Perhaps
+        } else {
+            Way::Bridged
+        }
+    }
+}
+
+/// Whether a question to everybody on the bridge was turned into the gateway's answer.
+fn answers_to_all(source: &Source<'_>, key: FlowKey, frame: &mut Frame) -> bool {
+    let Some(gateway) = source.bridge.gateway.as_deref().filter(|_| source.port.kind != PortKind::Host) else {
+        return false;
+    };
+    resolve::ingress_vlan(&source.port.vlan, key.tag()) == Some(0) && router::answers::to_all(gateway, frame)
 }
 
 /// Whether a frame about to be flooded was turned into the answer to the question that it asked, on

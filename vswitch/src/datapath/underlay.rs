@@ -39,6 +39,7 @@ impl Underlays {
     ) -> RxStatus {
         let Some(lane) = self.lanes.iter_mut().find(|lane| lane.entry.id == id) else { return RxStatus::Drained };
         let Some(rx) = &mut lane.rx else { return RxStatus::Drained };
+        arrivals.routed = lane.entry.routed;
         rx.recv(pool, &lane.entry.tunnels, arrivals, BURST_FRAMES_MAX, bytes_max, report)
     }
 

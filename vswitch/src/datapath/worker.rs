@@ -21,6 +21,7 @@ use std::sync::atomic::Ordering;
 
 use crossbeam_channel::Receiver;
 use rustix::event::epoll;
+use rustix::time::Timespec;
 
 use super::counters::WorkerCells;
 use super::forwarder::{Forwarder, Served, Watcher};
@@ -41,6 +42,8 @@ const LOOKS_PER_POLL: u32 = 16;
 const RINGS_MAX: usize = 16;
 /// How many injected frames are processed before ports are served again.
 const INJECTIONS_PER_ROUND: usize = 2;
+/// How long a worker sleeps that has to look for fragments whose first one does not come.
+const FRAGMENTS_LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
 /// The most descriptors that one wait reports.
 const EVENTS_MAX: usize = 64;
 
@@ -146,7 +149,7 @@ impl Worker {
             let injects_more = self.inject();
             self.forwarder.take_handover();
             if injects_more {
-                self.poll(&mut events, true);
+                self.poll(&mut events);
                 work_since_poll = 0;
             } else if self.ready.active.is_empty() {
                 self.wait(&mut events);
@@ -155,7 +158,7 @@ impl Worker {
                 // A worker that never waits is busy, too.
                 let busy_ns = self.idle.busy_ns();
                 WorkerCells::add(&self.shared.workers[self.number].cells.busy_ns, busy_ns);
-                self.poll(&mut events, true);
+                self.poll(&mut events);
                 work_since_poll = 0;
             } else {
                 self.ready.look_at_rings(&mut self.forwarder);
@@ -230,14 +233,19 @@ impl Worker {
                     looks += 1;
                     if has_rings && looks % LOOKS_PER_POLL != 0 {
                         std::hint::spin_loop();
-                    } else if self.poll(events, true) || self.shared.stop.load(Ordering::Relaxed) {
+                    } else if self.poll(events) || self.shared.stop.load(Ordering::Relaxed) {
                         break;
                     }
                 }
                 Wait::Sleep => {
                     WorkerCells::add(&self.shared.workers[self.number].cells.sleeps, 1);
                     self.ready.rings.clear();
-                    self.poll(events, false);
+                    if self.forwarder.holds_fragments() {
+                        self.sleep(events, Some(&FRAGMENTS_LOOK));
+                        self.forwarder.expire_fragments(&mut self.ready);
+                    } else {
+                        self.sleep(events, None);
+                    }
                     break;
                 }
             }
@@ -245,14 +253,17 @@ impl Worker {
         self.idle.end(waited);
     }
 
-    /// Asks the kernel which ports are ready and puts them on the active list; unless `at_once`,
-    /// sleeps until one is. Returns whether anything was ready.
-    fn poll(&mut self, events: &mut Vec<epoll::Event>, at_once: bool) -> bool {
-        let zero = rustix::time::Timespec { tv_sec: 0, tv_nsec: 0 };
+    /// Asks the kernel which ports are ready and puts them on the active list. Returns whether anything was ready.
+    fn poll(&mut self, events: &mut Vec<epoll::Event>) -> bool {
+        self.sleep(events, Some(&Timespec { tv_sec: 0, tv_nsec: 0 }))
+    }
+
+    /// The same, sleeping until a port is ready, or `limit` has passed.
+    fn sleep(&mut self, events: &mut Vec<epoll::Event>, limit: Option<&Timespec>) -> bool {
         events.clear();
         let space = rustix::buffer::spare_capacity(events);
         // EINTR is the only error that a valid descriptor gives: then there is nothing this time.
-        let _ = epoll::wait(&self.ready.epoll, space, at_once.then_some(&zero));
+        let _ = epoll::wait(&self.ready.epoll, space, limit);
         for event in events.iter() {
             let token = event.data.u64();
             if token == WAKE_TOKEN {

@@ -9,9 +9,12 @@ use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Pool};
 use crate::snapshot::PortId;
 use crate::tunnel::TunnelTable;
 
-/// Frames out of their tunnels, in order of arrival, each with the port that it came in through.
+/// Frames out of their tunnels, and what came in beside them, in order of arrival, each with the port that it came
+/// in through.
 #[derive(Debug, Default)]
 pub struct Arrivals {
+    /// The port of what comes in beside tunnels, if that is expected.
+    pub routed: Option<PortId>,
     frames: Burst,
     ports: ArrayVec<PortId, BURST_FRAMES_MAX>,
 }

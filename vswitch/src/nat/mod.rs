@@ -13,10 +13,22 @@
 //!
 //! Everything here is pure: time is an argument, packets are slices, and the host's ports are behind [`ExternalPorts`].
 
+pub mod cache;
+pub mod conntrack;
 mod external;
+mod fragments;
+mod packet;
+mod rewrite;
 mod services;
+#[cfg(test)]
+mod test_packets;
 mod tuple;
 
-pub use external::ExternalPorts;
+pub use cache::NatCache;
+pub use cache::{Action, Quick};
+pub use external::{ExternalPorts, NobodysPorts};
+pub use fragments::{FragmentTable, Later, mss};
+pub use packet::{Fragment, Packet, Upper};
+pub use rewrite::{Hops, Rewrite};
 pub use services::{Publication, Services};
 pub use tuple::{Place, Tuple};

@@ -9,6 +9,7 @@ use std::sync::atomic::AtomicU32;
 use ipnet::IpNet;
 
 use super::PortId;
+use crate::datapath::neighbours::Neighbours;
 use crate::nat::Services;
 
 /// A container's interface as the gateway reaches it.
@@ -31,6 +32,8 @@ pub struct GatewayEntry {
     pub host: Option<PortId>,
     /// The containers by their configured addresses.
     pub stations: HashMap<IpAddr, Station>,
+    /// Other stations of its networks, as they have said themselves.
+    pub neighbours: Arc<Neighbours>,
     /// Whether nothing enters or leaves but through the bridge.
     pub internal: bool,
     /// Whether what leaves gets an address of the host.

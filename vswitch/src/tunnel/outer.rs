@@ -148,6 +148,39 @@ pub struct Outer {
     pub payload: Range<usize>,
 }
 
+/// Whether a frame is a UDP packet for `local` and `port`; a fragment that is not the first one of its packet is not.
+#[inline]
+#[must_use]
+pub fn is_for(frame: &[u8], local: IpAddr, port: u16) -> bool {
+    let Ok((ethertype, at)) = ethernet::skip_tags(frame) else { return false };
+    let bytes = frame.get(at..).unwrap_or_default();
+    let datagram = match (ethertype, local) {
+        (EtherType::IPV4, IpAddr::V4(local)) => {
+            let Some(header) = bytes.first_chunk::<{ ipv4::HEADER_BYTES }>() else { return false };
+            let is_first = u16::from_be_bytes([header[6], header[7]]) & 0x1fff == 0;
+            if header[9] != protocol::UDP || header[16..20] != local.octets() || !is_first {
+                return false;
+            }
+            usize::from(header[0] & 0x0f) * 4
+        }
+        (EtherType::IPV6, IpAddr::V6(local)) => {
+            let Some(header) = bytes.first_chunk::<{ ipv6::HEADER_BYTES }>() else { return false };
+            if header[24..40] != local.octets() {
+                return false;
+            }
+            match header[6] {
+                protocol::UDP => ipv6::HEADER_BYTES,
+                _ => match ipv6::Packet::new_checked(bytes).and_then(|packet| packet.upper()) {
+                    Ok(upper) if upper.protocol == protocol::UDP && !upper.is_later_fragment => upper.offset,
+                    _ => return false,
+                },
+            }
+        }
+        _ => return false,
+    };
+    bytes.get(datagram + 2..datagram + 4) == Some(&port.to_be_bytes())
+}
+
 /// Reads the outer headers of a frame of which `csum` is known.
 ///
 /// # Errors

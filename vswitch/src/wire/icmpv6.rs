@@ -11,14 +11,36 @@ pub const NEIGHBOR_BYTES: usize = 24;
 /// The most options of a message that are looked at.
 pub const OPTIONS_MAX: usize = 16;
 
+/// The type of "destination unreachable".
+pub const UNREACHABLE: u8 = 1;
+/// The type of "packet too big".
+pub const PACKET_TOO_BIG: u8 = 2;
+/// The type of "time exceeded".
+pub const TIME_EXCEEDED: u8 = 3;
+/// The type of "parameter problem".
+pub const PARAMETER_PROBLEM: u8 = 4;
+/// The type of an echo request.
+pub const ECHO_REQUEST: u8 = 128;
+/// The type of an echo reply.
+pub const ECHO_REPLY: u8 = 129;
 /// The type of a neighbour solicitation.
 pub const NEIGHBOR_SOLICITATION: u8 = 135;
 /// The type of a neighbour advertisement.
 pub const NEIGHBOR_ADVERTISEMENT: u8 = 136;
 
+/// The type of a redirect.
+pub const REDIRECT: u8 = 137;
+
 const NAME: &str = "ICMPv6";
 const SOURCE_LINK_LAYER_ADDRESS: u8 = 1;
 const TARGET_LINK_LAYER_ADDRESS: u8 = 2;
+
+/// Whether a type is one of an error or a redirect: never answered by an error (RFC 4443 section 2.4 e).
+#[inline]
+#[must_use]
+pub const fn is_error(message_type: u8) -> bool {
+    message_type < 128 || message_type == REDIRECT
+}
 
 /// A view of an ICMPv6 message.
 #[derive(Debug, Clone, Copy)]

@@ -49,6 +49,38 @@ impl<'a> Packet<'a> {
         Ok(Self { header, options, payload })
     }
 
+    /// A view of the packet that `bytes` start with, of which only a part need be there: what an ICMP error quotes,
+    /// or the head of a scattered frame. The header is whole; the payload ends where the bytes do.
+    ///
+    /// # Errors
+    /// [`Error`] when the header is not whole, the version is not 4, or a length contradicts.
+    #[inline]
+    pub fn new_prefix(bytes: &'a [u8]) -> Result<Self, Error> {
+        let (header, rest) = fixed::<HEADER_BYTES>(NAME, bytes)?;
+        if header[0] >> 4 != 4 {
+            return Err(Error::Malformed { header: NAME, what: "the version is not 4" });
+        }
+        let header_bytes = usize::from(header[0] & 0x0f) * 4;
+        let Some(options_bytes) = header_bytes.checked_sub(HEADER_BYTES) else {
+            return Err(Error::Malformed { header: NAME, what: "the header length is below 20 bytes" });
+        };
+        let Some(payload_bytes) = usize::from(be16(header, 2)).checked_sub(header_bytes) else {
+            return Err(Error::Malformed { header: NAME, what: "the total length is below the header length" });
+        };
+        let Some((options, payload)) = rest.split_at_checked(options_bytes) else {
+            return Err(Error::Truncated { header: NAME, need: header_bytes, have: bytes.len() });
+        };
+        Ok(Self { header, options, payload: &payload[..payload_bytes.min(payload.len())] })
+    }
+
+    /// The total length that the header claims, in bytes: more than is there in a view of a
+    /// [prefix](Self::new_prefix).
+    #[inline]
+    #[must_use]
+    pub fn claimed_bytes(&self) -> usize {
+        usize::from(be16(self.header, 2))
+    }
+
     /// The header's length with options, in bytes.
     #[inline]
     #[must_use]
@@ -103,6 +135,13 @@ impl<'a> Packet<'a> {
     #[must_use]
     pub fn is_fragment(&self) -> bool {
         be16(self.header, 6) & (MORE_FRAGMENTS | FRAGMENT_OFFSET) != 0
+    }
+
+    /// Whether fragments of the same packet follow behind this one.
+    #[inline]
+    #[must_use]
+    pub fn more_fragments(&self) -> bool {
+        be16(self.header, 6) & MORE_FRAGMENTS != 0
     }
 
     /// Where in the whole packet the fragment's payload is, in bytes.

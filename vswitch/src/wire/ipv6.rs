@@ -12,6 +12,7 @@ pub const HEADER_BYTES: usize = 40;
 pub const EXTENSIONS_MAX: usize = 8;
 
 const NAME: &str = "IPv6";
+const EXTENSION: &str = "IPv6 extension header";
 
 /// Next-header values of extension headers (IANA "IPv6 Extension Header Types").
 mod extension {
@@ -25,6 +26,17 @@ mod extension {
     pub(super) const SHIM6: u8 = 140;
 }
 
+/// A fragment header (RFC 8200 section 4.5).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct FragmentHeader {
+    /// The identification that fragments share.
+    pub id: u32,
+    /// Where in the whole packet the fragment's payload is, in bytes.
+    pub offset_bytes: usize,
+    /// Whether fragments of the same packet follow behind this one.
+    pub more: bool,
+}
+
 /// What is behind the extension headers.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Upper<'a> {
@@ -36,6 +48,11 @@ pub struct Upper<'a> {
     pub is_fragment: bool,
     /// Whether this is a later fragment, whose payload does not start with a transport header.
     pub is_later_fragment: bool,
+    /// The fragment header, if there was one.
+    pub fragment: Option<FragmentHeader>,
+    /// Whether a routing header names further stations: then the destination of the packet is not where it is to
+    /// end, and not what transport checksums cover.
+    pub is_source_routed: bool,
     /// The bytes from there to the end of the packet.
     pub payload: &'a [u8],
 }
@@ -69,6 +86,29 @@ impl<'a> Packet<'a> {
             have: bytes.len(),
         })?;
         Ok(Self { header, payload })
+    }
+
+    /// A view of the packet that `bytes` start with, of which only a part need be there: what an ICMP error quotes,
+    /// or the head of a scattered frame. The fixed header is whole; the payload ends where the bytes do.
+    ///
+    /// # Errors
+    /// [`Error`] when the fixed header is not whole or the version is not 6.
+    #[inline]
+    pub fn new_prefix(bytes: &'a [u8]) -> Result<Self, Error> {
+        let (header, rest) = fixed::<HEADER_BYTES>(NAME, bytes)?;
+        if header[0] >> 4 != 6 {
+            return Err(Error::Malformed { header: NAME, what: "the version is not 6" });
+        }
+        let payload_bytes = usize::from(be16(header, 4));
+        Ok(Self { header, payload: &rest[..payload_bytes.min(rest.len())] })
+    }
+
+    /// The length of header and payload that the header claims, in bytes: more than is there in a view of a
+    /// [prefix](Self::new_prefix).
+    #[inline]
+    #[must_use]
+    pub fn claimed_bytes(&self) -> usize {
+        HEADER_BYTES + usize::from(be16(self.header, 4))
     }
 
     /// DSCP and ECN.
@@ -130,16 +170,19 @@ impl<'a> Packet<'a> {
     /// Walks over the extension headers.
     ///
     /// # Errors
-    /// [`Error`] when one is truncated or there are more than [`EXTENSIONS_MAX`].
+    /// [`Error`] when one is truncated, or there are more than [`EXTENSIONS_MAX`] or two fragment headers.
     #[inline]
     pub fn upper(&self) -> Result<Upper<'a>, Error> {
         let (mut next, mut rest) = (self.next_header(), self.payload);
-        let (mut is_fragment, mut is_later_fragment) = (false, false);
+        let (mut fragment, mut is_source_routed) = (None::<FragmentHeader>, false);
         for _ in 0..=EXTENSIONS_MAX {
             let bytes = match next {
+                extension::ROUTING => {
+                    is_source_routed |= extension_field(rest, 3)? != 0;
+                    (usize::from(extension_field(rest, 1)?) + 1) * 8
+                }
                 // In units of 8 bytes, the first not counted (RFC 8200, RFC 6275, RFC 7401, RFC 5533).
                 extension::HOP_BY_HOP
-                | extension::ROUTING
                 | extension::DESTINATION
                 | extension::MOBILITY
                 | extension::HIP
@@ -147,29 +190,44 @@ impl<'a> Packet<'a> {
                 // In units of 4 bytes, the first two not counted (RFC 4302).
                 extension::AUTHENTICATION => (usize::from(extension_field(rest, 1)?) + 2) * 4,
                 extension::FRAGMENT => {
-                    is_fragment = true;
-                    let (high, low) = (extension_field(rest, 2)?, extension_field(rest, 3)?);
-                    is_later_fragment = high != 0 || low & 0xf8 != 0;
+                    if fragment.is_some() {
+                        return Err(Error::Malformed { header: NAME, what: "more than one fragment header" });
+                    }
+                    let fields: &[u8; 8] =
+                        rest.first_chunk().ok_or(Error::Truncated { header: EXTENSION, need: 8, have: rest.len() })?;
+                    let offset_bytes = usize::from(be16(fields, 2) & 0xfff8);
+                    fragment = Some(FragmentHeader { id: be32(fields, 4), offset_bytes, more: fields[3] & 1 != 0 });
                     8
                 }
-                protocol => {
-                    let offset = HEADER_BYTES + (self.payload.len() - rest.len());
-                    return Ok(Upper { protocol, offset, is_fragment, is_later_fragment, payload: rest });
-                }
+                protocol => return Ok(self.found(protocol, rest, fragment, is_source_routed)),
             };
             next = extension_field(rest, 0)?;
-            rest = rest.get(bytes..).ok_or(Error::Truncated {
-                header: "IPv6 extension header",
-                need: bytes,
-                have: rest.len(),
-            })?;
-            if is_later_fragment {
+            rest = rest.get(bytes..).ok_or(Error::Truncated { header: EXTENSION, need: bytes, have: rest.len() })?;
+            if fragment.is_some_and(|fragment| fragment.offset_bytes != 0) {
                 // What follows is the middle of something, whatever `next` says it begins with.
-                let offset = HEADER_BYTES + (self.payload.len() - rest.len());
-                return Ok(Upper { protocol: next, offset, is_fragment, is_later_fragment, payload: rest });
+                return Ok(self.found(next, rest, fragment, is_source_routed));
             }
         }
         Err(Error::Malformed { header: NAME, what: "more than eight extension headers" })
+    }
+
+    #[inline]
+    fn found(
+        &self,
+        protocol: u8,
+        payload: &'a [u8],
+        fragment: Option<FragmentHeader>,
+        is_source_routed: bool,
+    ) -> Upper<'a> {
+        Upper {
+            protocol,
+            offset: HEADER_BYTES + (self.payload.len() - payload.len()),
+            is_fragment: fragment.is_some(),
+            is_later_fragment: fragment.is_some_and(|fragment| fragment.offset_bytes != 0),
+            fragment,
+            is_source_routed,
+            payload,
+        }
     }
 
     /// The sum of the pseudo-header for `payload_bytes` bytes of transport header and payload.
@@ -182,7 +240,7 @@ impl<'a> Packet<'a> {
 
 #[inline]
 fn extension_field(rest: &[u8], at: usize) -> Result<u8, Error> {
-    rest.get(at).copied().ok_or(Error::Truncated { header: "IPv6 extension header", need: 8, have: rest.len() })
+    rest.get(at).copied().ok_or(Error::Truncated { header: EXTENSION, need: 8, have: rest.len() })
 }
 
 /// The fields of a header that the switch writes.

@@ -16,12 +16,14 @@
 pub mod announce;
 pub mod arp;
 pub mod ethernet;
+pub mod icmp;
 pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 pub mod layers;
 pub mod mac;
 pub mod resolution;
+pub mod sctp;
 pub mod tcp;
 pub mod too_big;
 pub mod udp;

@@ -8,7 +8,9 @@ use vswitch::datapath::{Event, PortCounters};
 use vswitch::frame::{Csum, DropReason};
 use vswitch::io::Caps;
 use vswitch::io::mem::{MemDevice, MemFrame};
-use vswitch::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Snapshot, UnderlayEntry, VlanMode};
+use vswitch::snapshot::{
+    BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Routing, Snapshot, UnderlayEntry, VlanMode,
+};
 
 pub(crate) const P0: PortId = PortId(0);
 pub(crate) const P1: PortId = PortId(1);
@@ -55,6 +57,7 @@ pub(crate) struct Topology {
     pub(crate) bridges: Vec<BridgeEntry>,
     devices: Vec<MemDevice>,
     pub(crate) underlays: Vec<Arc<UnderlayEntry>>,
+    pub(crate) routing: Routing,
     incarnations: u64,
 }
 
@@ -77,6 +80,7 @@ impl Topology {
             bridges: (0..bridges).map(bridge).collect(),
             devices: Vec::new(),
             underlays: Vec::new(),
+            routing: Routing::default(),
             incarnations: 0,
         }
     }
@@ -135,7 +139,6 @@ impl Topology {
             Some(Arc::new(BridgeEntry {
                 ports: ports().map(|port| port.id).collect(),
                 vlan_aware: ports().any(|port| port.vlan != VlanMode::Transparent),
-                gateway: None,
                 ..bridge.clone()
             }))
         };
@@ -143,7 +146,7 @@ impl Topology {
             ports: self.ports.iter().map(|port| port.clone().map(Arc::new)).collect(),
             bridges: self.bridges.iter().map(bridge).collect(),
             underlays: self.underlays.clone(),
-            routing: Arc::default(),
+            routing: Arc::new(self.routing.clone()),
         }
     }
 }

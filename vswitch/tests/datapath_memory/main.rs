@@ -7,6 +7,7 @@
 mod bridging;
 mod failures;
 mod fixture;
+mod gateway;
 mod limits;
 mod loops;
 mod model;

@@ -8,6 +8,7 @@ use vswitch::datapath::{Datapath, DatapathConfig, Event};
 use vswitch::frame::DropReason;
 use vswitch::io::Caps;
 use vswitch::io::mem::MemDevice;
+use vswitch::nat::conntrack::Conntrack;
 use vswitch::snapshot::PortId;
 
 use crate::fixture::{BROADCAST, P0, P1, P2, Topology, frame, frame_of, mac};
@@ -17,7 +18,8 @@ use crate::probe::Probe;
 const DEADLINE: Duration = Duration::from_secs(60);
 
 fn start(workers: usize) -> Arc<Datapath> {
-    Arc::new(Datapath::start(DatapathConfig { workers, pool_frames: 128, ..DatapathConfig::default() }).unwrap())
+    let config = DatapathConfig { workers, pool_frames: 128, ..DatapathConfig::default() };
+    Arc::new(Datapath::start(config, Arc::new(Conntrack::in_memory(0).unwrap())).unwrap())
 }
 
 fn device() -> MemDevice {

@@ -26,6 +26,16 @@ struct Tuning {
     /// Whether ports reach one another; `off`: only the gateway
     #[arg(long, value_name = "on|off", hide_possible_values = true)]
     icc: Option<OnOff>,
+    /// Whether what leaves gets an address of the host [default: on]
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    masquerade: Option<OnOff>,
+    /// Where ports are published that name no address, at most one IPv4 and one IPv6 (repeatable) [default: 0.0.0.0
+    /// and ::, all of the host's]
+    #[arg(long = "host-ip", value_name = "IP")]
+    host_ips: Vec<IpAddr>,
+    /// Whether TCP's maximum segment size is made to fit the way out [default: off]
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    mss_clamp: Option<OnOff>,
     /// Forget a learned MAC address after this long without traffic [default: 300s]
     #[arg(long, value_name = "TIME", value_parser = units::seconds)]
     ageing: Option<u32>,
@@ -52,6 +62,10 @@ impl Tuning {
         BridgeChange {
             mtu: self.mtu,
             icc: self.icc.map(bool::from),
+            internal: None,
+            masquerade: self.masquerade.map(bool::from),
+            host_ips: (!self.host_ips.is_empty()).then(|| self.host_ips.clone()),
+            mss_clamp: self.mss_clamp.map(bool::from),
             ageing_s: self.ageing,
             mac_limit: self.mac_limit,
             port_mac_limit: self.port_mac_limit,
@@ -68,6 +82,8 @@ Examples:
   vswitchctl add-br br0                                       the first free network of Docker's pools
   vswitchctl add-br br0 --subnet 172.30.0.0/16 --subnet fd00:30::/64
   vswitchctl add-br br0 --subnet 10.1.0.0/16 --ip-range 10.1.4.0/24 --reserve printer=10.1.4.7
+  vswitchctl add-br back --internal                           no way in or out but through the bridge
+  vswitchctl add-br front --host-ip 192.0.2.1                 ports are published there unless they say otherwise
   vswitchctl add-br lab --l2 --mtu 9k                         a bare learning switch, no addresses")]
 pub(crate) struct AddBr {
     /// The bridge's name, and that of the host's interface on it
@@ -86,8 +102,11 @@ pub(crate) struct AddBr {
     #[arg(long, value_name = "[NAME=]IP", value_parser = reservation)]
     reserve: Vec<Reservation>,
     /// No addresses and no interface on the host: a bare learning switch
-    #[arg(long, conflicts_with_all = ["subnets", "gateways", "ip_ranges", "reserve"])]
+    #[arg(long, conflicts_with_all = ["subnets", "gateways", "ip_ranges", "reserve", "internal", "masquerade", "host_ips", "mss_clamp"])]
     l2: bool,
+    /// Nothing enters or leaves but through the bridge: no outside, no other bridges, no default route
+    #[arg(long)]
+    internal: bool,
     #[command(flatten)]
     tuning: Tuning,
 }
@@ -104,6 +123,10 @@ impl AddBr {
             mtu: self.tuning.mtu,
             icc: self.tuning.icc.map(bool::from),
             l2: self.l2,
+            internal: self.internal,
+            masquerade: self.tuning.masquerade.map(bool::from),
+            host_ips: self.tuning.host_ips,
+            mss_clamp: self.tuning.mss_clamp.map(bool::from),
             ageing_s: self.tuning.ageing,
             mac_limit: self.tuning.mac_limit,
             port_mac_limit: self.tuning.port_mac_limit,
@@ -125,7 +148,26 @@ fn line(bridge: &Bridge) -> String {
     } else {
         format!("{} gateway {}", join(&bridge.subnets, ","), join(&bridge.gateways, ","))
     };
-    format!("{} {addresses} mtu {} icc {}", bridge.name, bridge.mtu, on_off(bridge.icc))
+    let gateway = options(bridge).into_iter().map(|option| format!(" {option}")).collect::<String>();
+    format!("{} {addresses} mtu {} icc {}{gateway}", bridge.name, bridge.mtu, on_off(bridge.icc))
+}
+
+/// What the gateway does otherwise than it would by default.
+pub(super) fn options(bridge: &Bridge) -> Vec<String> {
+    let mut options = Vec::new();
+    if bridge.internal {
+        options.push("internal".to_owned());
+    }
+    if !bridge.masquerade && !bridge.l2 {
+        options.push("masquerade off".to_owned());
+    }
+    if bridge.mss_clamp {
+        options.push("mss-clamp on".to_owned());
+    }
+    if !bridge.host_ips.is_empty() {
+        options.push(format!("host-ip {}", join(&bridge.host_ips, " ")));
+    }
+    options
 }
 
 /// Remove a bridge
@@ -191,18 +233,27 @@ fn render(bridges: &[Bridge]) -> String {
 Examples:
   vswitchctl set-br br0 --icc off
   vswitchctl set-br br0 --mtu 9000 --ageing 5m
+  vswitchctl set-br br0 --internal on --masquerade off
+  vswitchctl set-br br0 --host-ip 0.0.0.0 --host-ip ::    publish at all addresses again
   vswitchctl set-br br0 --label owner=ops --label tmp=    set one label, remove another")]
 pub(crate) struct SetBr {
     /// The bridge
     #[arg(value_name = "BR")]
     bridge: String,
+    /// Whether nothing enters or leaves but through the bridge; refused while ports are published
+    #[arg(long, value_name = "on|off", hide_possible_values = true)]
+    internal: Option<OnOff>,
     #[command(flatten)]
     tuning: Tuning,
 }
 
 impl SetBr {
+    fn change(&self) -> BridgeChange {
+        BridgeChange { internal: self.internal.map(bool::from), ..self.tuning.change() }
+    }
+
     pub(super) async fn exec(self, client: &Client) -> Result<Output, Failure> {
-        let change = self.tuning.change();
+        let change = self.change();
         if change == BridgeChange::default() {
             return Err(Failure::Usage(
                 "nothing to change: name at least one option, see `vswitchctl set-br --help`".into(),
@@ -257,6 +308,10 @@ pub(super) mod tests {
             mtu: 1500,
             icc: true,
             l2: false,
+            internal: false,
+            masquerade: true,
+            host_ips: vec![],
+            mss_clamp: false,
             mac: Some("02:42:ac:11:00:01".into()),
             ageing_s: 300,
             mac_limit: 131_072,
@@ -274,7 +329,7 @@ pub(super) mod tests {
     fn every_option_reaches_the_request() {
         let spec = parse(
             "br0 --subnet 10.1.0.0/16 --subnet fd00::/64 --gateway 10.1.0.9 --ip-range 10.1.4.0/24 --reserve 10.1.4.1 \
-             --reserve printer=fd00::7 --mtu 9k --icc off --label a=b --label c==d --ageing 5m --mac-limit 1k \
+             --reserve printer=fd00::7 --mtu 9k --icc off --internal --masquerade off --host-ip 192.0.2.1 --host-ip :: --mss-clamp on --label a=b --label c==d --ageing 5m --mac-limit 1k \
              --port-mac-limit 100 --storm-limit 0",
         )
         .unwrap();
@@ -284,7 +339,8 @@ pub(super) mod tests {
             serde_json::json!({
                 "name": "br0", "subnets": ["10.1.0.0/16", "fd00::/64"], "gateways": ["10.1.0.9"],
                 "ip_ranges": ["10.1.4.0/24"], "reserve": [{"ip": "10.1.4.1"}, {"name": "printer", "ip": "fd00::7"}],
-                "mtu": 9000, "icc": false, "l2": false, "ageing_s": 300, "mac_limit": 1000, "port_mac_limit": 100,
+                "mtu": 9000, "icc": false, "l2": false, "internal": true, "masquerade": false,
+                "host_ips": ["192.0.2.1", "::"], "mss_clamp": true, "ageing_s": 300, "mac_limit": 1000, "port_mac_limit": 100,
                 "storm_limit": 0, "labels": {"a": "b", "c": "=d"}
             })
         );
@@ -303,6 +359,10 @@ pub(super) mod tests {
             "br0 --label novalue",
             "br0 --ageing 500ms",
             "br0 --l2 --subnet 10.1.0.0/16",
+            "br0 --l2 --internal",
+            "br0 --l2 --masquerade off",
+            "br0 --internal on",
+            "br0 --host-ip web",
             "",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

@@ -5,6 +5,7 @@ mod completion;
 mod daemon;
 mod fdb;
 mod port;
+mod publish;
 mod show;
 mod stats;
 mod uplink;
@@ -27,6 +28,9 @@ pub(crate) enum Command {
     AddPort(port::AddPort),
     DelPort(port::DelPort),
     ListPorts(port::ListPorts),
+    Publish(publish::Add),
+    Unpublish(publish::Del),
+    Ports(publish::List),
     AddVxlan(vxlan::AddVxlan),
     DelVxlan(vxlan::DelVxlan),
     AddRemote(vxlan::AddRemote),
@@ -57,6 +61,9 @@ impl Command {
             Self::AddPort(command) => command.exec(client).await,
             Self::DelPort(command) => command.exec(client).await,
             Self::ListPorts(command) => command.exec(client).await,
+            Self::Publish(command) => command.exec(client).await,
+            Self::Unpublish(command) => command.exec(client).await,
+            Self::Ports(command) => command.exec(client).await,
             Self::AddVxlan(command) => command.exec(client).await,
             Self::DelVxlan(command) => command.exec(client).await,
             Self::AddRemote(command) => command.exec(client).await,

@@ -3,7 +3,7 @@
 use std::path;
 
 use clap::{Args, ValueEnum};
-use vswitch::api::{self, Port, PortSpec, PortState, PortType, XdpMode};
+use vswitch::api::{self, ExposeSpec, Port, PortSpec, PortState, PortType, PublishSpec, XdpMode};
 
 use super::OnOff;
 use crate::client::{Client, Target};
@@ -23,6 +23,8 @@ Examples:
   vswitchctl add-port br0 pid:1234 --name web --ip 172.17.0.10
   vswitchctl add-port br0 /proc/1234/ns/net --mac 02:00:00:00:00:07 --egress-rate 100mbit
   vswitchctl add-port br0 web --type xdp                   for small packets and short round trips
+  vswitchctl add-port br0 web --publish 8080:80 --publish 127.0.0.1::53/udp
+  vswitchctl add-port br0 web --expose 80 --expose 443 --publish-all
   vswitchctl add-port lab web --ifname eth1 --ip none --trunk 10,20 --default-route off
 
 Prints one line: port name, interface, addresses, MAC address.")]
@@ -63,6 +65,18 @@ pub(crate) struct AddPort {
     /// A further name of the port (repeatable)
     #[arg(long = "alias", value_name = "NAME")]
     aliases: Vec<String>,
+    /// Publish a port at the host's addresses, see `vswitchctl publish --help` (repeatable)
+    #[arg(long, value_name = "SPEC")]
+    publish: Vec<PublishSpec>,
+    /// A port or range that something listens on, for --publish-all (repeatable)
+    #[arg(long, value_name = "PORT[/PROTO]")]
+    expose: Vec<ExposeSpec>,
+    /// Publish the exposed ports at free ports of the host
+    #[arg(long)]
+    publish_all: bool,
+    /// Let the port send from any MAC and IP address; without it only from its own
+    #[arg(long)]
+    no_guard: bool,
     /// The most that the port may send (64kbit, 100mbit, 1gbit)
     #[arg(long, value_name = "RATE", value_parser = units::rate)]
     ingress_rate: Option<u64>,
@@ -95,6 +109,10 @@ impl AddPort {
             vlan: self.vlan,
             trunk: self.trunk,
             aliases: self.aliases,
+            publish: self.publish,
+            expose: self.expose,
+            publish_all: self.publish_all,
+            guard: self.no_guard.then_some(false),
             ingress_rate_bps: self.ingress_rate,
             egress_rate_bps: self.egress_rate,
         };
@@ -258,6 +276,9 @@ pub(super) mod tests {
             vlan: None,
             trunk: vec![],
             aliases: vec![],
+            publications: vec![],
+            exposed: vec![],
+            guard: true,
             ingress_rate_bps: None,
             egress_rate_bps: None,
             offloads: vec!["csum".into(), "tso4".into(), "tso6".into()],
@@ -269,7 +290,8 @@ pub(super) mod tests {
     fn every_option_reaches_the_request() {
         let spec = parse(
             "br0 web --name w --ifname eth7 --type tap --ip 10.0.0.7/16 --ip fd00::7 --mac 02:00:00:00:00:07 --mtu 9000 \
-             --default-route off --trunk 10,20 --trunk 0 --alias a --alias b --ingress-rate 100mbit --egress-rate 1gbit",
+             --default-route off --trunk 10,20 --trunk 0 --alias a --alias b --publish 8080:80 \
+             --publish [::1]::53/udp --expose 80-90 --expose 53/udp --publish-all --no-guard --ingress-rate 100mbit --egress-rate 1gbit",
         )
         .unwrap();
         assert_eq!(
@@ -277,7 +299,8 @@ pub(super) mod tests {
             serde_json::json!({
                 "netns": "web", "name": "w", "ifname": "eth7", "type": "tap", "ips": ["10.0.0.7/16", "fd00::7"],
                 "mac": "02:00:00:00:00:07", "mtu": 9000, "default_route": false, "vlan": null, "trunk": [10, 20, 0],
-                "aliases": ["a", "b"], "ingress_rate_bps": 100_000_000, "egress_rate_bps": 1_000_000_000,
+                "aliases": ["a", "b"], "publish": ["8080:80/tcp", "[::1]::53/udp"], "expose": ["80-90/tcp", "53/udp"],
+                "publish_all": true, "guard": false, "ingress_rate_bps": 100_000_000, "egress_rate_bps": 1_000_000_000,
             })
         );
         assert_eq!(parse("br0 web --vlan 10").unwrap().vlan, Some(10));
@@ -296,6 +319,10 @@ pub(super) mod tests {
             "br0 web --type veth",
             "br0 web --ingress-rate 5kbps",
             "br0 web --mtu 1x",
+            "br0 web --publish 80:0",
+            "br0 web --publish web:80:80",
+            "br0 web --publish 80-90:80-91",
+            "br0 web --expose 80:80",
             "br0 web extra",
         ] {
             assert_eq!(parse(line).unwrap_err().exit_code(), 2, "{line}");

@@ -1,16 +1,16 @@
-//! `show`: bridges, ports and addresses as a tree.
+//! `show`: bridges, ports, addresses and published ports as a tree.
 
 use clap::Args;
 use serde::Serialize;
 use vswitch::api::{Bridge, Port, PortState, PortType, Uplink, Uplinks, Vxlan};
 
-use super::{on_off, port, uplink, vxlan};
+use super::{bridge, on_off, port, publish, uplink, vxlan};
 use crate::client::{Client, Target};
 use crate::failure::Failure;
 use crate::output::{Output, Table, count, join, visible};
 use crate::units;
 
-/// Show bridges, ports and addresses as a tree
+/// Show bridges, ports, addresses and published ports as a tree
 #[derive(Debug, Args)]
 #[command(after_help = "\
 Examples:
@@ -114,9 +114,13 @@ fn render(tree: &Tree) -> String {
     }
     let table = table.render("");
     // The first line is the empty headings'.
-    for (index, line) in table.lines().skip(1).enumerate() {
-        let branch = if index + 1 == ports.len() { "└─" } else { "├─" };
+    for (index, (line, port)) in table.lines().skip(1).zip(ports).enumerate() {
+        let (branch, trunk) = if index + 1 == ports.len() { ("└─", " ") } else { ("├─", "│") };
         text.push_str(&format!("   {branch} {line}\n"));
+        for (index, published) in port.publications.iter().enumerate() {
+            let branch = if index + 1 == port.publications.len() { "└─" } else { "├─" };
+            text.push_str(&format!("   {trunk}  {branch} {}\n", publish::line(published)));
+        }
     }
     text
 }
@@ -142,15 +146,13 @@ fn facts(bridge: &Bridge) -> Vec<(&'static str, String)> {
             .collect();
         facts.push(("reserved", reserved.join(" ")));
     }
-    facts.push((
-        "options",
-        format!(
-            "mtu {}, icc {}, ageing {}",
-            bridge.mtu,
-            on_off(bridge.icc),
-            units::show_seconds(bridge.ageing_s.into())
-        ),
-    ));
+    let mut options = vec![
+        format!("mtu {}", bridge.mtu),
+        format!("icc {}", on_off(bridge.icc)),
+        format!("ageing {}", units::show_seconds(bridge.ageing_s.into())),
+    ];
+    options.extend(bridge::options(bridge));
+    facts.push(("options", options.join(", ")));
     let storm = match bridge.storm_limit {
         0 => "flooding unlimited".into(),
         limit => format!("{limit} flooded frames/s per port"),
@@ -196,7 +198,13 @@ fn details(bridge: &Bridge, port: &Port) -> String {
         (None, trunk) if !trunk.is_empty() => details.push(trunk),
         _ => {}
     }
-    if !port.default_route && !bridge.l2 {
+    if !port.guard && !bridge.l2 {
+        details.push("no guard".into());
+    }
+    if !port.exposed.is_empty() {
+        details.push(format!("exposes {}", join(&port.exposed, " ")));
+    }
+    if !port.default_route && !bridge.l2 && !bridge.internal {
         details.push("no default route".into());
     }
     if !port.aliases.is_empty() {
@@ -218,14 +226,22 @@ fn details(bridge: &Bridge, port: &Port) -> String {
 
 #[cfg(test)]
 mod tests {
-    use super::super::{bridge, port, vxlan};
     use super::*;
 
     #[test]
     fn an_ordinary_bridge() {
         let tree = Tree {
             bridge: bridge::tests::example(),
-            ports: vec![port::tests::example("web", 2), port::tests::example("database", 3)],
+            ports: vec![
+                Port {
+                    publications: vec![
+                        publish::tests::example("web", "0.0.0.0", 8080),
+                        publish::tests::example("web", "::", 8080),
+                    ],
+                    ..port::tests::example("web", 2)
+                },
+                port::tests::example("database", 3),
+            ],
             tunnels: vec![],
             uplinks: vec![],
         };
@@ -239,6 +255,8 @@ br0
 ├─ macs      3 of 131072 known (at most 16384 per port), 50000 flooded frames/s per port
 └─ ports     2 ports
    ├─ web       eth0 in web       172.17.0.2/16 fd00:17::2/64  02:42:ac:11:00:02  worker 0, csum tso4 tso6
+   │  ├─ 80/tcp -> 0.0.0.0:8080
+   │  └─ 80/tcp -> [::]:8080
    └─ database  eth0 in database  172.17.0.3/16 fd00:17::3/64  02:42:ac:11:00:03  worker 0, csum tso4 tso6
 "
         );
@@ -255,10 +273,14 @@ br0
         bridge.labels = [("owner".to_owned(), "ops".to_owned())].into();
         bridge.warnings = vec!["loop: 02:00:00:00:00:01 moves between web and db".into()];
         bridge.storm_limit = 0;
+        (bridge.internal, bridge.masquerade, bridge.mss_clamp) = (true, false, true);
+        bridge.host_ips = vec!["192.0.2.1".parse().unwrap()];
         let mut port = port::tests::example("web", 2);
         port.state = PortState::Failed;
         port.mtu = 9000;
         port.trunk = vec![10, 20];
+        port.guard = false;
+        port.exposed = vec!["80".parse().unwrap(), "53/udp".parse().unwrap()];
         port.default_route = false;
         port.aliases = vec!["www".into()];
         port.ingress_rate_bps = Some(100_000_000);
@@ -278,7 +300,7 @@ br0
 ├─ gateway   172.17.0.1 fd00:17::1 on the host's br0  02:42:ac:11:00:01
 ├─ range     172.17.4.0/24
 ├─ reserved  172.17.4.7 (printer) 172.17.4.8
-├─ options   mtu 1500, icc on, ageing 5m
+├─ options   mtu 1500, icc on, ageing 5m, internal, masquerade off, mss-clamp on, host-ip 192.0.2.1
 ├─ macs      3 of 131072 known (at most 16384 per port), flooding unlimited
 ├─ labels    owner=ops
 ├─ WARNING   loop: 02:00:00:00:00:01 moves between web and db
@@ -286,8 +308,8 @@ br0
 ├─ tunnels   1 tunnel
 │  └─ vxlan42  vni 42 198.18.0.1 to 198.18.0.2 198.18.0.3 port 4789 mtu 1450, worker 0
 └─ ports     1 port
-   └─ web  eth0 in web  172.17.0.2/16 fd00:17::2/64  02:42:ac:11:00:02  FAILED, mtu 9000, trunk 10,20, no default \
-             route, alias www, ingress 100mbit, egress 1.5gbit, no offloads
+   └─ web  eth0 in web  172.17.0.2/16 fd00:17::2/64  02:42:ac:11:00:02  FAILED, mtu 9000, trunk 10,20, no guard, \
+             exposes 80/tcp 53/udp, alias www, ingress 100mbit, egress 1.5gbit, no offloads
 "
         );
     }

@@ -6,6 +6,7 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
 use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::str::FromStr;
+use std::sync::atomic::{AtomicU16, Ordering};
 
 use vswitch_tests::daemon::Daemon;
 use vswitch_tests::frame::parse_mac;
@@ -13,14 +14,26 @@ use vswitch_tests::namespace::{Namespace, unique_prefix};
 use vswitch_tests::process::Background;
 
 mod bridge;
+mod docker;
+mod nat;
 mod ours;
 mod ovs;
 mod uplink;
 mod vxlan;
 
+use self::docker::Docker;
+pub use self::nat::Gateway;
 pub use self::ours::{Ours, Ports};
 pub use self::uplink::Uplink;
 pub use self::vxlan::{Carry, Overlay};
+
+/// The port of the first server. Every server of a topology gets another one: the connections of its predecessor
+/// are still in TIME_WAIT, and not every server program sets SO_REUSEADDR.
+const FIRST_PORT: u16 = 5201;
+/// How many ports a gateway publishes: by the time that the first one's turn comes again, it is free.
+const PUBLISHED_PORTS: u16 = 16;
+/// How many ports are used where none has to be published.
+const PORTS: u16 = 10_000;
 
 /// A kind of switch, or, for [`Peer::Uplink`], a kind of wire.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -43,6 +56,8 @@ pub enum Peer {
     Vxlan(Overlay),
     /// Two hosts with the kernel's bridge over veth pairs and its `vxlan` device.
     VxlanKernel,
+    /// A host between its container and the world outside.
+    Nat(Gateway),
 }
 
 impl FromStr for Peer {
@@ -64,6 +79,9 @@ impl FromStr for Peer {
             None => (text, None),
             Some((name, directory)) => (name, Some(directory.into())),
         };
+        if let Some(gateway) = Gateway::from_name(name, build.clone()) {
+            return Ok(Self::Nat(gateway));
+        }
         if let Some(carry) = Carry::from_name(name) {
             return Ok(Self::Vxlan(Overlay { carry, build }));
         }
@@ -74,7 +92,8 @@ impl FromStr for Peer {
                 let uplinks = Uplink::ALL.map(Uplink::name).join(", ");
                 let overlays = Carry::ALL.map(Carry::name).join(", ");
                 Err(format!(
-                    "no peer {text}: {ours} (each also @BIN_DIR), bridge, bridge-plain, ovs, ovs-tso, {uplinks}, {overlays}, vxlan-kernel"
+                    "no peer {text}: {ours} (each also @BIN_DIR), bridge, bridge-plain, ovs, ovs-tso, {uplinks}, {overlays}, vxlan-kernel, {}",
+                    Gateway::names().join(", ")
                 ))
             }
         }
@@ -92,6 +111,7 @@ impl fmt::Display for Peer {
             Self::Uplink(uplink) => f.write_str(uplink.name()),
             Self::Vxlan(overlay) => overlay.fmt(f),
             Self::VxlanKernel => f.write_str("vxlan-kernel"),
+            Self::Nat(gateway) => gateway.fmt(f),
         }
     }
 }
@@ -103,6 +123,7 @@ impl Peer {
         match self {
             Self::Vswitch(ours) => ours.build.is_none(),
             Self::Vxlan(overlay) => overlay.build.is_none(),
+            Self::Nat(gateway) => gateway.needs_binaries(),
             Self::Uplink(uplink) => uplink.daemon_option("").is_some(),
             _ => false,
         }
@@ -123,6 +144,14 @@ impl Family {
         match self {
             Self::Ipv4 => "10.77.0.0/16",
             Self::Ipv6 => "fd77::/64",
+        }
+    }
+
+    /// The first address of the subnet, where it is a gateway's.
+    fn gateway(self) -> IpAddr {
+        match self {
+            Self::Ipv4 => [10, 77, 0, 1].into(),
+            Self::Ipv6 => [0xfd77, 0, 0, 0, 0, 0, 0, 1].into(),
         }
     }
 
@@ -203,6 +232,28 @@ impl Container {
     }
 }
 
+/// Which way a workload's connections go.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Way {
+    /// From the first container to the second one.
+    Direct,
+    /// From outside to a port of the host, which is the container's.
+    Published,
+    /// From the container to the outside.
+    Egress,
+}
+
+/// The two ends of a workload.
+#[derive(Debug, Clone, Copy)]
+pub struct Ends<'a> {
+    /// Who connects.
+    pub client: &'a Container,
+    /// Who is connected to.
+    pub server: &'a Container,
+    /// The address that the client connects to.
+    pub target: IpAddr,
+}
+
 /// Containers joined by a switch.
 #[derive(Debug)]
 pub struct Topology {
@@ -215,9 +266,15 @@ pub struct Topology {
     /// Holds a program on an uplink.
     program: Option<OwnedFd>,
     background: Vec<Background>,
+    docker: Option<Docker>,
     host: Namespace,
     /// The other host of an overlay.
     far: Option<Namespace>,
+    /// The address of a gateway's host.
+    external: Option<IpAddr>,
+    /// The ports that servers may have, and how many had one.
+    ports: u16,
+    servers: AtomicU16,
 }
 
 impl Topology {
@@ -232,18 +289,41 @@ impl Topology {
         std::fs::create_dir(&directory)?;
         let host = Namespace::create(&format!("{prefix}host"))?;
         let names: Vec<String> = (0..setup.ports).map(|number| format!("{prefix}c{number}")).collect();
-        let containers: Vec<Container> = Namespace::create_all(&names)?
+        let mut containers: Vec<Container> = Namespace::create_all(&names)?
             .into_iter()
             .enumerate()
             .map(|(number, namespace)| Container { namespace, address: setup.family.address(number) })
             .collect();
+        let (mut external, mut ports) = (None, PORTS);
+        if let Peer::Nat(_) = peer {
+            let [outside, host] = nat::wire_addresses(setup.family);
+            containers[0].address = outside;
+            (external, ports) = (Some(host), PUBLISHED_PORTS);
+        }
         let far = match peer {
             Peer::Vxlan(_) | Peer::VxlanKernel => Some(Namespace::create(&format!("{prefix}far"))?),
             _ => None,
         };
         let (daemons, background) = (Vec::new(), Vec::new());
-        let mut topology = Self { peer: peer.clone(), containers, daemons, program: None, background, host, far };
+        let mut topology = Self {
+            peer: peer.clone(),
+            containers,
+            daemons,
+            program: None,
+            background,
+            docker: None,
+            host,
+            far,
+            external,
+            ports,
+            servers: AtomicU16::new(0),
+        };
         topology.join(setup, &directory)?;
+        if external.is_some() {
+            // The ways are checked before each run; the ports stay as the kernel has them, because a gateway has no
+            // more of them than a host.
+            return Ok(topology);
+        }
         for container in &topology.containers {
             // A closed connection leaves its port in TIME_WAIT: the connection rate needs many.
             container.namespace.sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
@@ -279,6 +359,20 @@ impl Topology {
                 self.daemons = overlay.join(self.hosts(), &self.containers, setup, directory)?;
             }
             Peer::VxlanKernel => vxlan::join_kernel(self.hosts(), &self.containers, setup)?,
+            Peer::Nat(gateway) => {
+                let [outside, container, ..] = &mut self.containers[..] else {
+                    return Err(io::Error::other("a gateway has two sides"));
+                };
+                nat::wire(outside, &self.host, setup)?;
+                match gateway {
+                    Gateway::Kernel => nat::join_kernel(&self.host, container, setup)?,
+                    Gateway::Docker => self.docker = Some(Docker::join(&self.host, container, setup, directory)?),
+                    Gateway::Vswitch(attachment, build) => {
+                        let ours = (*attachment, build.as_ref());
+                        self.daemons = vec![nat::join_ours(ours, &self.host, container, setup, directory)?];
+                    }
+                }
+            }
         }
         Ok(())
     }
@@ -288,11 +382,34 @@ impl Topology {
         [&self.host, self.far.as_ref().unwrap_or(&self.host)]
     }
 
+    /// The ends of a workload that goes this way.
+    ///
+    /// # Errors
+    /// The topology has no such way.
+    pub fn ends(&self, way: Way) -> io::Result<Ends<'_>> {
+        let [first, second, ..] = &self.containers[..] else {
+            return Err(io::Error::other("a topology has at least two containers"));
+        };
+        match (way, self.external) {
+            (Way::Direct, None) => Ok(Ends { client: first, server: second, target: second.address }),
+            (Way::Published, Some(external)) => Ok(Ends { client: first, server: second, target: external }),
+            (Way::Egress, Some(_)) => Ok(Ends { client: second, server: first, target: first.address }),
+            _ => Err(io::Error::other(format!("{} has no such way", self.peer))),
+        }
+    }
+
+    /// The port of the next server, see [`FIRST_PORT`].
+    #[must_use]
+    pub fn next_port(&self) -> u16 {
+        FIRST_PORT + self.servers.fetch_add(1, Ordering::Relaxed) % self.ports
+    }
+
     /// The processes that are the switch; none for the kernel's. The database server of Open vSwitch
     /// takes no part in forwarding, but it is a part of the switch.
     #[must_use]
     pub fn pids(&self) -> Vec<u32> {
-        self.daemons.iter().map(Daemon::pid).chain(self.background.iter().map(Background::pid)).collect()
+        let background = self.background.iter().map(Background::pid);
+        self.daemons.iter().map(Daemon::pid).chain(background).chain(self.docker.iter().map(Docker::pid)).collect()
     }
 }
 
@@ -315,10 +432,14 @@ mod tests {
     fn names_of_peers_read_back() {
         let ours = Ports::ALL.map(Ports::name);
         let uplinks = Uplink::ALL.map(Uplink::name);
-        for name in ours.iter().chain(&uplinks).chain(&["bridge", "bridge-plain", "ovs", "ovs-tso"]) {
+        let gateways = Gateway::names();
+        let others = ["bridge", "bridge-plain", "ovs", "ovs-tso"];
+        for name in ours.iter().chain(&uplinks).chain(&gateways).chain(&others) {
             assert_eq!(name.parse::<Peer>().expect(name).to_string(), *name);
         }
         assert_eq!("vswitch-xdp@/tmp/old".parse::<Peer>().expect("a build").to_string(), "vswitch-xdp@/tmp/old");
+        assert_eq!("nat-vswitch-tap@/tmp".parse::<Peer>().expect("a build").to_string(), "nat-vswitch-tap@/tmp");
+        assert!("nat-kernel@/tmp".parse::<Peer>().is_err());
         assert!("vswitch-udp".parse::<Peer>().is_err());
     }
 

@@ -1,6 +1,7 @@
 //! Adding, changing and removing bridges.
 
 use std::collections::BTreeMap;
+use std::net::{IpAddr, Ipv4Addr};
 use std::ops::RangeInclusive;
 
 use super::addresses::{check_networks, host_mac};
@@ -44,6 +45,10 @@ impl Desired {
             }
             self.check_room_for_port()?;
         }
+        let gateway_asked = spec.internal || spec.masquerade.is_some() || spec.mss_clamp.is_some();
+        if spec.l2 && (gateway_asked || !spec.host_ips.is_empty()) {
+            return Err(no_gateway(name));
+        }
         let subnets = self.networks(spec, host)?;
         check_networks(&subnets, &spec.reserve)?;
         let record = BridgeRecord {
@@ -54,6 +59,10 @@ impl Desired {
             mtu_chosen: spec.mtu.is_some(),
             icc: spec.icc.unwrap_or(true),
             l2: spec.l2,
+            internal: spec.internal,
+            masquerade: spec.masquerade.unwrap_or(true),
+            host_ips: spec.host_ips.clone(),
+            mss_clamp: spec.mss_clamp.unwrap_or(false),
             ageing_s: spec.ageing_s.unwrap_or(AGEING_S_DEFAULT),
             mac_limit: spec.mac_limit.unwrap_or(MAC_LIMIT_DEFAULT),
             port_mac_limit: spec.port_mac_limit.unwrap_or(PORT_MAC_LIMIT_DEFAULT),
@@ -75,6 +84,10 @@ impl Desired {
     /// There is no such bridge, or a value is out of its range. The state is then unchanged.
     pub fn change_bridge(&mut self, name: &str, change: &BridgeChange) -> Result<()> {
         let bridge = self.bridge_mut(name)?;
+        let gateway_asked = change.internal.is_some() || change.masquerade.is_some() || change.mss_clamp.is_some();
+        if bridge.l2 && (gateway_asked || change.host_ips.is_some()) {
+            return Err(no_gateway(name));
+        }
         let mut labels = bridge.labels.clone();
         for (key, value) in &change.labels {
             if value.is_empty() {
@@ -87,6 +100,10 @@ impl Desired {
             mtu: change.mtu.unwrap_or(bridge.mtu),
             mtu_chosen: change.mtu.is_some() || bridge.mtu_chosen,
             icc: change.icc.unwrap_or(bridge.icc),
+            internal: change.internal.unwrap_or(bridge.internal),
+            masquerade: change.masquerade.unwrap_or(bridge.masquerade),
+            host_ips: change.host_ips.clone().unwrap_or_else(|| bridge.host_ips.clone()),
+            mss_clamp: change.mss_clamp.unwrap_or(bridge.mss_clamp),
             ageing_s: change.ageing_s.unwrap_or(bridge.ageing_s),
             mac_limit: change.mac_limit.unwrap_or(bridge.mac_limit),
             port_mac_limit: change.port_mac_limit.unwrap_or(bridge.port_mac_limit),
@@ -147,6 +164,14 @@ impl BridgeRecord {
         check_range("ageing time", self.ageing_s, 1..=AGEING_S_MAX, "seconds")?;
         check_range("limit of MAC addresses", self.mac_limit, 1..=MAC_LIMIT_MAX, "addresses")?;
         check_range("limit of MAC addresses per port", self.port_mac_limit, 1..=MAC_LIMIT_MAX, "addresses")?;
+        self.check_host_ips(name)?;
+        let publishing = self.ports.iter().find(|(_, port)| !port.publications.is_empty());
+        if let Some((port, _)) = publishing.filter(|_| self.internal) {
+            return Err(conflict(
+                format!("the bridge {name:?} cannot be internal: its port {port:?} has published ports"),
+                format!("`vswitchctl ports {name}` lists them; take them back first with `vswitchctl unpublish`"),
+            ));
+        }
         if self.labels.len() > LABELS_MAX {
             return Err(limit(format!("the bridge {name:?} would have more than {LABELS_MAX} labels"), "use fewer"));
         }
@@ -155,6 +180,43 @@ impl BridgeRecord {
                 return Err(invalid(
                     format!("the label {key:?} is empty or longer than {LABEL_BYTES_MAX} bytes"),
                     "use shorter labels",
+                ));
+            }
+        }
+        Ok(())
+    }
+}
+
+/// The refusal of what only a gateway does.
+fn no_gateway(bridge: &str) -> crate::api::Error {
+    invalid(
+        format!("the bridge {bridge:?} is a bare learning switch (l2), which has no gateway"),
+        "leave out --internal, --masquerade, --host-ip and --mss-clamp",
+    )
+}
+
+impl BridgeRecord {
+    /// Checks the addresses at which ports are published that name none.
+    fn check_host_ips(&self, name: &str) -> Result<()> {
+        for (at, ip) in self.host_ips.iter().enumerate() {
+            let is_like = |other: &IpAddr| other.is_ipv4() == ip.is_ipv4();
+            if ip.is_multicast() || *ip == IpAddr::V4(Ipv4Addr::BROADCAST) {
+                return Err(invalid(
+                    format!("{ip} is no address that a host has"),
+                    "name one of the host's with --host-ip",
+                ));
+            }
+            let family = if ip.is_ipv6() { "IPv6" } else { "IPv4" };
+            if self.host_ips[..at].iter().any(is_like) {
+                return Err(invalid(
+                    format!("{ip} is the second {family} address at which ports of {name:?} would be published"),
+                    "name at most one per family with --host-ip; `publish` takes any other",
+                ));
+            }
+            if !self.subnets.iter().any(|subnet| is_like(&subnet.gateway)) {
+                return Err(invalid(
+                    format!("ports cannot be published at {ip}: the bridge {name:?} has no {family} subnet"),
+                    "leave it out, or make a bridge with such a --subnet",
                 ));
             }
         }

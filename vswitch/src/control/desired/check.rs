@@ -29,6 +29,7 @@ impl Desired {
         let mut host_ends = HashSet::new();
         let mut segments = HashSet::new();
         let mut uplinks = HashSet::new();
+        self.check_publications()?;
         for (name, bridge) in &self.bridges {
             bridge.check(name)?;
             for subnet in &bridge.subnets {

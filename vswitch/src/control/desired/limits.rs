@@ -54,3 +54,10 @@ pub const TUNNEL_REMOTES_MAX: usize = 1024;
 pub const TUNNELS_MAX: usize = 256;
 /// IP addresses of one static entry.
 pub const STATIC_ADDRESSES_MAX: usize = 16;
+/// Published ports and ranges of the whole switch: twice all ports of one protocol in both families, and about
+/// 20 MB of state.
+pub const PUBLICATIONS_MAX: usize = 4 * 65536;
+/// Networks that may use a published port: each is tried for every new connection.
+pub const PUBLISH_NETWORKS_MAX: usize = 256;
+/// Exposed ports and ranges of one port.
+pub const EXPOSED_MAX: usize = 1024;

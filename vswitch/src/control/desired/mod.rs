@@ -17,7 +17,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
-use crate::api::{Carrier, Dscp, PortType, Reservation};
+use crate::api::{Carrier, Dscp, ExposeSpec, PortType, Reservation};
 use crate::control::netns::{NetnsId, NetnsRef};
 use crate::control::refusal::{Result, not_found};
 use crate::wire::MacAddr;
@@ -25,6 +25,7 @@ use crate::wire::MacAddr;
 mod addresses;
 mod bridge;
 mod check;
+mod endpoints;
 mod fdb;
 mod host_end;
 mod limits;
@@ -32,6 +33,9 @@ mod limits;
 mod model_tests;
 mod names;
 mod port;
+mod publish;
+#[cfg(test)]
+mod publish_tests;
 mod reboot;
 #[cfg(test)]
 mod tests;
@@ -43,6 +47,7 @@ mod uplink;
 pub use host_end::{HostEnd, Owner};
 pub use limits::*;
 pub use names::{INTERFACE_NAME_BYTES_MAX, NAME_BYTES_MAX};
+pub use publish::{PublicationRecord, PublishView, TakenPort};
 pub use tunnel::overhead;
 pub use uplink::{UplinkRecord, UplinkTarget};
 
@@ -75,6 +80,18 @@ pub struct BridgeRecord {
     pub icc: bool,
     /// Whether the bridge is a bare learning switch without a host interface.
     pub l2: bool,
+    /// Whether nothing enters or leaves but through the bridge.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub internal: bool,
+    /// Whether what leaves gets an address of the host.
+    #[serde(default = "on")]
+    pub masquerade: bool,
+    /// Where ports are published that name no address, at most one per family; empty: at all addresses.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub host_ips: Vec<IpAddr>,
+    /// Whether TCP's maximum segment size is made to fit the way out.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub mss_clamp: bool,
     /// The MAC address of the host's interface; none on an `l2` bridge.
     pub mac: Option<MacAddr>,
     /// Seconds until a silent MAC address is forgotten.
@@ -153,6 +170,15 @@ pub struct PortRecord {
     pub trunk: Vec<u16>,
     /// Further names.
     pub aliases: Vec<String>,
+    /// Its published ports.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub publications: Vec<PublicationRecord>,
+    /// The ports that something in it listens on, as it was told.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub exposed: Vec<ExposeSpec>,
+    /// Whether it may send as somebody else.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub unguarded: bool,
     /// The most into the switch, in bits per second.
     pub ingress_rate_bps: Option<u64>,
     /// The most towards the port, in bits per second.
@@ -285,6 +311,11 @@ impl Desired {
             self.bridges.values().map(|bridge| bridge.ports.len() + bridge.uplinks.len() + usize::from(!bridge.l2));
         ports.sum::<usize>() + self.vteps_count()
     }
+}
+
+/// What masquerading was before it could be turned off.
+fn on() -> bool {
+    true
 }
 
 fn no_bridge(name: &str) -> crate::api::Error {

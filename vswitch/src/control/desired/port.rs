@@ -4,7 +4,7 @@ use std::collections::HashSet;
 
 use super::addresses::mac_of_tail;
 use super::bridge::check_port_mtu;
-use super::limits::{LABELS_MAX, RATE_BPS_MAX, RATE_BPS_MIN, VLAN_ID_MAX};
+use super::limits::{EXPOSED_MAX, LABELS_MAX, RATE_BPS_MAX, RATE_BPS_MIN, VLAN_ID_MAX};
 use super::names::{check_interface_name, check_port_name};
 use super::{BridgeRecord, Desired, FoundInterface, PortRecord, PortTarget};
 use crate::api::{PortSpec, PortType};
@@ -17,7 +17,8 @@ use crate::wire::mac::ParseMacError;
 const IFNAME_DEFAULT: &str = "eth0";
 
 impl Desired {
-    /// Adds a port to `bridge`, choosing what was left open, and returns its name.
+    /// Adds a port to `bridge`, choosing what was left open, and returns its name. What it is to publish is left to
+    /// [`Desired::publish`] and [`Desired::publish_exposed`].
     ///
     /// # Errors
     /// There is no such bridge; a name, an address, a MAC address or the interface is bad or
@@ -44,6 +45,18 @@ impl Desired {
                 "leave --default-route out",
             ));
         }
+        if record.l2 && spec.guard == Some(true) {
+            return Err(invalid(
+                format!("a guard goes by addresses, and the bridge {bridge:?} has none"),
+                "leave the guard out",
+            ));
+        }
+        if spec.expose.len() > EXPOSED_MAX {
+            return Err(limit(
+                format!("the port {name:?} would have more than {EXPOSED_MAX} exposed ports and ranges"),
+                "expose ranges instead of their ports",
+            ));
+        }
         let (ips, cursors) = record.port_addresses(bridge, &spec.ips)?;
         let mac = match &spec.mac {
             Some(text) => record.explicit_mac(bridge, text)?,
@@ -67,10 +80,14 @@ impl Desired {
             host_end,
             mac,
             mtu: spec.mtu,
-            default_route: spec.default_route.unwrap_or(!record.l2),
+            // A network that leads nowhere is no place for a default route, as with Docker.
+            default_route: spec.default_route.unwrap_or(!record.l2 && !record.internal),
             vlan: spec.vlan,
             trunk,
             aliases: spec.aliases.clone(),
+            publications: Vec::new(),
+            exposed: spec.expose.clone(),
+            unguarded: spec.guard == Some(false),
             ingress_rate_bps: spec.ingress_rate_bps,
             egress_rate_bps: spec.egress_rate_bps,
             ips,

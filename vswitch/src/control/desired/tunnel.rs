@@ -174,6 +174,7 @@ impl Desired {
     /// whose packet it is.
     fn check_vni_free(&self, bridge: &str, name: &str, tunnel: &TunnelRecord) -> Result<()> {
         let Some(underlay) = tunnel.underlay() else { return Ok(()) };
+        self.check_unpublished(underlay.0, underlay.1)?;
         for (other_bridge, record) in &self.bridges {
             for (other_name, other) in &record.tunnels {
                 let is_self = (other_bridge.as_str(), other_name.as_str()) == (bridge, name);

@@ -24,6 +24,9 @@ use crate::api;
         routes::list_bridge_ports,
         routes::add_port,
         routes::remove_port,
+        routes::list_publications,
+        routes::publish,
+        routes::unpublish,
         routes::list_vxlans,
         routes::list_bridge_vxlans,
         routes::add_vxlan,
@@ -37,6 +40,8 @@ use crate::api;
         routes::add_fdb,
         routes::remove_fdb,
         routes::flush_fdb,
+        routes::list_connections,
+        routes::flush_connections,
         routes::stats,
         routes::shutdown,
     ),
@@ -61,8 +66,8 @@ mod tests {
             .filter_map(|p| p.as_object())
             .map(serde_json::Map::len)
             .sum();
-        assert_eq!(count, 27);
-        for schema in ["BridgeSpec", "PortSpec", "Port", "Stats", "Error"] {
+        assert_eq!(count, 32);
+        for schema in ["BridgeSpec", "PortSpec", "Port", "Publication", "Connection", "Stats", "Error"] {
             assert!(document["components"]["schemas"][schema].is_object(), "{schema}");
         }
         assert_eq!(document["info"]["version"], env!("CARGO_PKG_VERSION"));

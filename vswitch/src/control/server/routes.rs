@@ -13,8 +13,9 @@ use utoipa::IntoParams;
 use super::extract::{Body, Named, Params, Refused};
 use super::openapi;
 use crate::api::{
-    API_VERSION, Bridge, BridgeChange, BridgeSpec, Error, FdbEntry, FdbStatic, Flushed, Pong, Port, PortSpec,
-    RemoteSpec, Shutdown, Stats, Uplink, UplinkSpec, Uplinks, Version, Vxlan, VxlanSpec,
+    API_VERSION, Bridge, BridgeChange, BridgeSpec, ConnectionPage, Error, FdbEntry, FdbStatic, Flushed, Pong, Port,
+    PortSpec, Publication, Publish, PublishSpec, RemoteSpec, Shutdown, Stats, Uplink, UplinkSpec, Uplinks, Version,
+    Vxlan, VxlanSpec,
 };
 use crate::control::refusal::{invalid, not_found};
 use crate::control::service::{Encoded, Service};
@@ -31,6 +32,8 @@ pub(super) fn router(service: Service) -> Router {
         .route("/v1/bridges/{bridge}", get(show_bridge).patch(change_bridge).delete(remove_bridge))
         .route("/v1/bridges/{bridge}/ports", get(list_bridge_ports).post(add_port))
         .route("/v1/bridges/{bridge}/ports/{port}", delete(remove_port))
+        .route("/v1/bridges/{bridge}/ports/{port}/publications", post(publish).delete(unpublish))
+        .route("/v1/publications", get(list_publications))
         .route("/v1/bridges/{bridge}/vxlans", get(list_bridge_vxlans).post(add_vxlan))
         .route("/v1/bridges/{bridge}/vxlans/{tunnel}", delete(remove_vxlan))
         .route("/v1/bridges/{bridge}/vxlans/{tunnel}/remotes", post(add_remote))
@@ -42,6 +45,7 @@ pub(super) fn router(service: Service) -> Router {
         .route("/v1/uplinks", get(list_uplinks))
         .route("/v1/ports", get(list_ports))
         .route("/v1/vxlans", get(list_vxlans))
+        .route("/v1/conntrack", get(list_connections).delete(flush_connections))
         .route("/v1/stats", get(stats))
         .route("/v1/shutdown", post(shutdown))
         .fallback(no_route)
@@ -178,6 +182,64 @@ pub(super) async fn remove_port(
 ) -> Answer<StatusCode> {
     service.change(move |switch| switch.remove_port(&bridge, &port)).await?;
     Ok(StatusCode::NO_CONTENT)
+}
+
+/// Publishes ports of a container at the host's addresses, and tells all that are published then.
+#[utoipa::path(post, path = "/v1/bridges/{bridge}/ports/{port}/publications",
+    params(("bridge" = String, Path, description = "The bridge's name"),
+        ("port" = String, Path, description = "The port's name, an alias of it, or the namespace that it is in")),
+    request_body = Publish,
+    responses((status = 201, body = Vec<Publication>), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn publish(
+    State(service): State<Service>,
+    Named((bridge, port)): Named<(String, String)>,
+    Body(request): Body<Publish>,
+) -> Answer<(StatusCode, Json<Vec<Publication>>)> {
+    let published = service.change(move |switch| switch.publish_ports(&bridge, &port, &request)).await?;
+    Ok((StatusCode::CREATED, Json(published)))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct Specs {
+    /// What to take back, each as it is published: `8080:80,53/udp`.
+    specs: String,
+}
+
+/// Takes back published ports, and tells how many they were.
+#[utoipa::path(delete, path = "/v1/bridges/{bridge}/ports/{port}/publications",
+    params(("bridge" = String, Path, description = "The bridge's name"),
+        ("port" = String, Path, description = "The port's name, an alias of it, or the namespace that it is in"), Specs),
+    responses((status = 200, body = Flushed), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
+pub(super) async fn unpublish(
+    State(service): State<Service>,
+    Named((bridge, port)): Named<(String, String)>,
+    Params(Specs { specs }): Params<Specs>,
+) -> Answer<Json<Flushed>> {
+    let specs = specs.split(',').map(str::parse).collect::<Result<Vec<PublishSpec>, _>>();
+    let specs = specs.map_err(|error| invalid(error.to_string(), "write 8080:80, several with commas between"))?;
+    Ok(Json(service.change(move |switch| switch.unpublish_ports(&bridge, &port, &specs)).await?))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct PublicationsOf {
+    /// Only those of this bridge.
+    bridge: Option<String>,
+    /// Only those of this port (the bridge must be named, too).
+    port: Option<String>,
+}
+
+/// The published ports.
+#[utoipa::path(get, path = "/v1/publications", params(PublicationsOf),
+    responses((status = 200, body = Vec<Publication>), (status = "4XX", body = Error)))]
+pub(super) async fn list_publications(
+    State(service): State<Service>,
+    Params(PublicationsOf { bridge, port }): Params<PublicationsOf>,
+) -> Answer<Encoded> {
+    Ok(service.show(move |switch| switch.publications(bridge.as_deref(), port.as_deref())).await?)
 }
 
 /// The tunnels of all bridges.
@@ -339,6 +401,45 @@ pub(super) async fn flush_fdb(
     Params(OfPort { port }): Params<OfPort>,
 ) -> Answer<Json<Flushed>> {
     Ok(Json(service.change(move |switch| switch.flush_fdb(&bridge, port.as_deref())).await?))
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct ConnectionsOf {
+    /// Only those of this bridge's containers.
+    bridge: Option<String>,
+    /// Where the page begins: `next` of the page before it.
+    #[serde(default)]
+    cursor: u32,
+}
+
+/// The connections that pass the gateway, a page at a time.
+#[utoipa::path(get, path = "/v1/conntrack", params(ConnectionsOf),
+    responses((status = 200, body = ConnectionPage), (status = "4XX", body = Error)))]
+pub(super) async fn list_connections(
+    State(service): State<Service>,
+    Params(ConnectionsOf { bridge, cursor }): Params<ConnectionsOf>,
+) -> Answer<Encoded> {
+    Ok(service.connections(bridge, cursor).await?)
+}
+
+#[derive(Debug, Deserialize, IntoParams)]
+#[serde(deny_unknown_fields)]
+#[into_params(parameter_in = Query)]
+pub(super) struct OfBridge {
+    /// Only those of this bridge's containers.
+    bridge: Option<String>,
+}
+
+/// Forgets connections, and tells how many they were.
+#[utoipa::path(delete, path = "/v1/conntrack", params(OfBridge),
+    responses((status = 200, body = Flushed), (status = "4XX", body = Error)))]
+pub(super) async fn flush_connections(
+    State(service): State<Service>,
+    Params(OfBridge { bridge }): Params<OfBridge>,
+) -> Answer<Json<Flushed>> {
+    Ok(Json(Flushed { removed: service.flush_connections(bridge).await? }))
 }
 
 #[derive(Debug, Deserialize, IntoParams)]

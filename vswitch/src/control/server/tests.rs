@@ -15,6 +15,7 @@ use crate::control::server::socket::Socket;
 use crate::control::store::Store;
 use crate::control::switch::{Switch, XdpContext};
 use crate::datapath::{Datapath, DatapathConfig};
+use crate::nat::conntrack::Conntrack;
 
 struct Daemon {
     dir: tempfile::TempDir,
@@ -27,7 +28,8 @@ impl Daemon {
     fn start() -> Self {
         let dir = tempfile::tempdir().expect("a directory");
         let store = Store::open(&dir.path().join("state")).expect("a state directory");
-        let datapath = Arc::new(Datapath::start(DatapathConfig::default()).expect("a datapath"));
+        let conntrack = Arc::new(Conntrack::in_memory(0).expect("a table"));
+        let datapath = Arc::new(Datapath::start(DatapathConfig::default(), conntrack).expect("a datapath"));
         let switch = Switch::new(Desired::default(), store, datapath, XdpContext::default()).expect("a switch");
         let service = Service::new(switch, 1);
         let allowed = Allowed::look_up().expect("the group database");

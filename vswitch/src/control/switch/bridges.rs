@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::sync::Arc;
 
+use super::conntrack::Gone;
 use super::identity::Lookup;
 use super::live::{Attachment, LiveBridge, LivePort, fdb_limits, host_entry};
 use super::port_link::PortLink;
@@ -69,6 +70,7 @@ impl Switch {
             host: None,
             ports: BTreeMap::new(),
             uplinks: BTreeMap::new(),
+            stations: Arc::default(),
             last_loop: None,
         };
         self.live.bridges.insert(name.to_owned(), bridge);
@@ -90,6 +92,11 @@ impl Switch {
         let attachment = Attachment { entry, link };
         live.host = Some(LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
         Ok(())
+    }
+
+    /// Forgets what gateways heard of stations a while ago.
+    pub fn expire_stations(&self, now_s: u32) {
+        self.live.bridges.values().for_each(|live| live.stations.expire(now_s));
     }
 
     /// Takes a bridge that is not in the state out of the datapath again.
@@ -120,6 +127,7 @@ impl Switch {
             return self.remove_bridge_with_uplinks(name, &record);
         }
         let Some(bridge) = self.live.bridges.remove(name) else { return Ok(()) };
+        let gone = Gone::between(&self.desired, &next);
         let overlay = self.live.overlay.clone();
         let unused = self.apply_overlay(&next, &derive_mtus(&next), None)?;
         let persist = |bridge: &LiveBridge, on| {
@@ -135,6 +143,7 @@ impl Switch {
             self.forget_overlay(unused);
             return Err(error);
         }
+        self.release_gone(&gone);
         self.discard_failed(name, &record, bridge.named_ports(name));
         self.forget_bridge(bridge);
         self.forget_overlay(unused);
@@ -160,6 +169,7 @@ impl Switch {
             return Err(error);
         }
         self.live_bridge(name)?.fdb.set_limits(fdb_limits(&after));
+        let gone = Gone::between(&self.desired, &next);
         self.publish(&next);
         if let Err(error) = self.commit(next) {
             self.live_bridge(name)?.fdb.set_limits(fdb_limits(&before));
@@ -169,6 +179,7 @@ impl Switch {
             self.publish(&self.desired);
             return Err(error);
         }
+        self.release_gone(&gone);
         self.describe_bridge(name)
     }
 

@@ -6,7 +6,7 @@ use super::Switch;
 use super::live::{LiveBridge, LivePort, LiveUplink};
 use super::overlay::Overlay;
 use super::port_link::PortLink;
-use crate::api::{Bridge, Port, PortState, XdpStatus};
+use crate::api::{Bridge, Port, PortState, Publication, XdpStatus};
 use crate::control::desired::{BridgeRecord, HostEnd, PortRecord};
 use crate::control::refusal::{Result, not_found};
 
@@ -95,6 +95,10 @@ fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge, overlay
         mtu: record.mtu,
         icc: record.icc,
         l2: record.l2,
+        internal: record.internal,
+        masquerade: record.masquerade && !record.l2,
+        host_ips: record.host_ips.clone(),
+        mss_clamp: record.mss_clamp,
         mac: record.mac.map(|mac| mac.to_string()),
         ageing_s: record.ageing_s,
         mac_limit: record.mac_limit,
@@ -125,11 +129,33 @@ fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRec
         vlan: port.vlan,
         trunk: port.trunk.clone(),
         aliases: port.aliases.clone(),
+        publications: describe_publications(bridge, name, port),
+        exposed: port.exposed.clone(),
+        guard: !record.l2 && !port.unguarded,
         ingress_rate_bps: port.ingress_rate_bps,
         egress_rate_bps: port.egress_rate_bps,
         offloads: caps.names().into_iter().map(str::to_owned).collect(),
         worker: live.entry().and_then(|entry| entry.reader).map(usize::from),
     }
+}
+
+/// What a port publishes, by the container's ports.
+pub(super) fn describe_publications(bridge: &str, name: &str, port: &PortRecord) -> Vec<Publication> {
+    let mut publications: Vec<_> = port
+        .publications
+        .iter()
+        .map(|one| Publication {
+            bridge: bridge.to_owned(),
+            port: name.to_owned(),
+            protocol: one.protocol,
+            host_ip: one.host,
+            host: one.host_ports(),
+            container: one.container_ports(),
+            from: one.from.clone(),
+        })
+        .collect();
+    publications.sort_by_key(|one| (one.container.first, one.protocol, one.host_ip, one.host.first));
+    publications
 }
 
 /// How an `xdp` port is served; of one that is not open no more is known than where it would be.

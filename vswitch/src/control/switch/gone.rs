@@ -2,6 +2,7 @@
 
 use std::sync::Arc;
 
+use super::conntrack::Gone;
 use super::identity::Lookup;
 use super::port_link::PortLink;
 use super::{Switch, identity};
@@ -87,6 +88,7 @@ impl Switch {
             }
             tracing::info!(%bridge, port = %name, "the namespace is gone, the port is detached");
         }
+        let ended = Gone::between(&self.desired, &next);
         self.publish(&next);
         if let Err(error) = self.commit(next.clone()) {
             // What is gone is gone. The stored record is dropped by the next command that can
@@ -94,6 +96,7 @@ impl Switch {
             tracing::error!(error = %error.message, "ports that are gone stay in the state file for now");
             self.desired = next;
         }
+        self.release_gone(&ended);
         self.forget(gone);
         self.watch_changed = true;
     }

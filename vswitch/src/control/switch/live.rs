@@ -7,15 +7,17 @@ use std::collections::BTreeMap;
 use std::sync::Arc;
 use std::time::Instant;
 
+use super::gateway_entries::{gateway, guard, services};
 use super::overlay::Overlay;
 use super::port_link::PortLink;
 use crate::control::desired::{BridgeRecord, PortRecord, UplinkRecord};
 use crate::control::placement;
 use crate::control::uplink::carry::Carry;
 use crate::datapath::fdb::{Fdb, FdbLimits};
+use crate::datapath::neighbours::Neighbours;
 use crate::datapath::rate::SharedBucket;
 use crate::io::Device;
-use crate::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Snapshot, VlanMode, VlanSet};
+use crate::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Routing, Snapshot, VlanMode, VlanSet};
 
 /// Small indices in use.
 #[derive(Debug, Default)]
@@ -124,6 +126,9 @@ pub(super) struct LiveBridge {
     pub(super) ports: BTreeMap<String, LivePort>,
     /// The physical interfaces.
     pub(super) uplinks: BTreeMap<String, LiveUplink>,
+    /// What the gateway has heard of stations that were not given addresses here. A new port may have the address
+    /// of an old one, and goes before it.
+    pub(super) stations: Arc<Neighbours>,
     /// The last loop that the datapath noticed, for people.
     pub(super) last_loop: Option<(String, Instant)>,
 }
@@ -191,16 +196,17 @@ impl Live {
                 ports: entries.iter().map(|entry| entry.id).collect(),
                 neighbours: self.overlay.neighbours.get(name).cloned(),
                 vlan_aware: entries.iter().any(|entry| entry.vlan != VlanMode::Transparent),
-                gateway: None,
+                gateway: gateway(record, live),
             };
             put(&mut snapshot.bridges, live.id.index(), Arc::new(bridge));
         }
         snapshot.underlays = self.overlay.underlay_entries(records);
+        snapshot.routing = Arc::new(Routing { services: services(records, &self.bridges), ..Routing::default() });
         snapshot
     }
 }
 
-fn put<T>(table: &mut Vec<Option<Arc<T>>>, index: usize, value: Arc<T>) {
+pub(super) fn put<T>(table: &mut Vec<Option<Arc<T>>>, index: usize, value: Arc<T>) {
     if table.len() <= index {
         table.resize(index + 1, None);
     }
@@ -225,9 +231,8 @@ pub(super) fn untagged_vlan(port: &PortRecord) -> Option<u16> {
 pub(super) fn port_entry(
     (id, incarnation): (PortId, u64),
     name: &str,
-    bridge: BridgeId,
+    (bridge, record): (BridgeId, &BridgeRecord),
     port: &PortRecord,
-    mtu: u32,
     link: &PortLink,
     workers: usize,
 ) -> PortEntry {
@@ -247,10 +252,10 @@ pub(super) fn port_entry(
         learning: true,
         flooding: true,
         vlan,
-        mtu,
+        mtu: record.port_mtu(port),
         ingress_rate_bps: port.ingress_rate_bps,
         egress_bucket: port.egress_rate_bps.map(|rate| Arc::new(SharedBucket::new(rate))),
-        guard: None,
+        guard: guard(record, port),
         hairpins: Arc::default(),
         reader: placement::reader_of_new_port(workers, device.home()),
         device,

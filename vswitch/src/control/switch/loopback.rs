@@ -26,6 +26,8 @@ pub struct LoopbackCarry {
     pub mtu: u32,
     /// Where packets come from and go to. What stands in the Ethernet header does not matter.
     pub device: Arc<dyn Device>,
+    /// The TAP that carries it.
+    pub tap: Option<String>,
 }
 
 /// Whether the loopback interface is carried, and for whom.
@@ -75,7 +77,8 @@ impl Switch {
     #[must_use]
     pub fn loopback_carry(&self) -> Option<LoopbackCarry> {
         let (carry, link) = self.uplinks.loopback.attachment.as_ref().ok()?;
-        Some(LoopbackCarry { index: link.index, name: link.name.clone(), mtu: link.mtu, device: carry.device() })
+        let tap = carry.tap().map(str::to_owned);
+        Some(LoopbackCarry { index: link.index, name: link.name.clone(), mtu: link.mtu, device: carry.device(), tap })
     }
 
     /// Makes the loopback carry what it should be now.

@@ -27,9 +27,12 @@ mod advertisements;
 mod announce;
 mod bridges;
 mod carrier;
+mod conntrack;
 mod describe;
 mod describe_uplinks;
 mod fdb;
+mod gateway;
+mod gateway_entries;
 mod gone;
 mod host_ends;
 mod host_ports;
@@ -42,6 +45,7 @@ mod port_link;
 mod ports;
 mod readers;
 mod reconcile;
+mod services;
 mod settings;
 mod shared_uplinks;
 mod stats;
@@ -49,16 +53,19 @@ mod tunnels;
 mod uplinks;
 
 pub use announce::Announcement;
+pub use conntrack::ConnectionsPlan;
 pub use gone::Suspect;
 pub use loopback::LoopbackCarry;
 pub use port_link::XdpContext;
 pub use shared_uplinks::SharedCarry;
 pub use stats::StatsPlan;
 
+use gateway::GatewayPlane;
 use interface::Interface;
 use interface::veth::HostSide;
 use live::{Attachment, Live, LiveBridge, LivePort};
 use port_link::XdpOpener;
+use services::Taken;
 use shared_uplinks::UplinkPlane;
 use tunnels::OverlayWatch;
 
@@ -82,6 +89,10 @@ pub struct Switch {
     overlay_watch: OverlayWatch,
     /// The uplinks' common means, and the shared uplinks.
     uplinks: UplinkPlane,
+    /// The ways in and out of the gateway.
+    gateway: GatewayPlane,
+    /// What the classifier of the shared uplinks was told to take of published ports.
+    services: Taken,
 }
 
 impl Switch {
@@ -104,12 +115,16 @@ impl Switch {
             watch_changed: false,
             overlay_watch: OverlayWatch::default(),
             uplinks: UplinkPlane::default(),
+            gateway: GatewayPlane::default(),
+            services: Taken::default(),
         })
     }
 
     /// Publishes what exists, described by `desired`, and waits until no worker uses anything older.
     fn publish(&self, desired: &Desired) {
-        let generation = self.datapath.publish(self.live.snapshot(&desired.bridges));
+        let mut snapshot = self.live.snapshot(&desired.bridges);
+        self.gateway.complete(&mut snapshot, &self.live.overlay, self.datapath.workers());
+        let generation = self.datapath.publish(snapshot);
         self.datapath.wait_seen(generation);
     }
 

@@ -110,6 +110,12 @@ impl Overlay {
         self.of_bridge(bridge).flat_map(|(_, tunnel)| tunnel.vteps.values().map(|vtep| &vtep.entry))
     }
 
+    /// The underlay of the tunnels that an uplink's device carries.
+    pub(super) fn underlay_over(&self, device: &Arc<dyn Device>) -> Option<PortId> {
+        let over = |live: &&LiveUnderlay| live.carrier.uplink().is_some_and(|carrier| Arc::ptr_eq(carrier, device));
+        self.underlays.values().find(over).map(|live| live.id)
+    }
+
     /// The underlays as the datapath is to know them.
     pub(super) fn underlay_entries(&self, records: &BTreeMap<String, BridgeRecord>) -> Vec<Arc<UnderlayEntry>> {
         let entry = |(key, live): (&UnderlayKey, &LiveUnderlay)| {

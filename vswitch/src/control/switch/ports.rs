@@ -2,10 +2,12 @@
 
 use std::sync::Arc;
 
+use super::conntrack::Gone;
 use super::identity::Lookup;
 use super::interface::{self, Opened};
 use super::live::{Attachment, LivePort, port_entry, untagged_vlan};
 use super::port_link::PortLink;
+use super::services::Taken;
 use super::{Switch, host_interface, identity, random_tail};
 use crate::api::{ErrorCode, Port, PortSpec};
 use crate::control::desired::{BridgeRecord, Desired, PortTarget};
@@ -25,6 +27,12 @@ impl Switch {
         let (netns, target) = self.target(spec)?;
         let mut next = self.desired.clone();
         let name = next.add_port(bridge, spec, &target)?;
+        if !spec.publish.is_empty() || spec.publish_all {
+            self.with_host(|host| {
+                next.publish(bridge, &name, &spec.publish, &[], host)?;
+                if spec.publish_all { next.publish_exposed(bridge, &name, host) } else { Ok(()) }
+            })?;
+        }
         let record = next.bridge(bridge)?;
         let opener = self.xdp_opener(bridge)?;
         let opened = self.port_interface(bridge, record, &name).create_in(&netns, &opener)?;
@@ -42,6 +50,10 @@ impl Switch {
 
     /// Makes a port of `next` carry packets, `next` the state and `link` durable; or nothing of it.
     fn carry(&mut self, bridge: &str, name: &str, link: PortLink, next: Desired) -> Result<()> {
+        if let Err(error) = self.take_services(&Taken::by(&next)) {
+            self.release_services();
+            return Err(error);
+        }
         self.attach(&next, bridge, name, link.clone())?;
         self.publish(&next);
         let before = self.desired.clone();
@@ -87,7 +99,7 @@ impl Switch {
         let port = &record.ports[name];
         let workers = self.datapath.workers();
         let live = self.live_bridge_mut(bridge)?;
-        let entry = port_entry(ids, name, live.id, port, record.port_mtu(port), &link, workers);
+        let entry = port_entry(ids, name, (live.id, record), port, &link, workers);
         let attachment = Attachment { entry: Arc::new(entry), link };
         live.ports.insert(name.to_owned(), LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
         self.watch_changed = true;
@@ -116,6 +128,7 @@ impl Switch {
         let fdb = Arc::clone(&live.fdb);
         let port = live.ports.remove(name);
         self.publish(&self.desired);
+        self.release_services();
         self.forget(port.map(|port| (Some(fdb), port)));
         self.watch_changed = true;
     }
@@ -136,7 +149,7 @@ impl Switch {
 
     /// The name of the port that `key` names. One namespace has many names (`web`, `/run/netns/web`,
     /// `pid:N`): where no port was attached by this one, what it leads to decides.
-    fn resolve_port(&self, bridge: &str, key: &str) -> Result<String> {
+    pub(super) fn resolve_port(&self, bridge: &str, key: &str) -> Result<String> {
         let record = self.desired.bridge(bridge)?;
         record.find_port(bridge, key).map(str::to_owned).or_else(|error| {
             if error.code != ErrorCode::NotFound {
@@ -159,6 +172,7 @@ impl Switch {
         fdb: &Arc<Fdb>,
     ) -> Result<()> {
         let before = self.desired.bridge(bridge)?.clone();
+        let gone = Gone::between(&self.desired, &next);
         for (name, port) in &ports {
             set_persistent(name, port, false);
         }
@@ -173,6 +187,7 @@ impl Switch {
             self.publish(&self.desired);
             return Err(error);
         }
+        self.release_gone(&gone);
         self.discard_failed(bridge, &before, ports.iter().map(|(name, port)| (name.as_str(), port)));
         self.forget(ports.into_iter().map(|(_, port)| (Some(Arc::clone(fdb)), port)));
         self.watch_changed = true;

@@ -7,6 +7,7 @@
 
 use std::sync::Arc;
 
+use super::conntrack::Gone;
 use super::identity::Lookup;
 use super::interface::veth::remove_leftovers;
 use super::interface::{Changes, Interface, lower_lo};
@@ -82,10 +83,13 @@ impl Switch {
         let unused = self.apply_overlay(&next, &derive_mtus(&next), None)?;
         self.publish(&next);
         self.forget_overlay(unused);
+        let gone = Gone::between(&stored, &next);
         // A state without bridges is not worth a file.
         if next.bridges != stored.bridges || (next != stored && !next.bridges.is_empty()) {
             self.commit(next)?;
         }
+        self.program_services();
+        self.end_connections(&gone);
         Ok(())
     }
 

@@ -81,6 +81,8 @@ pub struct SharedCarry {
     /// Who knows the next hops. None with the `tc` carry: there the kernel finds them itself, and
     /// what stands in the Ethernet header does not matter.
     pub next_hops: Option<Arc<dyn NextHops>>,
+    /// The TAP that carries it; none with AF_XDP.
+    pub tap: Option<String>,
 }
 
 impl Default for UplinkPlane {
@@ -129,6 +131,11 @@ impl UplinkPlane {
     pub(super) fn has_failed(&self) -> bool {
         self.loopback.has_failed()
             || self.shared.iter().any(|shared| matches!(shared.attachment, Err(Detached::Failed(_))))
+    }
+
+    /// The classifier, once something was attached.
+    pub(super) fn classifier(&mut self) -> Option<&mut Classifier> {
+        self.classifier.as_mut()
     }
 
     /// What interfaces are carried with.
@@ -217,6 +224,7 @@ impl Switch {
                         addresses: mirror.addresses_of(link.index).map(|address| address.net.addr()).collect(),
                         device: attached.carry.device(),
                         next_hops: attached.carry.tap().is_none().then(|| next_hops.clone()).flatten(),
+                        tap: attached.carry.tap().map(str::to_owned),
                     })
                 })
                 .flatten()
@@ -227,7 +235,7 @@ impl Switch {
     /// The classifier of the shared uplinks, to be told what is the switch's; none while nothing is
     /// attached.
     pub fn classifier(&mut self) -> Option<&mut Classifier> {
-        self.uplinks.classifier.as_mut()
+        self.uplinks.classifier()
     }
 
     /// Makes the shared uplinks what they should be now.
@@ -244,6 +252,7 @@ impl Switch {
         {
             tracing::warn!(%error, "packets to some of the host's addresses are not told apart");
         }
+        self.program_services();
     }
 
     fn follow_one(&mut self, at: usize) {

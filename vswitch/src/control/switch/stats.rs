@@ -12,7 +12,8 @@ use super::identity::Lookup;
 use super::interface::link_here;
 use super::overlay::UnderlayKey;
 use crate::api::{
-    Balance, Counters, NeighbourStats, PortStats, RemoteStats, Stats, TunnelStats, UnderlayStats, WorkerStats,
+    Balance, Counters, GatewayStats, NeighbourStats, PortStats, RemoteStats, Stats, TunnelStats, UnderlayStats,
+    WorkerStats,
 };
 use crate::control::desired::PortRecord;
 use crate::control::netlink::Netlink;
@@ -20,6 +21,7 @@ use crate::control::refusal::{Result, invalid};
 use crate::datapath::neighbours::Neighbours;
 use crate::datapath::{Datapath, PortCounters};
 use crate::frame::DropReason;
+use crate::nat::conntrack::{Counts, Refusal};
 use crate::snapshot::PortId;
 
 /// What counters to gather.
@@ -43,7 +45,8 @@ struct PlannedTunnel {
 struct PlannedPort {
     bridge: String,
     name: String,
-    id: PortId,
+    /// Its ids: a routed interface has one for each direction.
+    ids: Vec<PortId>,
     /// Where the interface is; none for the host's own, which is here.
     record: Option<PortRecord>,
     /// The name of an interface that is here, where it is not the port's.
@@ -91,7 +94,7 @@ impl Switch {
                     .map(|(port_name, live, record)| PlannedPort {
                         bridge: name.clone(),
                         name: port_name.clone(),
-                        id: live.id,
+                        ids: vec![live.id],
                         record,
                         interface: None,
                         dropped: None,
@@ -103,13 +106,23 @@ impl Switch {
                     ports.push(PlannedPort {
                         bridge: name.clone(),
                         name: uplink_name.clone(),
-                        id: attachment.entry.id,
+                        ids: vec![attachment.entry.id],
                         record: None,
                         interface: attachment.carry.tap().map(str::to_owned),
                         dropped: attachment.carry.dropped(),
                     });
                 }
             }
+        }
+        if bridge.is_none() {
+            ports.extend(self.gateway.routed_ports().map(|(name, ids, interface)| PlannedPort {
+                bridge: String::new(),
+                name: name.to_owned(),
+                ids: ids.to_vec(),
+                record: None,
+                interface,
+                dropped: None,
+            }));
         }
         let overlay = &self.live.overlay;
         let mut plan = StatsPlan {
@@ -185,6 +198,7 @@ impl StatsPlan {
                     ports: usize::try_from(counters.ports).unwrap_or(usize::MAX),
                 })
                 .collect(),
+            gateway: gateway(&self.datapath.conntrack().counts()),
             balance: balance(&totals),
             drops: drops(&totals),
         }
@@ -195,10 +209,14 @@ impl PlannedPort {
     fn gather(&self, datapath: &Datapath, lookup: &Lookup) -> PortStats {
         let mut total = PortCounters::default();
         let mut workers = BTreeMap::new();
-        for (worker, counters) in datapath.port_counters(self.id).iter().enumerate() {
-            if *counters != PortCounters::default() {
-                total.add(counters);
-                workers.insert(worker, describe(counters));
+        for worker in 0..datapath.workers() {
+            let mut sum = PortCounters::default();
+            for id in &self.ids {
+                datapath.port_counters(*id).get(worker).into_iter().for_each(|counters| sum.add(counters));
+            }
+            if sum != PortCounters::default() {
+                total.add(&sum);
+                workers.insert(worker, describe(&sum));
             }
         }
         let kernel = self.kernel(lookup);
@@ -258,6 +276,24 @@ fn describe(counters: &PortCounters) -> Counters {
         segments: counters.segments,
         coalesced: counters.coalesced,
         drops: drops(counters),
+    }
+}
+
+/// What the gateway has to do; refusals are called what the packets that met them are counted as.
+fn gateway(counts: &Counts) -> GatewayStats {
+    let reason = |refusal: Refusal| match refusal {
+        Refusal::PortsExhausted => DropReason::PortsExhausted.name(),
+        Refusal::ContainerLimit => DropReason::ConnectionLimit.name(),
+        Refusal::TableFull => DropReason::ConntrackFull.name(),
+        Refusal::NoConnection => DropReason::NoConnection.name(),
+        Refusal::Invalid => "invalid",
+    };
+    let refused = Refusal::ALL.into_iter().map(|refusal| (reason(refusal).to_owned(), counts.refused_for(refusal)));
+    GatewayStats {
+        connections: counts.connections,
+        mappings: counts.mappings,
+        held: counts.held,
+        refused: refused.filter(|(_, count)| *count > 0).collect(),
     }
 }
 

@@ -6,9 +6,12 @@
 //! is its *carry* (`control::uplink`), and whoever sends through it asks [`NextHops`] for the way.
 
 mod next_hop;
+mod receive;
+mod routed;
 mod shared_tx;
 mod tunnels;
 
 pub use next_hop::{NextHop, NextHops, Refusal, Resolution};
+pub use routed::RoutedLink;
 pub use shared_tx::SharedTx;
 pub use tunnels::UplinkTunnels;

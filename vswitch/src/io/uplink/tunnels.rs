@@ -14,18 +14,14 @@
 
 use std::io;
 use std::net::IpAddr;
-use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 
+use super::receive::UplinkRx;
 use super::{NextHop, NextHops, Resolution};
-use crate::frame::gso::Segmenter;
-use crate::frame::{Burst, Csum, DropReason, Frame, Offload, Pool, checksum};
-use crate::io::{
-    Arrivals, Caps, Device, Piece, RxQueue, RxReport, RxStatus, TxQueue, TxReport, Underlay, UnderlayReport,
-    UnderlayRx, Unit,
-};
-use crate::tunnel::outer::{self, Template};
-use crate::tunnel::{RemoteConfig, TunnelTable, decap, ecn, overhead_bytes};
+use crate::frame::{Csum, DropReason, Frame, Offload, Pool, checksum};
+use crate::io::{Caps, Device, Piece, RxQueue, TxQueue, TxReport, Underlay, UnderlayRx, Unit};
+use crate::tunnel::outer::Template;
+use crate::tunnel::{RemoteConfig, overhead_bytes};
 
 /// A shared uplink that carries tunnels from one local address and UDP port.
 #[derive(Debug)]
@@ -76,126 +72,7 @@ impl Underlay for UplinkTunnels {
 
     fn open_rx(&self, pool: &mut Pool) -> io::Result<Box<dyn UnderlayRx>> {
         let queue = self.device.open_rx(pool)?;
-        Ok(Box::new(UplinkRx { queue, burst: Burst::new(), local: self.local, port: self.port }))
-    }
-}
-
-/// The receiving side.
-struct UplinkRx {
-    queue: Box<dyn RxQueue>,
-    burst: Burst,
-    local: IpAddr,
-    port: u16,
-}
-
-impl UplinkRx {
-    /// Takes the outer headers off one packet.
-    fn strip(
-        &self,
-        mut frame: Frame,
-        pool: &mut Pool,
-        tunnels: &TunnelTable,
-        arrivals: &mut Arrivals,
-        report: &mut UnderlayReport,
-    ) {
-        let bytes = frame.len();
-        let stripped = match () {
-            () if !pool.linearize(&mut frame) => Err(DropReason::PoolEmpty),
-            () if arrivals.room() == 0 => Err(DropReason::NoBuffer),
-            () => self.open(&mut frame, tunnels),
-        };
-        match stripped {
-            Ok(port) => arrivals.push(frame, port),
-            Err(reason) => {
-                report.drop_packet(reason, bytes);
-                pool.free(frame);
-            }
-        }
-    }
-
-    /// Makes the frame the inner one; the port that it came in through.
-    fn open(&self, frame: &mut Frame, tunnels: &TunnelTable) -> Result<crate::snapshot::PortId, DropReason> {
-        let packet = outer::decapsulate(frame.data(), frame.offload.csum)?;
-        if packet.port != self.port || packet.local != self.local {
-            return Err(DropReason::NotOurs);
-        }
-        let payload = &frame.data()[packet.payload.clone()];
-        let (port, inner) = decap::check(payload, packet.sender, self.port, tunnels)?;
-        let bytes = inner.len();
-        frame.pull_front(packet.payload.end - bytes);
-        frame.set_len(bytes);
-        frame.offload = Offload { csum: checksum::detect_partial(frame.data()), gso: None };
-        ecn::decapsulate(frame.data_mut(), packet.ecn)?;
-        Ok(port)
-    }
-
-    /// Cuts a super-frame of tunnel packets, as a host gives them that merges what it forwards
-    /// (`rx-udp-gro-forwarding`).
-    #[cold]
-    fn strip_segments(
-        &self,
-        frame: Frame,
-        pool: &mut Pool,
-        tunnels: &TunnelTable,
-        arrivals: &mut Arrivals,
-        report: &mut UnderlayReport,
-    ) {
-        match Segmenter::new(frame.data(), &frame.offload).ok().filter(|_| frame.is_linear()) {
-            None => report.drop_packet(DropReason::Unsegmentable, frame.len()),
-            Some(segmenter) => {
-                for index in 0..segmenter.count() {
-                    let Some(mut segment) = pool.alloc() else {
-                        report.drop_packet(DropReason::PoolEmpty, 0);
-                        continue;
-                    };
-                    let bytes = segmenter.write(index, segment.area_mut(0));
-                    segment.set_len(bytes);
-                    segment.offload = segmenter.segment_offload();
-                    self.strip(segment, pool, tunnels, arrivals, report);
-                }
-            }
-        }
-        pool.free(frame);
-    }
-}
-
-impl UnderlayRx for UplinkRx {
-    fn recv(
-        &mut self,
-        pool: &mut Pool,
-        tunnels: &TunnelTable,
-        arrivals: &mut Arrivals,
-        frames_max: usize,
-        bytes_max: usize,
-        report: &mut UnderlayReport,
-    ) -> RxStatus {
-        let mut received = RxReport::default();
-        let mut burst = std::mem::take(&mut self.burst);
-        let status = self.queue.recv(pool, &mut burst, frames_max.min(arrivals.room()), bytes_max, &mut received);
-        for (count, reason) in [
-            (received.malformed, DropReason::Malformed),
-            (received.runt, DropReason::Runt),
-            (received.overrun, DropReason::RxOverrun),
-        ] {
-            (0..count).for_each(|_| report.drop_packet(reason, 0));
-        }
-        for frame in burst.drain(..) {
-            if frame.offload.gso.is_some() {
-                self.strip_segments(frame, pool, tunnels, arrivals, report);
-            } else {
-                self.strip(frame, pool, tunnels, arrivals, report);
-            }
-        }
-        self.burst = burst;
-        status
-    }
-
-    fn event_fd(&self) -> Option<BorrowedFd<'_>> {
-        self.queue.event_fd()
-    }
-
-    fn close(&mut self, pool: &mut Pool) {
-        self.queue.close(pool);
+        Ok(Box::new(UplinkRx::new(queue, Some((self.local, self.port)))))
     }
 }
 

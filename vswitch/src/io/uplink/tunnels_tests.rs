@@ -1,4 +1,7 @@
 use super::*;
+use crate::frame::{Burst, Offload};
+use crate::io::{Arrivals, RxStatus, UnderlayReport};
+use crate::tunnel::TunnelTable;
 use crate::io::mem::MemDevice;
 use crate::io::uplink::Refusal;
 use crate::snapshot::PortId;

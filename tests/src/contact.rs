@@ -1,0 +1,195 @@
+//! One short conversation between two namespaces, and whom the server saw.
+
+use std::io::{self, Read as _, Write as _};
+use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
+use std::time::Duration;
+
+use crate::namespace::Namespace;
+use crate::process::wait_until;
+
+/// How long an answer may take.
+const LIMIT: Duration = Duration::from_secs(3);
+/// How long to wait for what should not come.
+const SILENCE: Duration = Duration::from_millis(700);
+
+/// A conversation's protocol.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Protocol {
+    /// A TCP connection.
+    Tcp,
+    /// A UDP datagram and its answer.
+    Udp,
+}
+
+impl Protocol {
+    /// Both.
+    pub const ALL: [Self; 2] = [Self::Tcp, Self::Udp];
+
+    /// The name in command lines.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Tcp => "tcp",
+            Self::Udp => "udp",
+        }
+    }
+}
+
+/// A server that has its port and waits.
+#[derive(Debug)]
+pub enum Server {
+    /// For [`Protocol::Tcp`].
+    Tcp(TcpListener),
+    /// For [`Protocol::Udp`].
+    Udp(UdpSocket),
+}
+
+impl Server {
+    /// Binds `address` in `namespace`.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn bind(protocol: Protocol, namespace: &Namespace, address: SocketAddr) -> io::Result<Self> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{protocol:?} {address}: {error}"));
+        namespace.enter(|| match protocol {
+            Protocol::Tcp => {
+                let listener = TcpListener::bind(address).map_err(named)?;
+                listener.set_nonblocking(true)?;
+                Ok(Self::Tcp(listener))
+            }
+            Protocol::Udp => Ok(Self::Udp(UdpSocket::bind(address).map_err(named)?)),
+        })
+    }
+
+    /// On any port of all addresses of `target`'s family.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn any(protocol: Protocol, namespace: &Namespace, ipv6: bool, port: u16) -> io::Result<Self> {
+        Self::bind(protocol, namespace, SocketAddr::new(unspecified(ipv6), port))
+    }
+
+    /// Where it is bound.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn address(&self) -> io::Result<SocketAddr> {
+        match self {
+            Self::Tcp(listener) => listener.local_addr(),
+            Self::Udp(socket) => socket.local_addr(),
+        }
+    }
+
+    /// `client` says something to `target`, the server answers, and the client hears the answer from there. Returns
+    /// whom the server saw.
+    ///
+    /// # Errors
+    /// Something of that did not happen within three seconds.
+    pub fn meet(&self, client: &Namespace, target: SocketAddr) -> io::Result<SocketAddr> {
+        self.meet_from(client, SocketAddr::new(unspecified(target.is_ipv6()), 0), target)
+    }
+
+    /// The same from `source`; a connection's source is always the kernel's choice.
+    ///
+    /// # Errors
+    /// As [`Server::meet`].
+    pub fn meet_from(&self, client: &Namespace, source: SocketAddr, target: SocketAddr) -> io::Result<SocketAddr> {
+        let named = |error: io::Error| io::Error::new(error.kind(), format!("{} to {target}: {error}", client.name()));
+        match self {
+            Self::Tcp(listener) => meet_tcp(listener, client, target).map_err(named),
+            Self::Udp(socket) => {
+                let from = client.enter(|| UdpSocket::bind(source)).map_err(named)?;
+                from.connect(target).map_err(named)?;
+                meet_udp(socket, &from).map_err(named)
+            }
+        }
+    }
+
+    /// Whether nothing of what `client` says to `target` comes here.
+    pub fn misses(&self, client: &Namespace, target: SocketAddr) -> bool {
+        match self {
+            Self::Tcp(listener) => {
+                // Whether it is refused or never answered: nobody may have come in.
+                let _ = client.enter(|| TcpStream::connect_timeout(&target, SILENCE));
+                listener.accept().is_err()
+            }
+            Self::Udp(socket) => {
+                let sent = client.enter(|| {
+                    let from = UdpSocket::bind(SocketAddr::new(unspecified(target.is_ipv6()), 0))?;
+                    from.send_to(b"anybody", target)
+                });
+                let silent = socket.set_read_timeout(Some(SILENCE)).and_then(|()| socket.recv_from(&mut [0; 64]));
+                sent.is_err() || silent.is_err()
+            }
+        }
+    }
+}
+
+/// The unspecified address of a family.
+#[must_use]
+pub fn unspecified(ipv6: bool) -> IpAddr {
+    if ipv6 { IpAddr::from([0u16; 8]) } else { IpAddr::from([0u8; 4]) }
+}
+
+fn meet_tcp(listener: &TcpListener, client: &Namespace, target: SocketAddr) -> io::Result<SocketAddr> {
+    let mut ours = client.enter(|| TcpStream::connect_timeout(&target, LIMIT))?;
+    let (mut theirs, seen) = wait_until("the connection at its server", LIMIT, || listener.accept().ok())?;
+    for socket in [&ours, &theirs] {
+        socket.set_nonblocking(false)?;
+        socket.set_read_timeout(Some(LIMIT))?;
+    }
+    for (from, to) in [(true, b"question"), (false, b"answer..")] {
+        let (sender, receiver) = if from { (&mut ours, &mut theirs) } else { (&mut theirs, &mut ours) };
+        sender.write_all(to)?;
+        let mut heard = [0; 8];
+        receiver.read_exact(&mut heard)?;
+        if heard != *to {
+            return Err(io::Error::other(format!("heard {heard:?}")));
+        }
+    }
+    Ok(seen)
+}
+
+fn meet_udp(server: &UdpSocket, client: &UdpSocket) -> io::Result<SocketAddr> {
+    server.set_read_timeout(Some(LIMIT))?;
+    client.set_read_timeout(Some(LIMIT))?;
+    client.send(b"question")?;
+    let mut heard = [0; 64];
+    let (length, seen) =
+        server.recv_from(&mut heard).map_err(|error| io::Error::new(error.kind(), format!("no question: {error}")))?;
+    server.send_to(&heard[..length], seen)?;
+    // Connected: an answer from elsewhere is not heard.
+    let length =
+        client.recv(&mut heard).map_err(|error| io::Error::new(error.kind(), format!("no answer: {error}")))?;
+    if heard[..length] != *b"question" {
+        return Err(io::Error::other(format!("heard {:?}", &heard[..length])));
+    }
+    Ok(seen)
+}
+
+/// A UDP socket of `namespace`, on any address of a family, with a read timeout.
+///
+/// # Errors
+/// What the kernel says.
+pub fn udp(namespace: &Namespace, ipv6: bool, port: u16) -> io::Result<UdpSocket> {
+    let socket = namespace.enter(|| UdpSocket::bind(SocketAddr::new(unspecified(ipv6), port)))?;
+    socket.set_read_timeout(Some(LIMIT))?;
+    Ok(socket)
+}
+
+/// The next datagram within three seconds.
+///
+/// # Errors
+/// None came.
+pub fn hear(socket: &UdpSocket) -> io::Result<(Vec<u8>, SocketAddr)> {
+    let mut buffer = vec![0; 1 << 16];
+    socket.set_read_timeout(Some(LIMIT))?;
+    let (length, from) = socket.recv_from(&mut buffer)?;
+    buffer.truncate(length);
+    Ok((buffer, from))
+}
+
+/// Whether no datagram comes for a while.
+pub fn is_silent(socket: &UdpSocket) -> bool {
+    socket.set_read_timeout(Some(SILENCE)).is_ok() && socket.recv_from(&mut [0; 1 << 16]).is_err()
+}

@@ -1,0 +1,478 @@
+//! Publishing ports of containers at the host's addresses.
+//!
+//! What was asked for, a [`PublishSpec`], leaves things open: the host's address, its port. What is kept, a
+//! [`PublicationRecord`], does not: one range of one address, or of all addresses of one family, leads to one range of
+//! the container. A port that is published at all addresses has a record for each family in which the container has an
+//! address. A range is one record however long it is.
+
+use std::net::IpAddr;
+use std::rc::Rc;
+
+use ipnet::IpNet;
+use serde::{Deserialize, Serialize};
+
+use super::endpoints::{Endpoints, Owner};
+use super::limits::{PUBLICATIONS_MAX, PUBLISH_NETWORKS_MAX};
+use super::{BridgeRecord, Desired, PortRecord};
+use crate::api::{ExposeSpec, HostPort, PortRange, PublishSpec, Transport, any_address};
+use crate::control::refusal::{Result, conflict, invalid, limit, not_found};
+
+/// Published ports: each of the host's leads to its counterpart of the container.
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct PublicationRecord {
+    /// The protocol.
+    pub protocol: Transport,
+    /// The host's address; unspecified: all of its family.
+    pub host: IpAddr,
+    /// The host's first port.
+    pub first: u16,
+    /// The host's last port.
+    pub last: u16,
+    /// The container's port for `first`; the next ones follow.
+    pub target: u16,
+    /// The networks that may use it; everybody if empty.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub from: Vec<IpNet>,
+}
+
+impl PublicationRecord {
+    /// The host's ports.
+    #[must_use]
+    pub fn host_ports(&self) -> PortRange {
+        PortRange { first: self.first, last: self.last }
+    }
+
+    /// The container's ports.
+    #[must_use]
+    pub fn container_ports(&self) -> PortRange {
+        PortRange { first: self.target, last: self.target.saturating_add(self.last.saturating_sub(self.first)) }
+    }
+
+    /// The host's ports that `spec` means among these; none if it means none of them.
+    fn meant_by(&self, spec: &PublishSpec) -> Option<PortRange> {
+        let host_matches = spec.host_ip.is_none_or(|ip| ip == self.host);
+        if spec.protocol != self.protocol || !host_matches {
+            return None;
+        }
+        let container = self.container_ports().intersection(spec.container)?;
+        let at = |port: u16| self.first + (port - self.target);
+        let by_container = PortRange { first: at(container.first), last: at(container.last) };
+        let Some(host) = spec.host else { return Some(by_container) };
+        // Ranges of several ports on both sides mean each port and its counterpart.
+        let paired =
+            spec.container.count() == 1 || i32::from(host.first) - i32::from(spec.container.first) == self.offset();
+        by_container.intersection(host).filter(|_| paired)
+    }
+
+    fn offset(&self) -> i32 {
+        i32::from(self.first) - i32::from(self.target)
+    }
+
+    /// What is left of it on both sides when `ports` of the host are taken out.
+    fn without(self, ports: PortRange) -> impl Iterator<Item = Self> {
+        let below = (self.first < ports.first).then(|| Self { last: ports.first - 1, ..self.clone() });
+        let above = (self.last > ports.last).then(|| {
+            let first = ports.last + 1;
+            Self { first, target: self.target + (first - self.first), ..self }
+        });
+        below.into_iter().chain(above)
+    }
+}
+
+/// A port of the host that one of its programs has.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct TakenPort {
+    /// The port.
+    pub port: u16,
+    /// The program, as far as it can be known.
+    pub owner: Option<String>,
+}
+
+/// What decisions about published ports need to know of the host.
+pub struct PublishView<'a> {
+    /// The host's own addresses.
+    pub addresses: Vec<IpAddr>,
+    /// The ports that are chosen from where none is named: those that the kernel chooses from, too.
+    pub ephemeral: PortRange,
+    /// The lowest of the ports of an address (unspecified: of any of its family) that a program of the host has.
+    pub in_use: &'a dyn Fn(Transport, IpAddr, PortRange) -> Option<TakenPort>,
+}
+
+impl std::fmt::Debug for PublishView<'_> {
+    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
+        f.debug_struct("PublishView")
+            .field("addresses", &self.addresses)
+            .field("ephemeral", &self.ephemeral)
+            .finish_non_exhaustive()
+    }
+}
+
+impl Desired {
+    /// Publishes `specs` of a port, for whoever has an address of `from`, or for everybody. What is published
+    /// already stays, and gets this allow-list.
+    ///
+    /// # Errors
+    /// There is no such bridge or port; the bridge is `internal` or `l2`; the port has no address that could be reached;
+    /// an address is not the host's; a port of the host is taken, by whom is said; a limit is reached.
+    /// The state is then unchanged.
+    pub fn publish(
+        &mut self,
+        bridge: &str,
+        port: &str,
+        specs: &[PublishSpec],
+        from: &[IpNet],
+        host: &PublishView<'_>,
+    ) -> Result<()> {
+        if specs.is_empty() {
+            return Ok(());
+        }
+        let before = self.port_mut(bridge, port)?.publications.clone();
+        let published = self.publish_each(bridge, port, specs, from, host);
+        if published.is_err() {
+            self.port_mut(bridge, port)?.publications = before;
+        }
+        published
+    }
+
+    fn publish_each(
+        &mut self,
+        bridge: &str,
+        port: &str,
+        specs: &[PublishSpec],
+        from: &[IpNet],
+        host: &PublishView<'_>,
+    ) -> Result<()> {
+        self.bridge(bridge)?.check_publishable(bridge)?;
+        if from.len() > PUBLISH_NETWORKS_MAX {
+            return Err(limit(
+                format!("{} networks were named that may use a published port", from.len()),
+                format!("name at most {PUBLISH_NETWORKS_MAX} with --from"),
+            ));
+        }
+        let from: Vec<IpNet> = from.iter().map(IpNet::trunc).collect();
+        let mut endpoints = Endpoints::of(self);
+        let owner = Rc::new(Owner::Port { bridge: bridge.to_owned(), port: port.to_owned() });
+        for spec in specs {
+            let record = self.bridge(bridge)?;
+            let of = record.ports.get(port).ok_or_else(|| no_port(bridge, port))?;
+            let hosts = record.hosts_of((bridge, port), of, spec, host)?;
+            let ports = of.published_at(&hosts, spec).map_or_else(|| choose(spec, &hosts, &endpoints, host), Ok)?;
+            let of = self.port_mut(bridge, port)?;
+            for ip in hosts {
+                of.place(spec, ip, ports, &from, (&mut endpoints, &owner), host)?;
+            }
+        }
+        let count: usize = self.bridges.values().flat_map(|b| b.ports.values()).map(|p| p.publications.len()).sum();
+        if count > PUBLICATIONS_MAX {
+            return Err(limit(
+                format!("there are more than {PUBLICATIONS_MAX} published ports and ranges, which is the limit"),
+                "publish a range instead of its ports, or unpublish some first",
+            ));
+        }
+        Ok(())
+    }
+
+    /// Publishes the exposed ports of a port that are not published yet, at ports of the switch's choice.
+    ///
+    /// # Errors
+    /// As [`Desired::publish`].
+    pub fn publish_exposed(&mut self, bridge: &str, port: &str, host: &PublishView<'_>) -> Result<()> {
+        let of = self.bridge(bridge)?.ports.get(port).ok_or_else(|| no_port(bridge, port))?;
+        let mut specs = Vec::new();
+        for ExposeSpec { protocol, ports } in &of.exposed {
+            let mut open = vec![*ports];
+            for published in of.publications.iter().filter(|one| one.protocol == *protocol) {
+                open = open.into_iter().flat_map(|range| difference(range, published.container_ports())).collect();
+            }
+            specs.extend(open.into_iter().map(|container| PublishSpec {
+                host_ip: None,
+                host: None,
+                container,
+                protocol: *protocol,
+            }));
+        }
+        self.publish(bridge, port, &specs, &[], host)
+    }
+
+    /// Takes back what `specs` mean of what a port publishes.
+    ///
+    /// # Errors
+    /// There is no such bridge or port, or one of `specs` means nothing that it publishes. The state is then unchanged.
+    pub fn unpublish(&mut self, bridge: &str, port: &str, specs: &[PublishSpec]) -> Result<()> {
+        let of = self.port_mut(bridge, port)?;
+        let mut left = of.publications.clone();
+        for spec in specs {
+            let mut meant = false;
+            left = left
+                .into_iter()
+                .flat_map(|one| match one.meant_by(spec) {
+                    Some(ports) => {
+                        meant = true;
+                        one.without(ports).collect()
+                    }
+                    None => vec![one],
+                })
+                .collect();
+            if !meant {
+                return Err(not_found(
+                    format!("the port {port:?} of bridge {bridge:?} does not publish {spec}"),
+                    format!("`vswitchctl ports {bridge} {port}` lists what it publishes"),
+                ));
+            }
+        }
+        of.publications = left;
+        Ok(())
+    }
+
+    /// Checks what is published, as it is found in a state file.
+    pub(super) fn check_publications(&self) -> Result<()> {
+        let mut endpoints = Endpoints::default();
+        for (bridge, record) in &self.bridges {
+            for (name, port) in record.ports.iter().filter(|(_, port)| !port.publications.is_empty()) {
+                record.check_publishable(bridge)?;
+                let owner = Rc::new(Owner::Port { bridge: bridge.clone(), port: name.clone() });
+                for one in &port.publications {
+                    let reaches = |ip: &IpNet| ip.addr().is_ipv4() == one.host.is_ipv4();
+                    let bad = one.first == 0
+                        || one.target == 0
+                        || one.first > one.last
+                        || one.target.checked_add(one.last - one.first).is_none()
+                        || one.from.len() > PUBLISH_NETWORKS_MAX
+                        || !port.ips.iter().any(reaches);
+                    if bad {
+                        return Err(invalid(
+                            format!("port {name:?} of bridge {bridge:?}: a published port is bad"),
+                            "",
+                        ));
+                    }
+                    endpoints.check_free(one.protocol, one.host, one.host_ports())?;
+                    endpoints.insert(one.protocol, one.host, one.host_ports(), &owner);
+                }
+            }
+        }
+        Ok(())
+    }
+
+    /// Refuses a UDP port of `local` that is published, to a tunnel that is to receive there.
+    pub(super) fn check_unpublished(&self, local: IpAddr, port: u16) -> Result<()> {
+        let at = |one: &&PublicationRecord| {
+            one.protocol == Transport::Udp
+                && (one.host == local || one.host == any_address(local.is_ipv6()))
+                && (one.first..=one.last).contains(&port)
+        };
+        for (bridge, record) in &self.bridges {
+            for (name, of) in &record.ports {
+                if let Some(one) = of.publications.iter().find(at) {
+                    let taken = HostPort { ip: one.host, ports: one.host_ports() };
+                    return Err(conflict(
+                        format!("port {name:?} of bridge {bridge:?} has published {taken}/udp"),
+                        "choose another port with --dst-port, or take that one back first with `vswitchctl unpublish`",
+                    ));
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn port_mut(&mut self, bridge: &str, port: &str) -> Result<&mut PortRecord> {
+        self.bridge_mut(bridge)?.ports.get_mut(port).ok_or_else(|| no_port(bridge, port))
+    }
+}
+
+fn no_port(bridge: &str, port: &str) -> crate::api::Error {
+    not_found(
+        format!("the bridge {bridge:?} has no port {port:?}"),
+        format!("`vswitchctl list-ports {bridge}` lists its ports"),
+    )
+}
+
+/// What of `range` is not in `other`.
+fn difference(range: PortRange, other: PortRange) -> impl Iterator<Item = PortRange> {
+    let whole = (!range.overlaps(other)).then_some(range);
+    let cut = range.overlaps(other);
+    let below = (cut && range.first < other.first).then(|| PortRange { last: other.first - 1, ..range });
+    let above = (cut && range.last > other.last).then(|| PortRange { first: other.last + 1, ..range });
+    whole.into_iter().chain(below).chain(above)
+}
+
+impl BridgeRecord {
+    /// Refuses bridges whose ports nobody could reach.
+    fn check_publishable(&self, bridge: &str) -> Result<()> {
+        if self.l2 {
+            return Err(conflict(
+                format!(
+                    "the bridge {bridge:?} is a bare learning switch (l2), which has no gateway that could publish"
+                ),
+                "attach the container to a bridge with addresses as well, and publish there",
+            ));
+        }
+        if self.internal {
+            return Err(conflict(
+                format!("the bridge {bridge:?} is internal: nothing enters but through the bridge"),
+                format!("allow it with `vswitchctl set-br {bridge} --internal off`, or publish on another bridge"),
+            ));
+        }
+        Ok(())
+    }
+
+    /// The addresses of the host at which `spec` is to be published, one per family at most.
+    fn hosts_of(
+        &self,
+        (bridge, name): (&str, &str),
+        port: &PortRecord,
+        spec: &PublishSpec,
+        host: &PublishView<'_>,
+    ) -> Result<Vec<IpAddr>> {
+        let has = |ipv6: bool| port.ips.iter().any(|ip| ip.addr().is_ipv6() == ipv6);
+        let any = [any_address(false), any_address(true)];
+        let wanted: &[IpAddr] = match (&spec.host_ip, self.host_ips.as_slice()) {
+            (Some(ip), _) => std::slice::from_ref(ip),
+            (None, []) => &any,
+            (None, ips) => ips,
+        };
+        let hosts: Vec<IpAddr> = wanted.iter().copied().filter(|ip| has(ip.is_ipv6())).collect();
+        if hosts.is_empty() {
+            let family = match wanted {
+                [one] if one.is_ipv4() => "IPv4 ",
+                [one] if one.is_ipv6() => "IPv6 ",
+                _ => "",
+            };
+            return Err(conflict(
+                format!(
+                    "{spec} cannot be published: the port {name:?} of bridge {bridge:?} has no {family}address that the switch knows"
+                ),
+                "publish at an address of a family that it has, or attach it with an --ip that the switch is told",
+            ));
+        }
+        // All of 127.0.0.0/8 is the host's, although only 127.0.0.1 is listed.
+        let foreign = |ip: &&IpAddr| !(ip.is_unspecified() || ip.is_loopback() || host.addresses.contains(ip));
+        if let Some(ip) = hosts.iter().find(foreign) {
+            return Err(invalid(
+                format!("{spec} cannot be published: {ip} is no address of the host"),
+                "name one that `ip address` lists, or none for all of them",
+            ));
+        }
+        Ok(hosts)
+    }
+}
+
+impl PortRecord {
+    /// The ports of the host at which `spec`, which leaves them open, is published already.
+    fn published_at(&self, hosts: &[IpAddr], spec: &PublishSpec) -> Option<PortRange> {
+        if spec.host.is_some_and(|host| host.count() == spec.container.count()) {
+            return spec.host;
+        }
+        let whole = |one: &&PublicationRecord| one.protocol == spec.protocol && hosts.contains(&one.host);
+        let mut ports = self.publications.iter().filter(whole).filter_map(|one| {
+            let meant = one.meant_by(&PublishSpec { host_ip: None, ..*spec })?;
+            (meant.count() == spec.container.count()).then_some(meant)
+        });
+        ports.next()
+    }
+
+    /// Publishes the container's ports of `spec` at `ports` of `ip`.
+    fn place(
+        &mut self,
+        spec: &PublishSpec,
+        ip: IpAddr,
+        ports: PortRange,
+        from: &[IpNet],
+        (endpoints, owner): (&mut Endpoints, &Rc<Owner>),
+        host: &PublishView<'_>,
+    ) -> Result<()> {
+        let protocol = spec.protocol;
+        let new = PublicationRecord {
+            protocol,
+            host: ip,
+            first: ports.first,
+            last: ports.last,
+            target: spec.container.first,
+            from: from.to_vec(),
+        };
+        // Nearly always nobody has any of them, which the index says without a look at each record.
+        if endpoints.taken(protocol, ip, ports).is_some() {
+            if !self.make_room(&new, endpoints, owner) {
+                return Ok(());
+            }
+            endpoints.check_free(protocol, ip, ports)?;
+        }
+        check_unused(protocol, ip, ports, host)?;
+        endpoints.insert(protocol, ip, ports, owner);
+        self.publications.push(new);
+        Ok(())
+    }
+
+    /// Takes out what leads where `new` is to lead, from the same ports: they are only given another allow-list.
+    /// Whether there is anything to be changed.
+    fn make_room(&mut self, new: &PublicationRecord, endpoints: &mut Endpoints, owner: &Rc<Owner>) -> bool {
+        let ports = new.host_ports();
+        let same = PublishSpec {
+            host_ip: Some(new.host),
+            host: Some(ports),
+            container: new.container_ports(),
+            protocol: new.protocol,
+        };
+        let covers = |one: &PublicationRecord| one.from == new.from && one.meant_by(&same) == Some(ports);
+        if self.publications.iter().any(covers) {
+            return false;
+        }
+        for one in std::mem::take(&mut self.publications) {
+            let Some(meant) = one.meant_by(&same) else {
+                self.publications.push(one);
+                continue;
+            };
+            endpoints.remove(new.protocol, new.host, one.first);
+            for rest in one.without(meant) {
+                endpoints.insert(new.protocol, new.host, rest.host_ports(), owner);
+                self.publications.push(rest);
+            }
+        }
+        true
+    }
+}
+
+/// Refuses ports that a program of the host has.
+fn check_unused(protocol: Transport, ip: IpAddr, ports: PortRange, host: &PublishView<'_>) -> Result<()> {
+    let Some(TakenPort { port, owner }) = (host.in_use)(protocol, ip, ports) else { return Ok(()) };
+    let owner = owner.unwrap_or_else(|| "a program of the host".to_owned());
+    Err(conflict(
+        format!(
+            "{}/{protocol} cannot be published: {owner} uses port {port}/{protocol} of the host",
+            HostPort { ip, ports }
+        ),
+        "choose another port of the host, leave it out to get a free one, or stop the program",
+    ))
+}
+
+/// The lowest ports of the host that `spec` may have and that are free at all of `hosts`.
+fn choose(spec: &PublishSpec, hosts: &[IpAddr], endpoints: &Endpoints, host: &PublishView<'_>) -> Result<PortRange> {
+    let range = spec.host.unwrap_or(host.ephemeral);
+    let further = u16::try_from(spec.container.count() - 1).unwrap_or(u16::MAX);
+    let mut first = range.first;
+    let mut reason = None;
+    while let Some(last) = first.checked_add(further).filter(|last| *last <= range.last) {
+        let ports = PortRange { first, last };
+        // The highest port that stands in the way: what overlaps it need not be tried.
+        let mut obstacle = None;
+        for &ip in hosts {
+            if let Some((taken, owner)) = endpoints.taken(spec.protocol, ip, ports) {
+                reason.get_or_insert_with(|| format!("{owner} has {taken}/{}", spec.protocol));
+                obstacle = obstacle.max(Some(taken.ports.last));
+            } else if let Some(TakenPort { port, owner }) = (host.in_use)(spec.protocol, ip, ports) {
+                let owner = owner.unwrap_or_else(|| "a program of the host".to_owned());
+                reason.get_or_insert_with(|| format!("{owner} uses port {port}/{}", spec.protocol));
+                obstacle = obstacle.max(Some(port));
+            }
+        }
+        let Some(obstacle) = obstacle else { return Ok(ports) };
+        let Some(next) = obstacle.checked_add(1) else { break };
+        first = next;
+    }
+    let reason = reason.map(|reason| format!(": {reason}, for one")).unwrap_or_default();
+    let ports = if further == 0 { "port".to_owned() } else { format!("row of {} ports", spec.container.count()) };
+    Err(limit(
+        format!("{spec} cannot be published: no {ports} of {range}/{} is free{reason}", spec.protocol),
+        "name other ports of the host, or unpublish some first",
+    ))
+}

@@ -1,0 +1,161 @@
+//! The gateway's connections as the protocol describes them, and their end when what they belonged to is gone.
+//!
+//! The table of connections is shared with the workers and takes no lock for being read. So a request only asks the
+//! switch what its bridges are called; the connections themselves are gathered a page at a time, with the switch free
+//! for others, however many there are.
+
+use std::collections::{BTreeMap, HashMap, HashSet};
+use std::net::IpAddr;
+use std::sync::Arc;
+
+use super::Switch;
+use super::services::Taken;
+use crate::api::{self, CONNECTION_PAGE_MAX, ConnectionEnd, ConnectionPage};
+use crate::control::desired::{Desired, PortRecord};
+use crate::control::refusal::Result;
+use crate::datapath::clock::now_s;
+use crate::nat::conntrack::{Connection, Conntrack, Filter};
+use crate::nat::{Place, Tuple};
+use crate::wire::protocol;
+
+/// Whose connections are asked about.
+#[derive(Debug)]
+pub struct ConnectionsPlan {
+    conntrack: Arc<Conntrack>,
+    filter: Filter,
+    /// The bridges' names by their ids.
+    bridges: BTreeMap<u16, String>,
+}
+
+impl Switch {
+    /// The connections of the containers of one bridge, or of all.
+    ///
+    /// # Errors
+    /// There is no such bridge.
+    pub fn connections_plan(&self, bridge: Option<&str>) -> Result<ConnectionsPlan> {
+        let id = bridge.map(|bridge| self.desired.bridge(bridge).and_then(|_| self.live_bridge(bridge))).transpose()?;
+        Ok(ConnectionsPlan {
+            conntrack: Arc::clone(self.datapath.conntrack()),
+            filter: Filter { bridge: id.map(|live| live.id.0), ..Filter::default() },
+            bridges: self.live.bridges.iter().map(|(name, live)| (live.id.0, name.clone())).collect(),
+        })
+    }
+
+    /// Ends the connections of what is gone. No worker may make new ones by then: it has seen a snapshot without it.
+    pub(super) fn end_connections(&self, gone: &Gone) {
+        if gone.containers.is_empty() && gone.unpublished.is_none() {
+            return;
+        }
+        let (conntrack, now_s) = (self.datapath.conntrack(), now_s());
+        let mut ended = 0;
+        if !gone.containers.is_empty() {
+            ended += conntrack.purge_containers(&gone.containers, now_s);
+        }
+        if let Some((before, after)) = &gone.unpublished {
+            let is_gone = |protocol, host, port| before.has(protocol, host, port) && !after.has(protocol, host, port);
+            ended += conntrack.purge_services(is_gone, now_s);
+        }
+        tracing::debug!(ended, "connections of what is gone have ended");
+    }
+}
+
+impl ConnectionsPlan {
+    /// The connections from `cursor` on that fit on one page, and the cursor of the next page.
+    #[must_use]
+    pub fn page(&self, cursor: u32) -> ConnectionPage {
+        let (connections, next) = self.conntrack.page(&self.filter, cursor, CONNECTION_PAGE_MAX, now_s());
+        ConnectionPage { connections: connections.iter().map(|one| self.describe(one)).collect(), next }
+    }
+
+    /// Forgets the connections; how many there were.
+    #[must_use]
+    pub fn flush(&self) -> usize {
+        self.conntrack.flush(self.filter.bridge, now_s())
+    }
+
+    fn describe(&self, connection: &Connection) -> api::Connection {
+        api::Connection {
+            protocol: match connection.original.protocol {
+                protocol::TCP => "tcp".to_owned(),
+                protocol::UDP => "udp".to_owned(),
+                protocol::SCTP => "sctp".to_owned(),
+                protocol::ICMP => "icmp".to_owned(),
+                protocol::ICMPV6 => "icmpv6".to_owned(),
+                other => other.to_string(),
+            },
+            state: connection.state.name().to_owned(),
+            bridge: self.bridges.get(&connection.bridge).cloned(),
+            container: connection.container,
+            original: tuple(&connection.original),
+            reply: tuple(&connection.reply),
+            origin: end(connection.origin),
+            responder: end(connection.responder),
+            timeout_s: connection.timeout_s,
+        }
+    }
+}
+
+fn tuple(tuple: &Tuple) -> api::Tuple {
+    let Tuple { source, source_port, destination, destination_port, .. } = *tuple;
+    api::Tuple { source, source_port, destination, destination_port }
+}
+
+fn end(place: Place) -> ConnectionEnd {
+    match place {
+        Place::Container => ConnectionEnd::Container,
+        Place::Outside => ConnectionEnd::Outside,
+        Place::Loopback => ConnectionEnd::Host,
+    }
+}
+
+/// What a command takes away of what connections are made of.
+#[derive(Debug, Default)]
+pub(super) struct Gone {
+    /// Containers that are not there any more, or that may not reach the outside any more.
+    containers: HashSet<IpAddr>,
+    /// What containers that stay have published, before and after.
+    unpublished: Option<(Taken, Taken)>,
+}
+
+impl Gone {
+    /// What `before` has and `after` has not.
+    pub(super) fn between(before: &Desired, after: &Desired) -> Self {
+        let (then, now) = (containers(before), containers(after));
+        let stays = |(ip, one): &(&IpAddr, &Container<'_>)| now.get(ip).is_some_and(|other| other.is(one));
+        let differs = |(ip, one): (&IpAddr, &Container<'_>)| now[ip].port.publications != one.port.publications;
+        let unpublished = then.iter().filter(stays).any(differs);
+        Self {
+            containers: then.iter().filter(|one| !stays(one)).map(|(ip, _)| *ip).collect(),
+            unpublished: unpublished.then(|| (Taken::by(before), Taken::by(after))),
+        }
+    }
+}
+
+/// Who has an address.
+struct Container<'a> {
+    bridge: &'a str,
+    name: &'a str,
+    port: &'a PortRecord,
+    internal: bool,
+}
+
+impl Container<'_> {
+    /// Whether it is the same container, whose connections may go on.
+    fn is(&self, other: &Self) -> bool {
+        (self.bridge, self.name, self.internal) == (other.bridge, other.name, other.internal)
+            && self.port.netns_id == other.port.netns_id
+    }
+}
+
+/// The containers by their addresses, which no two have: the networks of bridges do not overlap. Nothing of an `l2`
+/// bridge passes the gateway.
+fn containers(desired: &Desired) -> HashMap<IpAddr, Container<'_>> {
+    let mut containers = HashMap::new();
+    for (bridge, record) in desired.bridges.iter().filter(|(_, record)| !record.l2) {
+        for (name, port) in &record.ports {
+            let container = || Container { bridge, name, port, internal: record.internal };
+            containers.extend(port.ips.iter().map(|ip| (ip.addr(), container())));
+        }
+    }
+    containers
+}

@@ -1,0 +1,350 @@
+//! Where a packet goes that belongs to no connection yet, and where the packets of a connection go.
+//!
+//! From a container: to the host, to a published port, or out. From outside: to a published port, or to the mapping
+//! of a container that has sent there before. From the host's loopback: to a published port. Nothing else is routed:
+//! bridges are separate networks, and a container that is not published is not there.
+//!
+//! The client's address is what a published server sees. There are three exceptions, and there the gateway stands in:
+//! for a client on the loopback network, whose address means another host to the container; for the container itself,
+//! which would take its own address for a forgery; and for a neighbour under `icc off`, whom the server could not
+//! answer.
+
+use std::net::IpAddr;
+
+use arrayvec::ArrayVec;
+
+use super::errors::ErrorKind;
+use super::{QUESTIONS_MAX, Question, Refusal};
+use crate::datapath::pipeline::Source;
+use crate::frame::DropReason;
+use crate::nat::conntrack::{self, Admission, Arrival, Conntrack, Found, New, Segment, SourceNat};
+use crate::nat::{Hops, Packet, Place, Publication, Upper};
+use crate::snapshot::{BridgeEntry, GatewayEntry, PortId};
+
+/// The way out of the switch.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Out {
+    pub(super) port: PortId,
+    /// The frame's new Ethernet addresses, destination first; none for those that it has.
+    pub(super) macs: Option<[u8; 12]>,
+    /// Whether the packet makes a hop, and not merely a detour to the host itself.
+    pub(super) hop: bool,
+}
+
+impl Out {
+    pub(super) fn hops(&self) -> Hops {
+        if self.hop { Hops::Decrement } else { Hops::Keep }
+    }
+}
+
+/// What is done with a packet.
+#[derive(Debug)]
+pub(super) enum Decision {
+    /// It belongs to this connection.
+    Connection(Found),
+    /// It goes there as it is.
+    Forward(Out),
+}
+
+/// Decides for a packet that is of no connection. A new connection comes as `Ok`, what needs none as `Err(Ok(_))`.
+pub(super) fn decide(
+    source: &Source<'_>,
+    conntrack: &Conntrack,
+    packet: &Packet,
+    place: Place,
+    segment: &Segment,
+) -> Result<Found, Result<Decision, Refusal>> {
+    let tuple = &packet.tuple;
+    if is_martian(tuple.source, place) || is_martian(tuple.destination, place) {
+        return Err(Err((DropReason::Martian, None)));
+    }
+    match place {
+        Place::Container => from_container(source, conntrack, packet, segment),
+        Place::Outside | Place::Loopback => from_host_side(source, conntrack, packet, place, segment),
+    }
+}
+
+/// Addresses that nothing may be routed from or to (RFC 1812 sections 5.3.7 and 4.2.2.11, RFC 4291 section 2.5).
+fn is_martian(address: IpAddr, place: Place) -> bool {
+    match address {
+        IpAddr::V4(v4) => {
+            (v4.is_loopback() && place != Place::Loopback)
+                || v4.is_multicast()
+                || v4.octets()[0] == 0
+                || v4.octets()[0] >= 240
+        }
+        IpAddr::V6(v6) => {
+            (v6.is_loopback() && place != Place::Loopback)
+                || v6.is_multicast()
+                || v6.is_unspecified()
+                || v6.to_ipv4_mapped().is_some()
+        }
+    }
+}
+
+fn from_container(
+    source: &Source<'_>,
+    conntrack: &Conntrack,
+    packet: &Packet,
+    segment: &Segment,
+) -> Result<Found, Result<Decision, Refusal>> {
+    let Some(gateway) = source.bridge.gateway.as_deref() else { return Err(Err((DropReason::NoConnection, None))) };
+    let (tuple, routing) = (&packet.tuple, &source.snapshot.routing);
+    let destination = tuple.destination;
+    let is_gateways = gateway.is_own(destination);
+    if is_gateways || routing.host_addresses.contains(&destination) {
+        if gateway.internal {
+            // The gateway itself is on the bridge.
+            return if is_gateways { Err(to_host(gateway)) } else { Err(Err(prohibited())) };
+        }
+        if has_ports(packet)
+            && let Some((publication, port)) =
+                routing.services.find(tuple.protocol, destination, tuple.destination_port)
+        {
+            return published(source, conntrack, packet, Place::Container, segment, publication, port).map_err(Err);
+        }
+        return match admit(source, conntrack, packet, Place::Container, segment) {
+            Some(admitted) => admitted.map_err(Err),
+            None => Err(to_host(gateway)),
+        };
+    }
+    if gateway.has_network_of(destination) {
+        // Sent to the gateway although it is a neighbour: on link all the same, where neighbours may talk.
+        if !source.bridge.icc {
+            return Err(Err((DropReason::Isolated, Some(ErrorKind::Prohibited))));
+        }
+        let mut questions = ArrayVec::new();
+        return Err(station(source, source.bridge, destination, &mut questions).map(Decision::Forward));
+    }
+    let elsewhere = |other: &BridgeEntry| other.gateway.as_ref().is_some_and(|other| other.has_network_of(destination));
+    let bridges = source.snapshot.bridges.iter().flatten();
+    if gateway.internal || bridges.into_iter().any(|other| elsewhere(other)) || is_link_local(destination) {
+        return Err(Err(prohibited()));
+    }
+    let no_route = || Err((DropReason::NoRoute, Some(ErrorKind::NoRoute)));
+    let Some(outside) = routing.outside.first() else { return Err(no_route()) };
+    let external = outside.addresses.iter().find(|address| address.is_ipv4() == destination.is_ipv4());
+    let source_nat = match (gateway.masquerade, external) {
+        (false, _) => SourceNat::Keep,
+        (true, Some(external)) => SourceNat::External(*external),
+        (true, None) => return Err(no_route()),
+    };
+    let new = New {
+        tuple: *tuple,
+        origin: Place::Container,
+        responder: Place::Outside,
+        destination: None,
+        source: source_nat,
+        container: tuple.source,
+        bridge: source.bridge.id.0,
+        segment: *segment,
+        hairpin: false,
+    };
+    open(conntrack, &new, source).map_err(Err)
+}
+
+fn from_host_side(
+    source: &Source<'_>,
+    conntrack: &Conntrack,
+    packet: &Packet,
+    place: Place,
+    segment: &Segment,
+) -> Result<Found, Result<Decision, Refusal>> {
+    let (tuple, routing) = (&packet.tuple, &source.snapshot.routing);
+    if has_ports(packet)
+        && let Some((publication, port)) =
+            routing.services.find(tuple.protocol, tuple.destination, tuple.destination_port)
+    {
+        return published(source, conntrack, packet, place, segment, publication, port).map_err(Err);
+    }
+    if !routing.host_addresses.contains(&tuple.destination) {
+        // Somebody outside routes a bridge's network to this host: what is published there can be reached directly.
+        return directly(source, conntrack, packet, place, segment).map_err(Err);
+    }
+    let admitted = admit(source, conntrack, packet, place, segment);
+    admitted.unwrap_or(Err((DropReason::NotPublished, None))).map_err(Err)
+}
+
+/// What may come in to the mapping that the packet is for; none if there is no such mapping.
+fn admit(
+    source: &Source<'_>,
+    conntrack: &Conntrack,
+    packet: &Packet,
+    from: Place,
+    segment: &Segment,
+) -> Option<Result<Found, Refusal>> {
+    let arrival = Arrival { tuple: packet.tuple, from, bridge: source.bridge.id.0, segment: *segment };
+    match conntrack.admit(&arrival, source.now.s) {
+        Admission::Admitted(found) => Some(Ok(found)),
+        Admission::Filtered => Some(Err((DropReason::Filtered, None))),
+        Admission::Refused(refusal) => Some(Err(explain(refusal))),
+        Admission::NoMapping => None,
+    }
+}
+
+/// A connection from outside to the very address of a container, on a port that it has published.
+fn directly(
+    source: &Source<'_>,
+    conntrack: &Conntrack,
+    packet: &Packet,
+    place: Place,
+    segment: &Segment,
+) -> Result<Found, Refusal> {
+    let (tuple, refused) = (&packet.tuple, (DropReason::NotPublished, None));
+    let services = &source.snapshot.routing.services;
+    if place != Place::Outside || !has_ports(packet) {
+        return Err(refused);
+    }
+    let publication = services.find_target(tuple.protocol, tuple.destination, tuple.destination_port).ok_or(refused)?;
+    let bridge = source.snapshot.bridge(publication.bridge).ok_or(refused)?;
+    // With masquerading, a container has no address that anybody outside should know.
+    if bridge.gateway.as_ref().is_none_or(|gateway| gateway.masquerade) {
+        return Err(refused);
+    }
+    check_from(publication, tuple.source)?;
+    let new = New {
+        tuple: *tuple,
+        origin: place,
+        responder: Place::Container,
+        destination: None,
+        source: SourceNat::Keep,
+        container: tuple.destination,
+        bridge: publication.bridge.0,
+        segment: *segment,
+        hairpin: false,
+    };
+    open(conntrack, &new, source)
+}
+
+/// A connection to a published port.
+fn published(
+    source: &Source<'_>,
+    conntrack: &Conntrack,
+    packet: &Packet,
+    place: Place,
+    segment: &Segment,
+    publication: &Publication,
+    port: u16,
+) -> Result<Found, Refusal> {
+    let tuple = &packet.tuple;
+    check_from(publication, tuple.source)?;
+    let gone = (DropReason::NotPublished, None);
+    let bridge = source.snapshot.bridge(publication.bridge).ok_or(gone)?;
+    let gateway = bridge.gateway.as_deref().ok_or(gone)?;
+    let is_neighbour = place == Place::Container && bridge.id == source.bridge.id;
+    let stands_in = tuple.source.is_loopback() || tuple.source == publication.target || (is_neighbour && !bridge.icc);
+    let source_nat =
+        if stands_in { SourceNat::External(gateway.address_like(tuple.source).ok_or(gone)?) } else { SourceNat::Keep };
+    let new = New {
+        tuple: *tuple,
+        origin: place,
+        responder: Place::Container,
+        destination: Some((publication.target, port)),
+        source: source_nat,
+        container: publication.target,
+        bridge: publication.bridge.0,
+        segment: *segment,
+        hairpin: is_neighbour && !stands_in,
+    };
+    open(conntrack, &new, source)
+}
+
+fn check_from(publication: &Publication, client: IpAddr) -> Result<(), Refusal> {
+    // The host is always allowed to use what it publishes.
+    if publication.from.is_empty() || client.is_loopback() || publication.from.iter().any(|net| net.contains(&client)) {
+        Ok(())
+    } else {
+        Err((DropReason::NotAllowed, None))
+    }
+}
+
+fn open(conntrack: &Conntrack, new: &New, source: &Source<'_>) -> Result<Found, Refusal> {
+    conntrack.open_connection(new, source.now.s).map_err(explain)
+}
+
+/// What is dropped has a name, and its sender is told that it is policy, and not the way (RFC 1812 section 5.2.7.1,
+/// code 13), where there is a limit.
+fn explain(refusal: conntrack::Refusal) -> Refusal {
+    match refusal {
+        conntrack::Refusal::PortsExhausted => (DropReason::PortsExhausted, Some(ErrorKind::Prohibited)),
+        conntrack::Refusal::ContainerLimit => (DropReason::ConnectionLimit, Some(ErrorKind::Prohibited)),
+        conntrack::Refusal::TableFull => (DropReason::ConntrackFull, Some(ErrorKind::Prohibited)),
+        conntrack::Refusal::NoConnection => (DropReason::NoConnection, None),
+        conntrack::Refusal::Invalid => (DropReason::Untranslatable, None),
+    }
+}
+
+fn prohibited() -> Refusal {
+    (DropReason::OtherNetwork, Some(ErrorKind::Prohibited))
+}
+
+fn has_ports(packet: &Packet) -> bool {
+    matches!(packet.upper, Upper::Tcp { .. } | Upper::Udp | Upper::Sctp { .. })
+}
+
+fn is_link_local(address: IpAddr) -> bool {
+    match address {
+        IpAddr::V4(address) => address.is_link_local(),
+        IpAddr::V6(address) => address.is_unicast_link_local(),
+    }
+}
+
+/// To the host's own interface on the bridge, as it is.
+fn to_host(gateway: &GatewayEntry) -> Result<Decision, Refusal> {
+    let port = gateway.host.ok_or((DropReason::PortGone, None))?;
+    Ok(Decision::Forward(Out { port, macs: None, hop: false }))
+}
+
+/// Where the packets of a connection's direction go.
+pub(super) fn output(
+    source: &Source<'_>,
+    found: &Found,
+    questions: &mut ArrayVec<Question, QUESTIONS_MAX>,
+) -> Result<Out, Refusal> {
+    let (routing, translated) = (&source.snapshot.routing, &found.translated);
+    // The way out and the host's loopback have their Ethernet addresses from whoever sends there.
+    let plain = |port| Out { port, macs: Some([0; 12]), hop: true };
+    match found.to {
+        Place::Loopback => routing.loopback.map(plain).ok_or((DropReason::PortGone, None)),
+        Place::Outside => {
+            let same = routing.outside.iter().find(|outside| outside.addresses.contains(&translated.source));
+            let outside = same.or(routing.outside.first()).ok_or((DropReason::NoRoute, Some(ErrorKind::NoRoute)))?;
+            Ok(plain(outside.port))
+        }
+        Place::Container => {
+            let has = |bridge: &&std::sync::Arc<BridgeEntry>| {
+                bridge.gateway.as_ref().is_some_and(|gateway| gateway.has_network_of(translated.destination))
+            };
+            let bridge = source.snapshot.bridges.iter().flatten().find(has);
+            station(source, bridge.ok_or((DropReason::NoRoute, None))?, translated.destination, questions)
+        }
+    }
+}
+
+/// To a station of a bridge.
+fn station(
+    source: &Source<'_>,
+    bridge: &BridgeEntry,
+    address: IpAddr,
+    questions: &mut ArrayVec<Question, QUESTIONS_MAX>,
+) -> Result<Out, Refusal> {
+    let gone = (DropReason::NoRoute, Some(ErrorKind::HostUnreachable));
+    let gateway = bridge.gateway.as_deref().ok_or(gone)?;
+    let to = |port: PortId, mac: [u8; 6]| {
+        let mut macs = [0; 12];
+        macs[..6].copy_from_slice(&mac);
+        macs[6..].copy_from_slice(&gateway.mac);
+        Out { port, macs: Some(macs), hop: true }
+    };
+    if let Some(station) = gateway.stations.get(&address) {
+        return Ok(to(station.port, station.mac));
+    }
+    let neighbour = gateway.neighbours.lookup(0, address, source.now.s);
+    if let Some(mac) = neighbour
+        && let Some(port) = bridge.fdb.lookup(mac.0, 0)
+    {
+        return Ok(to(port, mac.0));
+    }
+    let _ = questions.try_push(Question { bridge: bridge.id, station: address });
+    Err((DropReason::NoNeighbour, None))
+}

@@ -1,0 +1,449 @@
+//! The gateway: what is sent to a bridge's gateway, or comes in from outside, is routed and translated here.
+//!
+//! Theory of operation. A frame gets here for one of three reasons: its destination is its bridge's gateway; it came
+//! in through a routed port (a shared uplink, or the host's loopback interface); or it is the answer in a connection
+//! between two containers of one bridge that goes through a published port, which must be translated back although
+//! nobody sent it to the gateway ([`Hairpins`]).
+//!
+//! *Hit.* Each worker keeps what it did to a flow in a cache of its own ([`NatCache`]): the new addresses and ports,
+//! the checksum deltas, the Ethernet addresses, the output. A hit costs a cache line and a few stores.
+//!
+//! *Miss.* The packet is parsed for good. What belongs to a connection is translated as the connection says; what
+//! does not is decided by [`decide`]: delivered to the host, translated to a published port's container,
+//! masqueraded on its way out, or refused. What the sender must be told is left in [`Pending`], and written when the
+//! burst is done.
+//!
+//! *What invalidates.* The cache's epoch is made of the snapshot's generation and of the connection table's epoch,
+//! both read before the decision; the table forgets connections by time, and so does the cache.
+//!
+//! The gateway answers address resolution and ping itself ([`answers`]); everything else that is for an address of
+//! the host, and not for a published port, is the host's.
+
+pub(super) mod answers;
+mod decide;
+mod errors;
+
+use std::net::IpAddr;
+use std::sync::Arc;
+use std::sync::atomic::Ordering;
+
+use arrayvec::ArrayVec;
+
+use super::egress;
+use super::flow::FlowKey;
+use super::pipeline::Source;
+use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Offload};
+use crate::nat::conntrack::{Conntrack, Segment};
+use crate::nat::{Action, Fragment, FragmentTable, Later, NatCache, Packet, Place, Quick, Rewrite, Upper, mss};
+use crate::snapshot::{BridgeId, PortId, PortKind};
+use crate::wire::tcp::Flags;
+use decide::Out;
+pub(super) use errors::ErrorKind;
+
+/// Questions for stations that one burst may cause.
+const QUESTIONS_MAX: usize = 8;
+/// What becomes of a frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Routed {
+    /// It is what it shall be, and leaves through this port.
+    Send(PortId),
+    /// It is none of the router's, after all.
+    Bridge,
+    /// Nowhere.
+    Drop(DropReason),
+    /// A copy was kept until the fragment comes that says what it is.
+    Held,
+}
+
+/// A fragment that waits for the first one of its packet.
+#[derive(Debug)]
+pub(super) struct HeldFragment {
+    pub(super) from: PortId,
+    pub(super) incarnation: u64,
+    pub(super) bytes: Vec<u8>,
+    pub(super) offload: Offload,
+}
+
+/// What is to be told to the sender of a frame that was dropped.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Refused {
+    /// Index into the burst.
+    pub(super) frame: u16,
+    pub(super) error: ErrorKind,
+    /// Who says so.
+    pub(super) source: IpAddr,
+}
+
+/// A station whose Ethernet address is wanted.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Question {
+    pub(super) bridge: BridgeId,
+    pub(super) station: IpAddr,
+}
+
+/// What is left to be done when a burst was sent.
+#[derive(Debug, Default)]
+pub(super) struct Pending {
+    pub(super) refused: ArrayVec<Refused, BURST_FRAMES_MAX>,
+    pub(super) questions: ArrayVec<Question, QUESTIONS_MAX>,
+    /// Fragments whose first one came.
+    pub(super) released: Vec<HeldFragment>,
+    /// Fragments whose first one did not.
+    pub(super) expired: Vec<HeldFragment>,
+}
+
+impl Pending {
+    #[inline]
+    pub(super) fn is_empty(&self) -> bool {
+        self.refused.is_empty() && self.questions.is_empty() && self.released.is_empty() && self.expired.is_empty()
+    }
+}
+
+/// What the later fragments of a packet have in common with the first.
+#[derive(Debug, Clone, Copy)]
+struct FragmentAction {
+    rewrite: Rewrite,
+    out: Out,
+    index: Option<u32>,
+}
+
+/// See the module's documentation.
+#[derive(Debug)]
+pub(super) struct Router {
+    conntrack: Arc<Conntrack>,
+    cache: NatCache,
+    quicks: Box<[Quick; BURST_FRAMES_MAX]>,
+    fragments: FragmentTable<FragmentAction, HeldFragment>,
+    pub(super) pending: Pending,
+}
+
+/// Why a packet is not sent, and whether its sender is told.
+type Refusal = (DropReason, Option<ErrorKind>);
+
+impl Router {
+    pub(super) fn new(seed: u64, conntrack: Arc<Conntrack>) -> std::io::Result<Self> {
+        Ok(Self {
+            conntrack,
+            cache: NatCache::new(seed)?,
+            quicks: Box::new([Quick::SLOW; BURST_FRAMES_MAX]),
+            fragments: FragmentTable::new(),
+            pending: Pending::default(),
+        })
+    }
+
+    /// What the cache's entries are valid under, to be read before the snapshot is confirmed to be the newest.
+    #[inline]
+    pub(super) fn epoch(&self, generation: u64) -> u64 {
+        generation << 32 | self.conntrack.epoch() & 0xffff_ffff
+    }
+
+    /// First pass: finds the flow of the frame `at`, and fetches its place in the cache.
+    #[inline]
+    pub(super) fn prefetch(&mut self, at: usize, frame: &Frame, port: PortId) {
+        let quick = self.cache.read(frame, port);
+        self.cache.prefetch(&quick);
+        self.quicks[at] = quick;
+    }
+
+    /// Between the passes: fetches the entries of the frames that `routed` has bits for.
+    #[inline]
+    pub(super) fn prefetch_entries(&mut self, mut routed: u64) {
+        while routed != 0 {
+            self.cache.prefetch_entry(&mut self.quicks[routed.trailing_zeros() as usize]);
+            routed &= routed - 1;
+        }
+    }
+
+    /// Second pass: translates the frame `at` and says where it goes, and whether the cache knew. `to_gateway` is
+    /// false for what is looked at only because of [`crate::snapshot::Hairpins`].
+    #[inline]
+    pub(super) fn route(
+        &mut self,
+        source: &Source<'_>,
+        at: usize,
+        frame: &mut Frame,
+        key: FlowKey,
+        to_gateway: bool,
+    ) -> (Routed, bool) {
+        if let Some(hit) = self.cache.lookup(&self.quicks[at], source.nat_epoch, source.now.s)
+            && hit.fits(frame)
+        {
+            let out = hit.out();
+            if out == NOT_ROUTED {
+                return (Routed::Bridge, true);
+            }
+            if let Some(connection) = hit.touch {
+                // Once a second and flow.
+                self.conntrack.touch(connection, source.now.s);
+                learn(source, key);
+            }
+            hit.apply(frame);
+            return (Routed::Send(out), true);
+        }
+        learn(source, key);
+        (self.route_slowly(source, at, frame, to_gateway), false)
+    }
+
+    #[inline(never)]
+    fn route_slowly(&mut self, source: &Source<'_>, at: usize, frame: &mut Frame, to_gateway: bool) -> Routed {
+        if to_gateway
+            && source.bridge.gateway.is_some()
+            && let Some(answered) = answers::to_gateway(source, frame)
+        {
+            return answered;
+        }
+        let packet = match Packet::parse(frame.data(), frame.len()) {
+            Ok(packet) => packet,
+            Err(_) if !to_gateway => return Routed::Bridge,
+            Err(reason) => return Routed::Drop(reason),
+        };
+        let place = place_of(source);
+        if !to_gateway && matches!(packet.fragment, Fragment::None) {
+            // Not what hairpins are made of: the bridge's, and remembered as such.
+            match self.conntrack.find(&packet.tuple, place) {
+                Some(found) if found.hairpin => {}
+                _ if packet.upper == Upper::IcmpError => {}
+                _ => {
+                    let same = Rewrite::new(&packet.tuple, &packet.tuple);
+                    if let Some(rewrite) = same {
+                        let out = Out { port: NOT_ROUTED, macs: None, hop: false };
+                        self.remember(source, at, frame, &packet, &rewrite, &out, None);
+                    }
+                    return Routed::Bridge;
+                }
+            }
+        }
+        match self.route_packet(source, at, frame, &packet, place) {
+            Ok(routed) => routed,
+            Err((reason, _)) if !to_gateway && reason == DropReason::NoConnection => Routed::Bridge,
+            Err((reason, error)) => {
+                if let Some(error) = error
+                    && let Some(speaker) = errors::speaker(source, &packet)
+                {
+                    // More than one burst has frames is more than anybody needs to be told.
+                    let _ = self.pending.refused.try_push(Refused { frame: at as u16, error, source: speaker });
+                }
+                Routed::Drop(reason)
+            }
+        }
+    }
+
+    fn route_packet(
+        &mut self,
+        source: &Source<'_>,
+        at: usize,
+        frame: &mut Frame,
+        packet: &Packet,
+        place: Place,
+    ) -> Result<Routed, Refusal> {
+        if let Fragment::Later { .. } = packet.fragment {
+            return self.route_later_fragment(source, frame, packet);
+        }
+        if packet.upper == Upper::IcmpError {
+            return self.route_error(source, frame, packet, place);
+        }
+        let tuple = &packet.tuple;
+        let segment = segment_of(packet);
+        let decision = match self.conntrack.find(tuple, place) {
+            Some(found) => Ok(found),
+            None => decide::decide(source, &self.conntrack, packet, place, &segment),
+        };
+        let decision = decision.map(decide::Decision::Connection).or_else(|other| other)?;
+        let (rewrite, out, index, cacheable) = match decision {
+            decide::Decision::Connection(found) => {
+                let tracked = self.conntrack.track(&found, segment, source.now.s);
+                let out = decide::output(source, &found, &mut self.pending.questions)?;
+                let cacheable = tracked.cacheable;
+                (Rewrite::new(tuple, &found.translated), out, Some(found.index), cacheable)
+            }
+            decide::Decision::Forward(out) => (Rewrite::new(tuple, tuple), out, None, true),
+        };
+        let rewrite = rewrite.ok_or((DropReason::Untranslatable, None))?;
+        check_size(source, &out, frame, packet)?;
+        if out.hop && packet.hops <= 1 {
+            return Err((DropReason::TtlExceeded, Some(ErrorKind::TimeExceeded)));
+        }
+        if let Upper::Tcp { flags, .. } = packet.upper
+            && flags.0 & Flags::SYN.0 != 0
+        {
+            clamp_mss(source, &out, frame, packet);
+        }
+        if let Fragment::First { .. } = packet.fragment {
+            self.route_first_fragment(source, packet, FragmentAction { rewrite, out, index })?;
+        } else if cacheable {
+            self.remember(source, at, frame, packet, &rewrite, &out, index);
+        }
+        apply(frame, packet, &rewrite, &out)?;
+        Ok(Routed::Send(out.port))
+    }
+
+    #[expect(clippy::too_many_arguments, reason = "what an entry of the cache is made of")]
+    fn remember(
+        &mut self,
+        source: &Source<'_>,
+        at: usize,
+        frame: &Frame,
+        packet: &Packet,
+        rewrite: &Rewrite,
+        out: &Out,
+        connection: Option<u32>,
+    ) {
+        if self.quicks[at].is_slow() || packet.fragment != Fragment::None {
+            return;
+        }
+        let macs = out.macs.or_else(|| frame.data().first_chunk().copied()).unwrap_or_default();
+        let [a, b, c, d, e, f, g, h, i, j, k, l] = macs;
+        let action = Action {
+            rewrite: *rewrite,
+            hops: out.hops(),
+            destination: [a, b, c, d, e, f],
+            source: [g, h, i, j, k, l],
+            out: out.port,
+            mtu: mtu_of(source, out.port).map_or(u16::MAX, |mtu| u16::try_from(mtu).unwrap_or(u16::MAX)),
+            connection,
+        };
+        self.cache.insert(&self.quicks[at], source.nat_epoch, source.now.s, &action);
+    }
+
+    /// Remembers what is done to the packet whose first fragment this is, and lets go those that overtook it.
+    fn route_first_fragment(
+        &mut self,
+        source: &Source<'_>,
+        packet: &Packet,
+        action: FragmentAction,
+    ) -> Result<(), Refusal> {
+        let key = packet.fragment_key(source.port.id);
+        match self.fragments.first(key, packet, action, source.now.s) {
+            Ok(waiting) => self.pending.released.extend(waiting),
+            Err(reason) => return Err((reason, None)),
+        }
+        Ok(())
+    }
+
+    fn route_later_fragment(
+        &mut self,
+        source: &Source<'_>,
+        frame: &mut Frame,
+        packet: &Packet,
+    ) -> Result<Routed, Refusal> {
+        let key = packet.fragment_key(source.port.id);
+        match self.fragments.later(key, packet, source.now.s) {
+            Later::Known(FragmentAction { rewrite, out, index }) => {
+                if out.hop && packet.hops <= 1 {
+                    return Err((DropReason::TtlExceeded, None));
+                }
+                if let Some(index) = index {
+                    self.conntrack.touch(index, source.now.s);
+                }
+                check_size(source, &out, frame, packet)?;
+                apply(frame, packet, &rewrite, &out)?;
+                Ok(Routed::Send(out.port))
+            }
+            Later::Unknown(place) if frame.is_linear() => {
+                let held = HeldFragment {
+                    from: source.port.id,
+                    incarnation: source.port.incarnation,
+                    bytes: frame.data().to_vec(),
+                    offload: frame.offload,
+                };
+                place.hold(held).map_err(|reason| (reason, None))?;
+                Ok(Routed::Held)
+            }
+            Later::Unknown(_) => Err((DropReason::FragmentsFull, None)),
+            Later::Refused(reason) => Err((reason, None)),
+        }
+    }
+
+    /// Whether fragments wait for their first one.
+    #[inline]
+    pub(super) fn holds_fragments(&self) -> bool {
+        !self.fragments.is_empty()
+    }
+
+    /// Looks for fragments that have waited too long.
+    pub(super) fn expire_fragments(&mut self, now_s: u32) {
+        if !self.fragments.is_empty() {
+            self.fragments.expire(now_s, |held| self.pending.expired.push(held));
+        }
+    }
+}
+
+/// A bridge learns also from what is not bridged: who only ever speaks to the gateway is still to be found.
+fn learn(source: &Source<'_>, key: FlowKey) {
+    if source.port.learning && source.port.kind != PortKind::Routed && key.source()[0] & 1 == 0 {
+        let _ = source.bridge.fdb.resolve(key.source(), key.source(), 0, source.port.id, source.now.s);
+    }
+}
+
+/// The port of cached decisions that say that a frame is not the router's.
+const NOT_ROUTED: PortId = PortId(u16::MAX);
+
+/// Where a burst comes from, as connections have it.
+fn place_of(source: &Source<'_>) -> Place {
+    match source.port.kind {
+        PortKind::Routed if source.snapshot.routing.loopback == Some(source.port.id) => Place::Loopback,
+        PortKind::Routed => Place::Outside,
+        _ => Place::Container,
+    }
+}
+
+/// What the table of connections looks at.
+fn segment_of(packet: &Packet) -> Segment {
+    match packet.upper {
+        Upper::Tcp { flags, sequence, .. } => Segment { tcp_flags: Some(flags.0), sequence: Some(sequence) },
+        _ => Segment::default(),
+    }
+}
+
+/// The largest IP packet that gets through a port.
+fn mtu_of(source: &Source<'_>, out: PortId) -> Option<u32> {
+    let port = source.snapshot.port(out)?;
+    Some(port.device.path_mtu().map_or(port.mtu, |path| path.min(port.mtu)))
+}
+
+/// What is too big for its way is fragmented on the way out, if it allows that; if not, its sender is told, in words
+/// of the packet that it has sent.
+fn check_size(source: &Source<'_>, out: &Out, frame: &Frame, packet: &Packet) -> Result<(), Refusal> {
+    let Some(mtu) = mtu_of(source, out.port) else { return Ok(()) };
+    match egress::exceeds(frame, mtu) {
+        Some(packet_bytes) if packet.is_v6 || packet.dont_fragment || frame.offload.gso.is_some() => {
+            Err((DropReason::TooBig, Some(ErrorKind::TooBig { mtu, packet_bytes })))
+        }
+        _ => Ok(()),
+    }
+}
+
+/// Translates the packet and addresses the frame.
+fn apply(frame: &mut Frame, packet: &Packet, rewrite: &Rewrite, out: &Out) -> Result<(), Refusal> {
+    let csum = frame.offload.csum;
+    let data = frame.data_mut();
+    if !rewrite.apply(data, packet, &csum, out.hops()) {
+        return Err((DropReason::Untranslatable, None));
+    }
+    if let Some((ethernet, macs)) = data.first_chunk_mut::<12>().zip(out.macs) {
+        *ethernet = macs;
+    }
+    Ok(())
+}
+
+/// Makes the MSS of a SYN fit the way in and the way out, where that is asked for.
+fn clamp_mss(source: &Source<'_>, out: &Out, frame: &mut Frame, packet: &Packet) {
+    let clamps = |port: PortId| {
+        let gateway = source.snapshot.port(port).and_then(|port| source.snapshot.bridge(port.bridge)?.gateway.as_ref());
+        gateway.is_some_and(|gateway| gateway.mss_clamp)
+    };
+    if !clamps(source.port.id) && !clamps(out.port) {
+        return;
+    }
+    let mtus = [mtu_of(source, source.port.id), mtu_of(source, out.port)];
+    if let Some(mtu) = mtus.into_iter().flatten().min() {
+        let csum = frame.offload.csum;
+        mss::clamp(frame.data_mut(), packet, csum, mtu);
+    }
+}
+
+/// Whether what the port sends may be an answer that must be translated although it is bridged.
+#[inline]
+pub(super) fn has_hairpins(source: &Source<'_>) -> bool {
+    source.port.hairpins.load(Ordering::Relaxed) != 0
+}

@@ -1,0 +1,82 @@
+//! Arrays that cost memory only where they are touched, in pages of 2 MB where the kernel has them.
+
+// A raw mapping: the standard library's allocator gives no say in the size of pages.
+#![allow(unsafe_code)]
+
+use std::ops::{Deref, DerefMut};
+use std::ptr::NonNull;
+
+use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
+
+/// Types for which all zero bytes are a value, and which need no drop.
+///
+/// # Safety
+/// They are.
+pub(super) unsafe trait Zeroed: Copy {}
+
+/// An array of zeros that is mapped when it is touched.
+#[derive(Debug)]
+pub(super) struct Lazy<T: Zeroed> {
+    base: NonNull<T>,
+    len: usize,
+}
+
+// SAFETY: the array owns its memory as a `Box<[T]>` would.
+unsafe impl<T: Zeroed + Send> Send for Lazy<T> {}
+
+impl<T: Zeroed> Lazy<T> {
+    pub(super) fn new(len: usize) -> std::io::Result<Self> {
+        const { assert!(size_of::<T>() != 0 && align_of::<T>() <= 4096, "a mapping is aligned to pages") };
+        let bytes = len * size_of::<T>();
+        let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
+        // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
+        let base = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags) }?;
+        // SAFETY: the mapping is ours, and nothing in it is anybody's yet. A kernel without huge pages refuses, which
+        // costs misses of the TLB and nothing else.
+        let _ = unsafe { madvise(base, bytes, Advice::LinuxHugepage) };
+        let base = NonNull::new(base.cast()).ok_or(std::io::ErrorKind::OutOfMemory)?;
+        Ok(Self { base, len })
+    }
+}
+
+impl<T: Zeroed> Drop for Lazy<T> {
+    fn drop(&mut self) {
+        // SAFETY: `new` made the mapping with this length, and nothing of it is borrowed any more.
+        let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len * size_of::<T>()) };
+    }
+}
+
+impl<T: Zeroed> Deref for Lazy<T> {
+    type Target = [T];
+
+    #[inline]
+    fn deref(&self) -> &[T] {
+        // SAFETY: the mapping has `len` values, of which all bytes are zero or were written as `T`.
+        unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
+    }
+}
+
+impl<T: Zeroed> DerefMut for Lazy<T> {
+    #[inline]
+    fn deref_mut(&mut self) -> &mut [T] {
+        // SAFETY: as above, and the borrow is exclusive.
+        unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
+    }
+}
+
+/// Asks the CPU to have all lines of `value` ready soon.
+#[inline]
+pub(super) fn prefetch<T>(value: &T) {
+    #[cfg(target_arch = "x86_64")]
+    for line in 0..size_of::<T>().div_ceil(64) {
+        // SAFETY: a prefetch has no effect but on the cache, whatever the address.
+        unsafe {
+            std::arch::x86_64::_mm_prefetch(
+                std::ptr::from_ref(value).cast::<i8>().wrapping_add(line * 64),
+                std::arch::x86_64::_MM_HINT_T0,
+            );
+        }
+    }
+    #[cfg(not(target_arch = "x86_64"))]
+    let _ = value;
+}

@@ -1,0 +1,168 @@
+//! The end of connections: those that have expired, and those that somebody wants gone.
+//!
+//! Theory of operation. Nothing is kept in order of its deadline, because deadlines move with each packet. A hand goes
+//! round the slab instead, a bounded number of slots at a time, and looks at when each connection was last seen. The
+//! cost per second is the same however many connections there are; what grows is the time of one round, by which a
+//! connection may outlive its deadline: 17 seconds at a million, with [`SWEEP_BUDGET`] once per second. The times of the
+//! RFCs are minima.
+
+use std::collections::HashSet;
+use std::net::IpAddr;
+use std::sync::PoisonError;
+use std::sync::atomic::{Ordering, fence};
+
+use super::super::Tuple;
+use super::Conntrack;
+use super::entry::{Entry, Progress};
+use super::slab::{Kind, Tag};
+
+/// Slots per second that make a round over a million connections short against the shortest of the timeouts.
+pub const SWEEP_BUDGET: usize = 1 << 16;
+
+/// What a sweep did.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub struct Swept {
+    /// Slots that were looked at.
+    pub visited: usize,
+    /// Connections that had expired.
+    pub expired: usize,
+}
+
+impl Conntrack {
+    /// Removes what has expired of the next `budget` slots, and frees at most as many external ports. For one caller at
+    /// a time, who is the control plane.
+    pub fn sweep(&self, now_s: u32, budget: usize) -> Swept {
+        let mut hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
+        let fresh = self.slab.fresh();
+        let visited = budget.min(fresh as usize);
+        let mut expired = 0;
+        for _ in 0..visited {
+            if *hand >= fresh {
+                *hand = 0;
+            }
+            expired += usize::from(self.expire(*hand, now_s));
+            *hand += 1;
+        }
+        drop(hand);
+        self.expire_held(now_s, budget);
+        Swept { visited, expired }
+    }
+
+    fn expire_held(&self, now_s: u32, budget: usize) {
+        for mappings in &self.mappings {
+            let mut mappings = mappings.lock().unwrap_or_else(PoisonError::into_inner);
+            mappings.expire(now_s, budget, &*self.external_ports, |slot| self.slab.release(slot));
+        }
+    }
+
+    /// Removes the connection in a slot if it has expired.
+    fn expire(&self, at: u32, now_s: u32) -> bool {
+        let tag = self.slab.slot(at).tag();
+        tag.kind == Kind::Live && self.has_expired(at, tag, now_s) && self.remove(at, tag, Some(now_s), now_s)
+    }
+
+    fn has_expired(&self, at: u32, tag: Tag, now_s: u32) -> bool {
+        let slot = self.slab.slot(at);
+        Progress::read(slot, tag.generation).is_some_and(|progress| self.deadline_s(slot, tag, progress) <= now_s)
+    }
+
+    /// Removes the connection that a slot had when its tag was read; with `only_expired_at_s`, only if nobody has seen it
+    /// since. Whether it was removed.
+    pub(super) fn remove(&self, at: u32, tag: Tag, only_expired_at_s: Option<u32>, now_s: u32) -> bool {
+        let slot = self.slab.slot(at);
+        let Some(entry) = Entry::read(slot, tag).filter(|_| slot.is_still(tag)) else { return false };
+        let hash = |tuple| self.index.hash(tuple);
+        let mut both = self.index.lock_both(hash(&entry.original), hash(&entry.reply));
+        if slot.tag() != tag {
+            return false;
+        }
+        if let Some(now_s) = only_expired_at_s {
+            slot.publish(Tag { kind: Kind::Dying, ..tag });
+            // Against `track`: see the parent module's documentation.
+            fence(Ordering::SeqCst);
+            if !self.has_expired(at, tag, now_s) {
+                slot.publish(tag);
+                return false;
+            }
+        }
+        both.remove(at);
+        slot.retract();
+        drop(both);
+        self.connections.fetch_sub(1, Ordering::Relaxed);
+        self.containers.give(entry.container);
+        if entry.is_hairpin {
+            self.containers.remove_hairpin(entry.reply.source);
+        }
+        self.unmap(&entry, (at, tag.generation), now_s);
+        true
+    }
+
+    /// Removes all connections for which `is_wanted_gone` holds; how many.
+    fn purge(&self, now_s: u32, is_wanted_gone: impl Fn(&Entry) -> bool) -> usize {
+        let mut purged = 0;
+        for at in 0..self.slab.fresh() {
+            let slot = self.slab.slot(at);
+            let tag = slot.tag();
+            if tag.kind != Kind::Live {
+                continue;
+            }
+            if Entry::read(slot, tag).is_some_and(|entry| is_wanted_gone(&entry)) {
+                purged += usize::from(self.remove(at, tag, None, now_s));
+            }
+        }
+        // Also when there was nothing: a connection may have been found by a worker and have expired since.
+        self.epoch.fetch_add(1, Ordering::Release);
+        purged
+    }
+
+    /// A container is gone: so are its connections, at either end, and nobody gets its mappings back.
+    pub fn purge_container(&self, address: IpAddr, now_s: u32) -> usize {
+        self.purge_containers(&HashSet::from([address]), now_s)
+    }
+
+    /// The same for several, in one round over the connections.
+    pub fn purge_containers(&self, addresses: &HashSet<IpAddr>, now_s: u32) -> usize {
+        let purged = self.purge(now_s, |entry| {
+            [entry.container, entry.original.source, entry.reply.source].iter().any(|end| addresses.contains(end))
+        });
+        for mappings in &self.mappings {
+            let mut mappings = mappings.lock().unwrap_or_else(PoisonError::into_inner);
+            addresses.iter().for_each(|address| mappings.disown(*address));
+        }
+        purged
+    }
+
+    /// Ports are not published any more: `first` to `last` of the host's address, or of all of them.
+    pub fn purge_service(&self, protocol: u8, host: Option<IpAddr>, first: u16, last: u16, now_s: u32) -> usize {
+        self.purge(now_s, |entry| {
+            entry.is_published
+                && entry.original.protocol == protocol
+                && host.is_none_or(|host| host == entry.original.destination)
+                && (first..=last).contains(&entry.original.destination_port)
+        })
+    }
+
+    /// The same for all published ports for which `is_gone` holds, by protocol, host's address and port.
+    pub fn purge_services(&self, is_gone: impl Fn(u8, IpAddr, u16) -> bool, now_s: u32) -> usize {
+        self.purge(now_s, |entry| {
+            let Tuple { protocol, destination, destination_port, .. } = entry.original;
+            entry.is_published && is_gone(protocol, destination, destination_port)
+        })
+    }
+
+    /// The host has lost an address.
+    pub fn purge_external(&self, address: IpAddr, now_s: u32) -> usize {
+        self.purge(now_s, |entry| {
+            let is_mapped_to = |end: Option<(_, super::mapping::Endpoint, _)>| {
+                end.is_some_and(|(_, external, _)| external.address == address)
+            };
+            let is_published_at = entry.is_published && entry.original.destination == address;
+            is_published_at || entry.mapped().into_iter().any(is_mapped_to)
+        })
+    }
+
+    /// Forgets the connections of a bridge's containers, or all; how many there were.
+    pub fn flush(&self, bridge: Option<u16>, now_s: u32) -> usize {
+        self.purge(now_s, |entry| bridge.is_none_or(|bridge| bridge == entry.bridge))
+    }
+}
