@@ -35,7 +35,7 @@ fn share(host: &Namespace, state: &Path) -> (Classifier, HostPorts) {
     host.inside(|| {
         let mut classifier = Classifier::load().unwrap();
         let ports = HostPorts::new().unwrap();
-        ports.share(&mut classifier, state).unwrap();
+        ports.share(&mut classifier, state, Vec::new()).unwrap();
         (classifier, ports)
     })
 }
@@ -179,7 +179,7 @@ fn what_was_taken_before_the_ports_are_shared_is_told_then() {
     ports.release(Flow::Tcp, true, 2001);
     let mut classifier = Classifier::load().unwrap();
     for _ in 0..2 {
-        host.inside(|| ports.share(&mut classifier, state.path()).unwrap());
+        host.inside(|| ports.share(&mut classifier, state.path(), Vec::new()).unwrap());
         let told = |port| {
             let all = Flow::ALL.into_iter().flat_map(|flow| [(flow, false), (flow, true)]);
             all.filter(|&(flow, ipv6)| classifier.translated().is_set(flow, ipv6, port)).collect::<Vec<_>>()
@@ -218,8 +218,8 @@ fn the_kernel_keeps_off_what_is_published_and_gets_it_back() {
     // Killed: the next one puts it right, or back.
     drop((classifier, ports));
     assert_eq!(reserved(&host), "50001-50002,50009,60000");
-    let (_classifier, ports) = share(&host, state.path());
-    host.inside(|| ports.set_published(vec![published(50_002..=50_003)])).unwrap();
+    let (mut classifier, ports) = (Classifier::load().unwrap(), host.inside(|| HostPorts::new().unwrap()));
+    host.inside(|| ports.share(&mut classifier, state.path(), vec![published(50_002..=50_003)])).unwrap();
     assert_eq!(reserved(&host), "50002-50003,50009,60000");
     drop(ports);
     host.inside(|| put_back(state.path())).unwrap();
@@ -251,7 +251,6 @@ fn where_the_kernel_chooses_from_everything_nat_gets_a_half() {
     host.exec(&["sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"]);
     let state = tempfile::tempdir().unwrap();
     let (_classifier, ports) = share(&host, state.path());
-    host.inside(|| ports.set_published(Vec::new())).unwrap();
     assert_eq!(reserved(&host), "33280-65535");
     assert!(!ports.is_free(Flow::Tcp, false, 33_279) && ports.is_free(Flow::Tcp, false, 33_280));
     host.inside(|| ports.give_back()).unwrap();

@@ -226,16 +226,16 @@ impl HostPorts {
     }
 
     /// Begins to share the ports, if that has not begun: what the switch has is reserved from now on, and what the
-    /// host's programs bind is noted. `state_dir` is where it is written down what is to be put back. There is one
-    /// classifier, the same every time.
+    /// host's programs bind is noted. Says in any case what is published now, as [`HostPorts::set_published`] does.
+    /// `state_dir` is where it is written down what is to be put back. There is one classifier, the same every time.
     ///
     /// # Errors
-    /// The kernel cannot be asked, or the state directory not be read.
-    pub fn share(&self, classifier: &mut Classifier, state_dir: &Path) -> io::Result<()> {
-        let mut control = self.control();
-        if control.sharing.is_some() {
-            return Ok(());
+    /// The kernel cannot be asked, its list of reserved ports not be changed, or the state directory not be read.
+    pub fn share(&self, classifier: &mut Classifier, state_dir: &Path, published: Vec<Published>) -> io::Result<()> {
+        if self.is_shared() {
+            return self.set_published(published);
         }
+        let mut control = self.control();
         let (boot_id, netns_cookie) = identity::of_host()?;
         let reserved = ReservedPorts::open(state_dir, Whose { boot_id, netns_cookie })?;
         let reservation = reserve(classifier, netns_cookie)
@@ -250,11 +250,14 @@ impl HostPorts {
             })
             .ok();
         control.sharing = Some(Sharing { reserved, reservation, held: HeldPorts::default() });
+        control.published = published;
+        control.hold();
+        let reserved = control.reserve_ephemeral();
         drop(control);
         let shared = self.shared.get_or_init(|| classifier.ports());
         self.tell(shared);
         // From here on what is bound is noted; what was bound before is listed.
-        self.list()
+        self.list().and(reserved)
     }
 
     /// Tells the kernel what was taken before it could be told.

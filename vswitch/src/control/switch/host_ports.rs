@@ -26,9 +26,7 @@ impl Switch {
         }
         // Without a classifier nothing is the switch's that could be bound.
         let Some(classifier) = self.uplinks.classifier() else { return };
-        if let Err(error) =
-            ports.share(classifier, self.store.directory()).and_then(|()| ports.set_published(published))
-        {
+        if let Err(error) = ports.share(classifier, self.store.directory(), published) {
             tracing::warn!(%error, "programs of the host may be given ports of the switch");
         }
     }
