@@ -177,7 +177,8 @@ impl Service {
             switch.expire_stations(now);
             switch.refresh_overlay();
             let databases = switch.databases();
-            let (conntrack, ports) = (switch.conntrack(), switch.used_host_ports());
+            let conntrack = switch.conntrack();
+            let ports = switch.used_host_ports();
             drop(switch);
             conntrack.sweep(now, SWEEP_BUDGET);
             if let Some(Err(error)) = ports.map(|ports| ports.refresh()) {

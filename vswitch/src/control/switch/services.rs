@@ -18,7 +18,7 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::conntrack::Gone;
-use super::describe::describe_publications;
+use super::describe::{describe_publication, describe_publications};
 use super::{Switch, netlink_failed};
 use crate::api::{self, Flushed, PortRange, Publish, PublishSpec, Transport};
 use crate::bpf::{Classifier, ClassifierError, HostAddresses, Protocol};
@@ -81,7 +81,7 @@ impl Taken {
 }
 
 impl Switch {
-    /// Publishes ports of the port that `key` names, durably; returns all that it publishes then.
+    /// Publishes ports of the port that `key` names, durably; returns what was asked for, with what was chosen.
     ///
     /// # Errors
     /// What [`Desired::publish`] refuses; the classifier or the store fails. Nothing has changed then.
@@ -91,9 +91,9 @@ impl Switch {
         }
         let name = self.resolve_port(bridge, key)?;
         let mut next = self.desired.clone();
-        self.with_host(|host| next.publish(bridge, &name, &request.specs, &request.from, host))?;
+        let published = self.with_host(|host| next.publish(bridge, &name, &request.specs, &request.from, host))?;
         self.change_services(next)?;
-        self.publications(Some(bridge), Some(&name))
+        Ok(published.iter().map(|one| describe_publication(bridge, &name, one)).collect())
     }
 
     /// Takes back published ports of the port that `key` names; returns how many.
@@ -141,7 +141,7 @@ impl Switch {
             Ok(Netlink::open()?.addrs(None)?.iter().map(|address| address.net.addr()).collect())
         };
         let addresses = look().map_err(|error| netlink_failed("the host's addresses cannot be read", &error))?;
-        decide(&PublishView { addresses, ephemeral: ephemeral_ports(), in_use: &|_, _, _| None })
+        decide(&PublishView { addresses, ephemeral: ephemeral_ports(), in_use: &|_, _, _| Ok(None) })
     }
 
     /// Makes `next`, which differs in what is published, the state.

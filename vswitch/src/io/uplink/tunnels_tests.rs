@@ -1,11 +1,11 @@
 use super::*;
 use crate::frame::{Burst, Offload};
-use crate::io::{Arrivals, RxStatus, UnderlayReport};
-use crate::tunnel::TunnelTable;
 use crate::io::mem::MemDevice;
 use crate::io::uplink::Refusal;
+use crate::io::{Arrivals, RxStatus, UnderlayReport};
 use crate::snapshot::PortId;
 use crate::tunnel::TunnelEntry;
+use crate::tunnel::TunnelTable;
 use std::sync::Mutex;
 
 const LOCAL: IpAddr = IpAddr::V4(std::net::Ipv4Addr::new(198, 18, 0, 1));
