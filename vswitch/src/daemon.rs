@@ -136,6 +136,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     switch.set_uplinks(options.uplinks.clone()).map_err(|error| StartError::Reconcile(error.message))?;
     let host_changes = switch.host_changes();
     switch.reconcile().map_err(|error| StartError::Reconcile(error.message))?;
+    switch.settle_host_ports();
     let (bridges, ports) = (switch.bridges().len(), switch.ports(None).map_or(0, |ports| ports.len()));
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -177,6 +178,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                 if cleanup {
                     switch.cleanup();
                 }
+                switch.release_host_ports();
                 Ok(())
             })
             .await;

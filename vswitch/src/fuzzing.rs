@@ -25,6 +25,8 @@ use crate::tunnel::{TunnelEntry, TunnelTable, decap, inner};
 use crate::wire::layers::Layers;
 use crate::wire::{EtherType, arp, ethernet, icmpv6, ipv4, ipv6, protocol, tcp, too_big, udp, vnet_hdr, vxlan};
 
+mod gateway;
+
 /// A target: its name, which is also its corpus's directory, and its body.
 pub type Target = (&'static str, fn(&[u8]));
 
@@ -39,6 +41,10 @@ pub const TARGETS: &[Target] = &[
     ("classifier", classifier),
     ("vxlan_train", vxlan_train),
     ("too_big", too_big),
+    ("nat_packet", gateway::nat_packet),
+    ("nat_icmp_error", gateway::nat_icmp_error),
+    ("nat_fragments", gateway::nat_fragments),
+    ("gateway_answers", gateway::gateway_answers),
 ];
 
 /// A frame through every view there is; the [`Layers`] lie within it and in order.

@@ -16,7 +16,9 @@
 pub mod cache;
 pub mod conntrack;
 mod external;
-mod fragments;
+pub mod fragments;
+pub mod icmp_error;
+pub mod mss;
 mod packet;
 mod rewrite;
 mod services;
@@ -25,9 +27,9 @@ mod test_packets;
 mod tuple;
 
 pub use cache::NatCache;
-pub use cache::{Action, Quick};
 pub use external::{ExternalPorts, NobodysPorts};
-pub use fragments::{FragmentTable, Later, mss};
+pub use fragments::{FragmentKey, FragmentTable};
+pub use icmp_error::IcmpError;
 pub use packet::{Fragment, Packet, Upper};
 pub use rewrite::{Hops, Rewrite};
 pub use services::{Publication, Services};

@@ -270,13 +270,13 @@ fn changed(field: u16, deltas: Deltas, is_partial: bool) -> u16 {
 
 #[cold]
 fn sctp_header(segment: &mut [u8], ports: [u8; 4], bytes: Option<u32>) {
-    let Some(header) = segment.first_chunk_mut::<{ sctp::HEADER_BYTES }>() else { return };
-    let [s0, s1, d0, d1, .., c0, c1, c2, c3] = *header;
-    let old = [s0, s1, d0, d1];
-    if let Some(bytes) = bytes.filter(|_| old != ports) {
-        let checksum = sctp::update_checksum([c0, c1, c2, c3], old, ports, bytes.saturating_sub(4));
-        header[sctp::CHECKSUM_OFFSET..].copy_from_slice(&checksum);
-        header[..4].copy_from_slice(&ports);
+    let (Some(&old), Some(bytes)) = (segment.first_chunk(), bytes) else { return };
+    if old == ports {
+        return;
+    }
+    put(segment, 0, ports);
+    if let Some(field) = segment.get_mut(sctp::CHECKSUM_OFFSET..).and_then(<[u8]>::first_chunk_mut) {
+        *field = sctp::update_checksum(*field, old, ports, bytes.saturating_sub(4));
     }
 }
 

@@ -15,13 +15,16 @@
 
 pub mod announce;
 pub mod arp;
+pub mod echo;
 pub mod ethernet;
 pub mod icmp;
+pub mod icmp_error;
 pub mod icmpv6;
 pub mod ipv4;
 pub mod ipv6;
 pub mod layers;
 pub mod mac;
+pub mod neighbour;
 pub mod resolution;
 pub mod sctp;
 pub mod tcp;

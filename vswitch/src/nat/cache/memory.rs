@@ -1,4 +1,4 @@
-//! Arrays that cost memory only where they are touched, in pages of 2 MB where the kernel has them.
+//! Arrays that cost memory only where they are touched, and may have pages of 2 MB.
 
 // A raw mapping: the standard library's allocator gives no say in the size of pages.
 #![allow(unsafe_code)]
@@ -31,11 +31,15 @@ impl<T: Zeroed> Lazy<T> {
         let flags = MapFlags::PRIVATE | MapFlags::NORESERVE;
         // SAFETY: a new anonymous mapping at an address of the kernel's choice aliases nothing.
         let base = unsafe { mmap_anonymous(std::ptr::null_mut(), bytes, ProtFlags::READ | ProtFlags::WRITE, flags) }?;
-        // SAFETY: the mapping is ours, and nothing in it is anybody's yet. A kernel without huge pages refuses, which
-        // costs misses of the TLB and nothing else.
-        let _ = unsafe { madvise(base, bytes, Advice::LinuxHugepage) };
         let base = NonNull::new(base.cast()).ok_or(std::io::ErrorKind::OutOfMemory)?;
         Ok(Self { base, len })
+    }
+
+    /// Asks for huge pages: at once for what is not touched yet, in the background for what is.
+    pub(super) fn prefer_huge_pages(&self) {
+        // SAFETY: the mapping is ours, and its content stays. A kernel without huge pages refuses, which costs misses
+        // of the TLB and nothing else.
+        let _ = unsafe { madvise(self.base.as_ptr().cast(), self.len * size_of::<T>(), Advice::LinuxHugepage) };
     }
 }
 

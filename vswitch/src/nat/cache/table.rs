@@ -13,6 +13,9 @@ const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
 const SLOTS: usize = 16;
 /// How many old entries an insertion looks at for one that is dead, before it takes a new one.
 const STEPS: usize = 2;
+/// From how many entries on the index has huge pages: then most of it is in use. Before, a few flows, which are
+/// scattered over it, would make all of it resident.
+const HUGE_INDEX: usize = 1 << 15;
 
 /// One line of the index. A slot that is zero is empty.
 #[derive(Debug, Clone, Copy)]
@@ -50,8 +53,10 @@ impl<E: Entry> Table<E> {
     pub(super) fn new(entries: usize, seed: u64) -> std::io::Result<Self> {
         debug_assert!(entries.is_power_of_two() && entries <= 1 << NUMBER_BITS);
         // Twice as many slots as entries: then a bucket of sixteen has room for all but one in a thousand.
-        let buckets = (entries * 2 / SLOTS).max(1);
-        Ok(Self { index: Lazy::new(buckets)?, entries: Lazy::new(entries)?, grown: 1, hand: 0, seed })
+        let index = Lazy::new((entries * 2 / SLOTS).max(1))?;
+        let entries = Lazy::new(entries)?;
+        entries.prefer_huge_pages();
+        Ok(Self { index, entries, grown: 1, hand: 0, seed })
     }
 
     #[inline]
@@ -142,6 +147,9 @@ impl<E: Entry> Table<E> {
         }
         if self.grown < self.entries.len() {
             self.grown += 1;
+            if self.grown == HUGE_INDEX {
+                self.index.prefer_huge_pages();
+            }
             return self.grown - 1;
         }
         self.unlink(self.hand);

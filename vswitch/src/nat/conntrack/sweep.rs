@@ -51,7 +51,8 @@ impl Conntrack {
     fn expire_held(&self, now_s: u32, budget: usize) {
         for mappings in &self.mappings {
             let mut mappings = mappings.lock().unwrap_or_else(PoisonError::into_inner);
-            mappings.expire(now_s, budget, &*self.external_ports, |slot| self.slab.release(slot));
+            let until_s = self.held_until_s(now_s);
+            mappings.expire(now_s, (budget, until_s), &*self.external_ports, |slot| self.slab.release(slot));
         }
     }
 
@@ -97,8 +98,11 @@ impl Conntrack {
         true
     }
 
-    /// Removes all connections for which `is_wanted_gone` holds; how many.
+    /// Removes all connections for which `is_wanted_gone` holds; how many. What is made meanwhile may be passed over: by
+    /// then nobody may want to make such connections any more, because every worker has seen the new configuration.
     fn purge(&self, now_s: u32, is_wanted_gone: impl Fn(&Entry) -> bool) -> usize {
+        // A connection that the sweep is about to remove and then keeps must not be passed over.
+        let _hand = self.hand.lock().unwrap_or_else(PoisonError::into_inner);
         let mut purged = 0;
         for at in 0..self.slab.fresh() {
             let slot = self.slab.slot(at);
@@ -127,7 +131,9 @@ impl Conntrack {
         });
         for mappings in &self.mappings {
             let mut mappings = mappings.lock().unwrap_or_else(PoisonError::into_inner);
-            addresses.iter().for_each(|address| mappings.disown(*address));
+            for address in addresses {
+                mappings.disown(*address, self.held_until_s(now_s), |slot| Entry::disown(self.slab.slot(slot)));
+            }
         }
         purged
     }
