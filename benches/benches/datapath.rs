@@ -154,7 +154,6 @@ impl Bench {
             MemFrame { bytes, offload }
         })
     }
-
 }
 
 /// A data plane that is turned by hand.
@@ -251,7 +250,11 @@ fn nat_table() {
             if connections == 1000 {
                 of_thousand = cycles;
             } else {
-                println!("{:<46} {:>+8.1}% of cycles per packet against 1000", "", (cycles / of_thousand - 1.0) * 100.0);
+                println!(
+                    "{:<46} {:>+8.1}% of cycles per packet against 1000",
+                    "",
+                    (cycles / of_thousand - 1.0) * 100.0
+                );
             }
         }
         let label = format!("NAT 64 B, {name}, 1000 active of 1000000");

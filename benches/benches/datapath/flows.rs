@@ -35,8 +35,7 @@ impl Flow {
         let frame = flow.frame(template);
         let udp = &frame[34..];
         let pseudo_header = checksum::pseudo_header(&addresses, 17, udp.len());
-        flow.checksums =
-            [checksum::of(&frame[14..34]), !checksum::fold(pseudo_header + checksum::sum(udp))];
+        flow.checksums = [checksum::of(&frame[14..34]), !checksum::fold(pseudo_header + checksum::sum(udp))];
         flow
     }
 

@@ -15,7 +15,8 @@ use vswitch::datapath::inline::InlineDatapath;
 use vswitch::nat::conntrack::Filter;
 use vswitch::nat::{Publication, Services};
 use vswitch::snapshot::{
-    BridgeEntry, BridgeId, GatewayEntry, Guard, Outside, PortEntry, PortId, PortKind, Routing, Snapshot, Station, VlanMode,
+    BridgeEntry, BridgeId, GatewayEntry, Guard, Outside, PortEntry, PortId, PortKind, Routing, Snapshot, Station,
+    VlanMode,
 };
 
 use super::flows::{Flow, FlowDevice, Template};
@@ -97,7 +98,8 @@ impl NatBench {
         let inward = Template::new([0x02, 0, 0, 0, 0, 1], [0x02, 0, 0, 0, 0, 2]);
         let outward: Vec<Template> = (0..CONTAINERS).map(|number| Template::new(GATEWAY, mac(number))).collect();
         // One device to make the connections, another one to be measured, so that both begin at their beginning.
-        let makers: Vec<FlowDevice> = outward.iter().copied().map(FlowDevice::new).chain([FlowDevice::new(inward)]).collect();
+        let makers: Vec<FlowDevice> =
+            outward.iter().copied().map(FlowDevice::new).chain([FlowDevice::new(inward)]).collect();
         let mut datapath = InlineDatapath::new(256).expect("memory");
         datapath.publish(snapshot(&makers, 0));
         let containers: Vec<u32> = (0..CONTAINERS).collect();
@@ -131,7 +133,11 @@ impl NatBench {
                 }
                 _ => unreachable!("all connections are IPv4"),
             };
-            let tuple = if matches!(direction, Direction::Out | Direction::In) { connection.original } else { connection.reply };
+            let tuple = if matches!(direction, Direction::Out | Direction::In) {
+                connection.original
+            } else {
+                connection.reply
+            };
             let (source, destination) = endpoints(tuple);
             let (port, template) = if direction.from_containers() {
                 let number = (u32::from(source.0) - u32::from(container(0))) as usize;
@@ -141,7 +147,8 @@ impl NatBench {
             };
             answers[port].push(Flow::new(source, destination, template));
         });
-        let devices: Vec<FlowDevice> = outward.into_iter().map(FlowDevice::new).chain([FlowDevice::new(inward)]).collect();
+        let devices: Vec<FlowDevice> =
+            outward.into_iter().map(FlowDevice::new).chain([FlowDevice::new(inward)]).collect();
         let senders = answers.iter().filter(|flows| !flows.is_empty()).count() as u32;
         let mut ports = Vec::new();
         for (at, mut flows) in answers.into_iter().enumerate().filter(|(_, flows)| !flows.is_empty()) {

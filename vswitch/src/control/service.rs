@@ -177,7 +177,7 @@ impl Service {
             switch.expire_stations(now);
             switch.refresh_overlay();
             let databases = switch.databases();
-let conntrack = switch.conntrack();
+            let conntrack = switch.conntrack();
             let ports = switch.used_host_ports();
             drop(switch);
             conntrack.sweep(now, SWEEP_BUDGET);
