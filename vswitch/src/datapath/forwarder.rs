@@ -357,7 +357,7 @@ impl Forwarder {
     /// Does what the router has left to be done: tells senders why, asks for stations, goes on with fragments.
     #[cold]
     fn finish_routing(&mut self, port: PortId, now: Now, watcher: &mut dyn Watcher) {
-        let Pending { refused, questions, released, expired } = std::mem::take(&mut self.pipeline.router.pending);
+        let Pending { refused, questions, released, given_up } = std::mem::take(&mut self.pipeline.router.pending);
         for refusal in &refused {
             if !self.answers.admit_frame(now.ns) {
                 break;
@@ -373,11 +373,11 @@ impl Forwarder {
             }
         }
         self.pool.free_all(self.burst.drain(..));
-        for held in expired {
-            let row = if self.is_same(held.from, held.incarnation) { held.from.index() } else { INJECTED_ROW };
-            self.shared.workers[self.number].counters.add_drops(row, DropReason::FragmentTimeout, 1);
+        for (HeldFragment { from, incarnation, .. }, reason) in given_up {
+            let row = if self.is_same(from, incarnation) { from.index() } else { INJECTED_ROW };
+            self.shared.workers[self.number].counters.add_drops(row, reason, 1);
         }
-        for HeldFragment { from, incarnation, bytes, offload } in released {
+        for HeldFragment { from, incarnation, bytes, offload, .. } in released {
             let frame = self.pool.alloc().filter(|_| self.is_same(from, incarnation));
             let Some(mut frame) = frame else {
                 self.shared.workers[self.number].counters.add_drops(INJECTED_ROW, DropReason::PortDetached, 1);
