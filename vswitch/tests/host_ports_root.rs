@@ -35,7 +35,8 @@ fn share(host: &Namespace, state: &Path) -> (Classifier, HostPorts) {
     host.inside(|| {
         let mut classifier = Classifier::load().unwrap();
         let ports = HostPorts::new().unwrap();
-        ports.share(&mut classifier, state, Vec::new()).unwrap();
+        ports.share(&mut classifier, state).unwrap();
+        ports.settle().unwrap();
         (classifier, ports)
     })
 }
@@ -179,7 +180,7 @@ fn what_was_taken_before_the_ports_are_shared_is_told_then() {
     ports.release(Flow::Tcp, true, 2001);
     let mut classifier = Classifier::load().unwrap();
     for _ in 0..2 {
-        host.inside(|| ports.share(&mut classifier, state.path(), Vec::new()).unwrap());
+        host.inside(|| ports.share(&mut classifier, state.path()).unwrap());
         let told = |port| {
             let all = Flow::ALL.into_iter().flat_map(|flow| [(flow, false), (flow, true)]);
             all.filter(|&(flow, ipv6)| classifier.translated().is_set(flow, ipv6, port)).collect::<Vec<_>>()
@@ -219,7 +220,9 @@ fn the_kernel_keeps_off_what_is_published_and_gets_it_back() {
     drop((classifier, ports));
     assert_eq!(reserved(&host), "50001-50002,50009,60000");
     let (mut classifier, ports) = (Classifier::load().unwrap(), host.inside(|| HostPorts::new().unwrap()));
-    host.inside(|| ports.share(&mut classifier, state.path(), vec![published(50_002..=50_003)])).unwrap();
+    host.inside(|| ports.share(&mut classifier, state.path())).unwrap();
+    assert_eq!(reserved(&host), "50001-50002,50009,60000", "until it is known what is published");
+    host.inside(|| ports.set_published(vec![published(50_002..=50_003)])).unwrap();
     assert_eq!(reserved(&host), "50002-50003,50009,60000");
     drop(ports);
     host.inside(|| put_back(state.path())).unwrap();

@@ -184,6 +184,8 @@ struct Control {
     published: Vec<Published>,
     /// While the ports are shared.
     sharing: Option<Sharing>,
+    /// Whether what is published and NAT's is kept from the kernel.
+    settled: bool,
     /// When listing sockets is worth its time again.
     not_before: Option<Instant>,
     /// What was said already.
@@ -217,6 +219,7 @@ impl HostPorts {
                 division,
                 published: Vec::new(),
                 sharing: None,
+                settled: false,
                 not_before: None,
                 told: BTreeSet::new(),
             }),
@@ -226,16 +229,17 @@ impl HostPorts {
     }
 
     /// Begins to share the ports, if that has not begun: what the switch has is reserved from now on, and what the
-    /// host's programs bind is noted. Says in any case what is published now, as [`HostPorts::set_published`] does.
-    /// `state_dir` is where it is written down what is to be put back. There is one classifier, the same every time.
+    /// host's programs bind is noted. What the kernel must not choose itself follows with [`HostPorts::set_published`]
+    /// or [`HostPorts::settle`]. `state_dir` is where it is written down what is to be put back. There is one
+    /// classifier, the same every time.
     ///
     /// # Errors
-    /// The kernel cannot be asked, its list of reserved ports not be changed, or the state directory not be read.
-    pub fn share(&self, classifier: &mut Classifier, state_dir: &Path, published: Vec<Published>) -> io::Result<()> {
-        if self.is_shared() {
-            return self.set_published(published);
-        }
+    /// The kernel cannot be asked, or the state directory not be read.
+    pub fn share(&self, classifier: &mut Classifier, state_dir: &Path) -> io::Result<()> {
         let mut control = self.control();
+        if control.sharing.is_some() {
+            return Ok(());
+        }
         let (boot_id, netns_cookie) = identity::of_host()?;
         let reserved = ReservedPorts::open(state_dir, Whose { boot_id, netns_cookie })?;
         let reservation = reserve(classifier, netns_cookie)
@@ -250,14 +254,12 @@ impl HostPorts {
             })
             .ok();
         control.sharing = Some(Sharing { reserved, reservation, held: HeldPorts::default() });
-        control.published = published;
-        control.hold();
-        let reserved = control.reserve_ephemeral();
+        control.settled = false;
         drop(control);
         let shared = self.shared.get_or_init(|| classifier.ports());
         self.tell(shared);
         // From here on what is bound is noted; what was bound before is listed.
-        self.list().and(reserved)
+        self.list()
     }
 
     /// Tells the kernel what was taken before it could be told.
@@ -291,12 +293,20 @@ impl HostPorts {
     /// The kernel's list of reserved ports cannot be changed. The rest is done.
     pub fn set_published(&self, published: Vec<Published>) -> io::Result<()> {
         let mut control = self.control();
-        if published == control.published {
-            return Ok(());
+        if published != control.published {
+            control.settled = false;
+            control.published = published;
         }
-        control.published = published;
-        control.hold();
-        control.reserve_ephemeral()
+        control.settle()
+    }
+
+    /// Does what [`HostPorts::set_published`] does for what it was told last, where that is not done yet: the ports are
+    /// shared only now, or something was refused.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn settle(&self) -> io::Result<()> {
+        self.control().settle()
     }
 
     /// Whether the ports are shared now.
@@ -327,7 +337,8 @@ impl HostPorts {
             control.division = ephemeral::divide(range);
             self.kernel.store(packed(&control.division.kernel), Ordering::Release);
             control.told.remove("division");
-            control.reserve_ephemeral()?;
+            control.settled = false;
+            control.settle()?;
         }
         drop(control);
         self.list()?;
@@ -378,6 +389,16 @@ impl HostPorts {
 }
 
 impl Control {
+    fn settle(&mut self) -> io::Result<()> {
+        if self.sharing.is_none() || self.settled {
+            return Ok(());
+        }
+        self.hold();
+        self.reserve_ephemeral()?;
+        self.settled = true;
+        Ok(())
+    }
+
     /// Makes the kernel keep off what is published or NAT's in the range that it chooses from.
     fn reserve_ephemeral(&mut self) -> io::Result<()> {
         let Some(sharing) = &mut self.sharing else { return Ok(()) };

@@ -16,7 +16,6 @@ use super::Switch;
 use super::live::put;
 use super::loopback::LoopbackCarry;
 use super::overlay::Overlay;
-use super::services::Taken;
 use super::shared_uplinks::SharedCarry;
 use crate::control::desired::BridgeRecord;
 use crate::control::placement;
@@ -168,8 +167,7 @@ impl Switch {
             self.forget_routed(&port);
         }
         self.release_ways();
-        let is_shared = self.is_outside_wanted() || self.is_loopback_wanted();
-        self.share_host_ports(is_shared, Taken::by(&self.desired).ranges());
+        self.follow_host_ports(self.is_outside_wanted(), self.is_loopback_wanted());
     }
 
     /// The connections.
