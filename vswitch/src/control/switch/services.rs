@@ -23,6 +23,7 @@ use super::{Switch, netlink_failed};
 use crate::api::{self, Flushed, PortRange, Publish, PublishSpec, Transport};
 use crate::bpf::{Classifier, ClassifierError, HostAddresses, Protocol};
 use crate::control::desired::{Desired, PublishView};
+use crate::control::host_ports::Published;
 use crate::control::netlink::{Netlink, NetlinkError};
 use crate::control::refusal::{Result, from_sentence, invalid};
 
@@ -207,6 +208,21 @@ impl Switch {
             tracing::error!(error = %error.message, "some published ports cannot be reached from outside");
         }
         self.release_services();
+    }
+}
+
+impl Switch {
+    /// What is published, as the host's ports are told.
+    pub(super) fn published_ports(&self) -> Vec<Published> {
+        let all = Taken::by(&self.desired).0;
+        let ranges = all.into_iter().flat_map(|((protocol, host), ranges)| {
+            ranges.into_iter().map(move |range| Published {
+                protocol: kernel_protocol(protocol),
+                at: kernel_addresses(host),
+                ports: range.first..=range.last,
+            })
+        });
+        ranges.collect()
     }
 }
 
