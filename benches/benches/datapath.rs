@@ -25,6 +25,13 @@ use vswitch::io::mem::{MemDevice, MemFrame};
 use vswitch::snapshot::{BridgeEntry, BridgeId, PortEntry, PortId, PortKind, Snapshot, VlanMode};
 use vswitch_benches::allocations::{self, Counting};
 
+#[path = "datapath/flows.rs"]
+mod flows;
+#[path = "datapath/nat.rs"]
+mod nat;
+
+use nat::{Direction, NatBench};
+
 #[global_allocator]
 static ALLOCATOR: Counting = Counting;
 
@@ -147,7 +154,19 @@ impl Bench {
             MemFrame { bytes, offload }
         })
     }
+}
 
+/// A data plane that is turned by hand.
+trait Turned {
+    /// Moves a burst.
+    fn turn(&mut self);
+    /// Frames that left.
+    fn sent(&self) -> u64;
+    /// The data plane.
+    fn datapath(&self) -> &InlineDatapath;
+}
+
+impl Turned for Bench {
     #[inline]
     fn turn(&mut self) {
         black_box(self.datapath.turn(PortId(0)));
@@ -155,6 +174,10 @@ impl Bench {
 
     fn sent(&self) -> u64 {
         self.sinks.iter().map(MemDevice::sent_frames).sum()
+    }
+
+    fn datapath(&self) -> &InlineDatapath {
+        &self.datapath
     }
 }
 
@@ -171,9 +194,9 @@ fn cycles() -> u64 {
 
 /// The median of five runs of 0.3 s each: millions of packets per second, cycles and allocations
 /// per packet, and the share of packets that the flow cache decided.
-fn measure(bench: &mut Bench) -> (f64, f64, f64, f64) {
+fn measure(bench: &mut impl Turned) -> (f64, f64, f64, f64) {
     let mut runs: Vec<(f64, f64)> = Vec::with_capacity(5);
-    let (allocations, hits) = (allocations::count(), bench.datapath.worker_counters());
+    let (allocations, hits) = (allocations::count(), bench.datapath().worker_counters());
     let first = bench.sent();
     for _ in 0..5 {
         let (sent, started, began) = (bench.sent(), Instant::now(), cycles());
@@ -188,29 +211,56 @@ fn measure(bench: &mut Bench) -> (f64, f64, f64, f64) {
     let packets = (bench.sent() - first) as f64;
     let allocated = allocations::count() - allocations;
     runs.sort_by(|a, b| a.0.total_cmp(&b.0));
-    let counters = bench.datapath.worker_counters();
+    let counters = bench.datapath().worker_counters();
     let (hits, misses) = (counters.cache_hits - hits.cache_hits, counters.cache_misses - hits.cache_misses);
     (runs[2].0, runs[2].1, allocated as f64 / packets, hits as f64 / (hits + misses).max(1) as f64)
 }
 
+/// Measures `bench`, prints a line and returns cycles per packet.
+fn row(name: &str, bench: &mut impl Turned) -> f64 {
+    let (mpps, cycles, allocations, hits) = measure(bench);
+    println!("{name:<46} {mpps:>9.2} {cycles:>13.1} {allocations:>11.3} {:>7.1}%", hits * 100.0);
+    assert!(allocations == 0.0, "{name}: the hit path allocates");
+    assert_eq!(bench.datapath().totals().unexplained(), 0, "{name}: a frame is unaccounted for");
+    assert_eq!(bench.datapath().worker_counters().frames_outstanding, 0, "{name}: a frame leaked");
+    cycles
+}
+
 fn table() {
     println!("memory to memory, one core, whole hit path (receive, parse, look up, scatter, egress, send)");
-    println!("{:<34} {:>9} {:>13} {:>11} {:>8}", "", "Mpps", "cycles/packet", "allocs/pkt", "hits");
-    let row = |name: String, mut bench: Bench| {
-        let (mpps, cycles, allocations, hits) = measure(&mut bench);
-        println!("{name:<34} {mpps:>9.2} {cycles:>13.1} {allocations:>11.3} {:>7.1}%", hits * 100.0);
-        assert!(allocations == 0.0, "{name}: the hit path allocates");
-        assert_eq!(bench.datapath.totals().unexplained(), 0, "{name}: a frame is unaccounted for");
-        assert_eq!(bench.datapath.worker_counters().frames_outstanding, 0, "{name}: a frame leaked");
-    };
+    println!("{:<46} {:>9} {:>13} {:>11} {:>8}", "", "Mpps", "cycles/packet", "allocs/pkt", "hits");
     for ports in [2, 10, 100, 1000] {
-        row(format!("64 B, {ports} ports, 1 MAC each"), Bench::plain(ports, ports as u32 - 1, 64));
+        row(&format!("64 B, {ports} ports, 1 MAC each"), &mut Bench::plain(ports, ports as u32 - 1, 64));
     }
     for macs in [10, 1000, 10_000, 100_000] {
-        row(format!("64 B, 2 ports, {macs} MACs"), Bench::plain(2, macs, 64));
+        row(&format!("64 B, 2 ports, {macs} MACs"), &mut Bench::plain(2, macs, 64));
     }
-    row("1514 B, 2 ports".to_owned(), Bench::plain(2, 1, 1514));
-    row("65 KB super-frames, 2 ports".to_owned(), Bench::super_frames());
+    row("1514 B, 2 ports", &mut Bench::plain(2, 1, 1514));
+    row("65 KB super-frames, 2 ports", &mut Bench::super_frames());
+}
+
+/// The gateway, with few connections and with very many.
+fn nat_table() {
+    for direction in Direction::ALL {
+        let name = direction.name();
+        let mut of_thousand = 0.0;
+        for connections in [1000, 10_000, 100_000, 1_000_000] {
+            let label = format!("NAT 64 B, {name}, {connections}");
+            let cycles = row(&label, &mut NatBench::new(direction, connections, connections));
+            if connections == 1000 {
+                of_thousand = cycles;
+            } else {
+                println!(
+                    "{:<46} {:>+8.1}% of cycles per packet against 1000",
+                    "",
+                    (cycles / of_thousand - 1.0) * 100.0
+                );
+            }
+        }
+        let label = format!("NAT 64 B, {name}, 1000 active of 1000000");
+        let cycles = row(&label, &mut NatBench::new(direction, 1_000_000, 1000));
+        println!("{:<46} {:>+8.1}% of cycles per packet against 1000", "", (cycles / of_thousand - 1.0) * 100.0);
+    }
 }
 
 fn stages(c: &mut Criterion) {
@@ -280,6 +330,10 @@ fn switching(c: &mut Criterion) {
         let mut bench = Bench::plain(ports, macs, 64);
         group.bench_function(format!("64 B, {ports} ports, {macs} MACs"), |b| b.iter(|| bench.turn()));
     }
+    for direction in Direction::ALL {
+        let mut bench = NatBench::new(direction, 10_000, 10_000);
+        group.bench_function(format!("NAT, {}, 10000 connections", direction.name()), |b| b.iter(|| bench.turn()));
+    }
     group.throughput(Throughput::Bytes(65_054));
     let mut bench = Bench::super_frames();
     group.bench_function("65 KB super-frame", |b| b.iter(|| bench.turn()));
@@ -326,8 +380,13 @@ criterion_group!(benches, stages, switching, offloads);
 
 fn main() {
     // `cargo test --benches` only wants to see that it runs.
-    if !std::env::args().any(|argument| argument == "--test") {
-        table();
+    let args: Vec<String> = std::env::args().collect();
+    if !args.iter().any(|argument| argument == "--test") {
+        // `VSWITCH_BENCH_ONLY=nat` leaves out what has nothing to do with the gateway.
+        if std::env::var("VSWITCH_BENCH_ONLY").as_deref() != Ok("nat") {
+            table();
+        }
+        nat_table();
     }
     benches();
     Criterion::default().configure_from_args().final_summary();

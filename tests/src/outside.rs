@@ -103,9 +103,11 @@ impl Lab {
             (lab.far(), "eth0", &[far, far_second]),
         ];
         for (namespace, ifname, addresses) in ends {
-            for address in addresses {
+            for (at, address) in addresses.iter().enumerate() {
+                // What is sent comes from the first one.
+                let deprecated = if at > 0 { "preferred_lft 0" } else { "" };
                 must(namespace.ip(&format!("addr add {}/24 dev {ifname}", address(false))));
-                must(namespace.ip(&format!("addr add {}/64 dev {ifname} nodad", address(true))));
+                must(namespace.ip(&format!("addr add {}/64 dev {ifname} nodad {deprecated}", address(true))));
             }
             must(namespace.ip(&format!("link set {ifname} up")));
         }

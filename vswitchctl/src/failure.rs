@@ -16,6 +16,8 @@ pub(crate) enum Failure {
     Refused(api::Error),
     /// The daemon answered something that this client cannot read.
     Unreadable(String),
+    /// The answer could not be written.
+    Output(String),
     /// The command line is well-formed and yet cannot be meant.
     Usage(String),
     /// No daemon answers at the socket.
@@ -33,7 +35,7 @@ impl Failure {
     /// The exit status of the contract.
     pub(crate) fn status(&self) -> u8 {
         match self {
-            Self::Refused(_) | Self::Unreadable(_) => 1,
+            Self::Refused(_) | Self::Unreadable(_) | Self::Output(_) => 1,
             Self::Usage(_) => 2,
             Self::Unreachable { .. } => 3,
         }
@@ -70,7 +72,7 @@ impl Failure {
         match self {
             Self::Unreachable { .. } => true,
             Self::Refused(error) => error.code == api::ErrorCode::Stopping,
-            Self::Unreadable(_) | Self::Usage(_) => false,
+            Self::Unreadable(_) | Self::Output(_) | Self::Usage(_) => false,
         }
     }
 }
@@ -89,6 +91,7 @@ impl fmt::Display for Failure {
             Self::Unreadable(why) => {
                 write!(f, "the daemon's answer cannot be read: {why}; compare both versions with `vswitchctl version`")
             }
+            Self::Output(why) => write!(f, "cannot write to standard output: {why}"),
             Self::Usage(why) => f.write_str(why),
             Self::Unreachable { socket, why, remedy } => {
                 write!(f, "cannot reach the daemon at {}: {why}; {remedy}", socket.display())

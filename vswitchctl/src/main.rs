@@ -16,7 +16,6 @@ mod failure;
 mod output;
 mod units;
 
-use std::io::{self, Write};
 use std::path::PathBuf;
 use std::process::ExitCode;
 
@@ -25,7 +24,7 @@ use clap::{Args, Parser};
 use crate::client::Client;
 use crate::commands::Command;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, Printer};
 
 /// Controls the vswitch daemon: bridges, ports into network namespaces, and what passes through them.
 #[derive(Debug, Parser)]
@@ -74,25 +73,20 @@ struct Global {
 fn main() -> ExitCode {
     let Cli { global, command } = Cli::parse();
     let client = Client::new(global.socket);
+    let mut printer = Printer::new(global.json, std::io::stdout());
     let result = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
         .map_err(|e| Failure::Usage(format!("cannot start: {e}")))
-        .and_then(|runtime| runtime.block_on(command.exec(&client)));
+        .and_then(|runtime| runtime.block_on(command.exec(&client, &mut printer)));
     match result {
-        Ok(Output { text, json, failure }) => {
-            let printed = print(&if global.json { format!("{json:#}\n") } else { text });
-            if let Some(failure) = failure {
+        Ok(output) => {
+            let printed = printer.print(&output);
+            if let Output { failure: Some(failure), .. } = output {
                 return report(&failure);
             }
             // The command was carried out all the same; the status says that its words were lost.
-            printed.map_or_else(
-                |e| {
-                    eprintln!("vswitchctl: cannot write to standard output: {e}");
-                    ExitCode::FAILURE
-                },
-                |()| ExitCode::SUCCESS,
-            )
+            printed.map_or_else(|e| report(&Failure::Output(e.to_string())), |()| ExitCode::SUCCESS)
         }
         Err(failure) => report(&failure),
     }
@@ -101,15 +95,6 @@ fn main() -> ExitCode {
 fn report(failure: &Failure) -> ExitCode {
     eprintln!("vswitchctl: {}", output::visible(&failure.to_string()));
     ExitCode::from(failure.status())
-}
-
-/// Writes to standard output. A reader that has seen enough (`| head`) is not an error.
-fn print(text: &str) -> io::Result<()> {
-    let mut stdout = io::stdout().lock();
-    match stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
-        Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-        result => result,
-    }
 }
 
 #[cfg(test)]

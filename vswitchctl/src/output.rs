@@ -2,8 +2,11 @@
 //!
 //! A command never prints; it returns both forms and `main` writes the one that was asked for. So
 //! nothing but that document can reach standard output, and rendering is tested without a process.
+//! The one exception are lists without a bound, which a [`Listing`] writes as they come.
 //!
 //! Labels and names are other people's text: control characters in them are shown, not obeyed.
+
+use std::io::{self, Write};
 
 use serde::Serialize;
 use serde_json::Value;
@@ -37,10 +40,90 @@ impl Output {
         Self { text: String::new(), json: Value::Object(serde_json::Map::new()), failure: None }
     }
 
+    /// Done, and everything is printed.
+    pub(crate) fn printed() -> Self {
+        Self { text: String::new(), json: Value::Null, failure: None }
+    }
+
     /// The same, but the command failed.
     pub(crate) fn and_failure(mut self, failure: Failure) -> Self {
         self.failure = Some(failure);
         self
+    }
+}
+
+/// Where the answer goes, in the form that was asked for.
+pub(crate) struct Printer {
+    json: bool,
+    out: Box<dyn Write>,
+}
+
+impl Printer {
+    /// One that writes JSON, or text for people.
+    pub(crate) fn new(json: bool, out: impl Write + 'static) -> Self {
+        Self { json, out: Box::new(out) }
+    }
+
+    /// Writes an answer.
+    ///
+    /// # Errors
+    /// What the kernel says; that the reader has seen enough (`| head`) is none.
+    pub(crate) fn print(&mut self, output: &Output) -> io::Result<()> {
+        let text = match (self.json, &output.json) {
+            (true, Value::Null) => String::new(),
+            (true, json) => format!("{json:#}\n"),
+            (false, _) => output.text.clone(),
+        };
+        self.write(&text).map(|_| ())
+    }
+
+    /// Writes `text` at once; whether the reader wants more.
+    fn write(&mut self, text: &str) -> io::Result<bool> {
+        match self.out.write_all(text.as_bytes()).and_then(|()| self.out.flush()) {
+            Ok(()) => Ok(true),
+            Err(e) if e.kind() == io::ErrorKind::BrokenPipe => Ok(false),
+            Err(e) => Err(e),
+        }
+    }
+}
+
+/// A list that is printed page by page: as JSON one array, an element per line.
+pub(crate) struct Listing<'a> {
+    printer: &'a mut Printer,
+    is_empty: bool,
+}
+
+impl<'a> Listing<'a> {
+    pub(crate) fn new(printer: &'a mut Printer) -> Self {
+        Self { printer, is_empty: true }
+    }
+
+    /// Prints a page; whether the reader wants more.
+    pub(crate) fn page<T: Serialize>(
+        &mut self,
+        items: &[T],
+        render: impl FnOnce(&[T]) -> String,
+    ) -> Result<bool, Failure> {
+        let mut text = String::new();
+        if self.printer.json {
+            for item in items {
+                text.push_str(if std::mem::take(&mut self.is_empty) { "[\n  " } else { ",\n  " });
+                text.push_str(&serde_json::to_string(item).map_err(|e| Failure::Unreadable(e.to_string()))?);
+            }
+        } else {
+            text = render(items);
+        }
+        self.write(&text)
+    }
+
+    /// Prints what ends the list.
+    pub(crate) fn end(mut self) -> Result<(), Failure> {
+        let end = if self.is_empty { "[]\n" } else { "\n]\n" };
+        if self.printer.json { self.write(end).map(|_| ()) } else { Ok(()) }
+    }
+
+    fn write(&mut self, text: &str) -> Result<bool, Failure> {
+        self.printer.write(text).map_err(|e| Failure::Output(e.to_string()))
     }
 }
 
@@ -133,6 +216,40 @@ mod tests {
         table.row(["\u{1b}[2Jweb\n".into()]);
         assert_eq!(table.render(""), "NAME\n\\u{1b}[2Jweb\\n\n");
         assert_eq!(visible("plain · ü"), "plain · ü");
+    }
+
+    #[derive(Clone, Default)]
+    struct Shared(std::rc::Rc<std::cell::RefCell<Vec<u8>>>);
+
+    impl Write for Shared {
+        fn write(&mut self, bytes: &[u8]) -> io::Result<usize> {
+            self.0.borrow_mut().write(bytes)
+        }
+
+        fn flush(&mut self) -> io::Result<()> {
+            Ok(())
+        }
+    }
+
+    fn listed(json: bool, pages: &[&[u8]]) -> String {
+        let written = Shared::default();
+        let mut printer = Printer::new(json, written.clone());
+        let mut listing = Listing::new(&mut printer);
+        for page in pages {
+            assert!(listing.page(page, |page| format!("{}\n", join(page, " "))).unwrap());
+        }
+        listing.end().unwrap();
+        let bytes = written.0.borrow().clone();
+        String::from_utf8(bytes).unwrap()
+    }
+
+    #[test]
+    fn a_list_in_pages_is_one_document() {
+        for pages in [&[][..], &[&[][..]], &[&[1, 2][..], &[][..], &[3][..]]] {
+            let all: Vec<u8> = pages.concat();
+            assert_eq!(serde_json::from_str::<Vec<u8>>(&listed(true, pages)).unwrap(), all);
+        }
+        assert_eq!(listed(false, &[&[1, 2], &[3]]), "1 2\n3\n");
     }
 
     #[test]

@@ -38,15 +38,20 @@ impl Server {
     }
 
     fn listen(&self, status: u16, body: &str) {
+        let body = body.to_owned();
+        self.listen_with(status, move |_| body.clone());
+    }
+
+    fn listen_with(&self, status: u16, answer: impl Fn(&str) -> String + Clone + Send + Sync + 'static) {
         let listener = UnixListener::bind(self.socket()).expect("a socket in a fresh directory");
         listener.set_nonblocking(true).expect("a socket");
         let seen = Arc::clone(&self.seen);
         let status = StatusCode::from_u16(status).expect("a status");
-        let body = body.to_owned();
         let app = Router::new().fallback(move |request: Request| {
-            let (seen, body) = (Arc::clone(&seen), body.clone());
+            let (seen, answer) = (Arc::clone(&seen), answer.clone());
             async move {
                 let (parts, sent) = request.into_parts();
+                let body = answer(&parts.uri.to_string());
                 let sent = to_bytes(sent, 1 << 20).await.expect("a body");
                 let line = format!("{} {} {}", parts.method, parts.uri, String::from_utf8_lossy(&sent));
                 seen.lock().expect("no panic").push(line.trim_end().to_owned());
@@ -219,6 +224,8 @@ fn json_is_one_document_also_when_there_is_nothing() {
         (200, "[]", "--json list-ports", "[]\n"),
         (200, "[]", "show --json", "[]\n"),
         (200, "[]", "fdb br0 --json", "[]\n"),
+        (200, "[]", "ports br0 web --json", "[]\n"),
+        (200, r#"{"connections":[]}"#, "conntrack --json", "[]\n"),
         (204, "", "del-br br0 --json", "{}\n"),
         (204, "", "del-port br0 web --json", "{}\n"),
     ] {
@@ -248,6 +255,25 @@ fn every_command_asks_what_the_protocol_says() {
         ("fdb-del br0 x --vlan 7", 200, flushed, "DELETE /v1/bridges/br0/fdb/x?vlan=7"),
         ("fdb-flush br0", 200, flushed, "DELETE /v1/bridges/br0/fdb"),
         ("fdb-flush br0 web", 200, flushed, "DELETE /v1/bridges/br0/fdb?port=web"),
+        ("ports", 200, "[]", "GET /v1/publications"),
+        ("ports br0", 200, "[]", "GET /v1/publications?bridge=br0"),
+        ("ports br0 web", 200, "[]", "GET /v1/publications?bridge=br0&port=web"),
+        (
+            "publish br0 web 8080:80 [::1]::53/udp 8000-8010:80 --from 192.0.2.0/24 --from 198.18.0.7",
+            201,
+            "[]",
+            r#"POST /v1/bridges/br0/ports/web/publications {"specs":["8080:80/tcp","[::1]::53/udp","8000-8010:80/tcp"],"from":["192.0.2.0/24","198.18.0.7/32"]}"#,
+        ),
+        (
+            "unpublish br0 web 8080:80 53/udp",
+            200,
+            flushed,
+            "DELETE /v1/bridges/br0/ports/web/publications?specs=8080%3A80%2Ftcp%2C53%2Fudp",
+        ),
+        ("conntrack", 200, r#"{"connections":[]}"#, "GET /v1/conntrack"),
+        ("conntrack br0", 200, r#"{"connections":[]}"#, "GET /v1/conntrack?bridge=br0"),
+        ("conntrack-flush", 200, flushed, "DELETE /v1/conntrack"),
+        ("conntrack-flush br0", 200, flushed, "DELETE /v1/conntrack?bridge=br0"),
         ("ping", 200, r#"{"pid":7}"#, "GET /v1/ping"),
     ] {
         let server = Server::new(status_code, body);
@@ -265,6 +291,43 @@ fn every_command_asks_what_the_protocol_says() {
     assert!(requests[1].contains(r#""labels":{"a":""}"#), "{}", requests[1]);
     let pinned = r#"{"mac":"02:00:00:00:00:01","port":"p","vlan":9,"remote":null,"ips":[]}"#;
     assert_eq!(requests[2], format!("POST /v1/bridges/b/fdb {pinned}"));
+}
+
+const PUBLISHED: &str = r#"[{"bridge":"br0","port":"web","protocol":"tcp","host_ip":"0.0.0.0",
+    "host":{"first":32768,"last":32768},"container":{"first":80,"last":80}},
+    {"bridge":"br0","port":"web","protocol":"udp","host_ip":"::","host":{"first":8000,"last":8010},
+    "container":{"first":80,"last":90},"from":["192.0.2.0/24"]}]"#;
+
+#[test]
+fn published_ports_are_printed_as_docker_does() {
+    let server = Server::new(200, PUBLISHED);
+    let lines = "80/tcp -> 0.0.0.0:32768\n80-90/udp -> [::]:8000-8010 from 192.0.2.0/24\n";
+    assert_eq!(stdout(&server.run("ports br0 web")), lines);
+    assert_eq!(stdout(&server.run("publish br0 web 80")), lines);
+    let all = "br0 web 80/tcp -> 0.0.0.0:32768\nbr0 web 80-90/udp -> [::]:8000-8010 from 192.0.2.0/24\n";
+    assert_eq!(stdout(&server.run("ports")), all);
+    let output = server.run("ports --json");
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!((&document[0]["host"]["first"], &document[1]["from"][0]), (&32768.into(), &"192.0.2.0/24".into()));
+}
+
+#[test]
+fn connections_come_in_pages_and_are_one_list() {
+    let connection = r#"{"protocol":"tcp","state":"ESTABLISHED","bridge":"br0","container":"172.17.0.2",
+        "original":{"source":"172.17.0.2","source_port":4000,"destination":"192.0.2.9","destination_port":443},
+        "reply":{"source":"192.0.2.9","source_port":443,"destination":"198.18.0.1","destination_port":4000},
+        "origin":"container","responder":"outside","timeout_s":7440}"#;
+    let server = Server { directory: tempfile::tempdir().expect("a temporary directory"), seen: Seen::default() };
+    let last = format!(r#"{{"connections":[{connection}]}}"#);
+    let first = format!(r#"{{"connections":[{connection},{connection}],"next":7}}"#);
+    server.listen_with(200, move |uri| if uri.contains("cursor=7") { last.clone() } else { first.clone() });
+    let output = server.run("conntrack br0");
+    assert_eq!(server.requests(), ["GET /v1/conntrack?bridge=br0", "GET /v1/conntrack?bridge=br0&cursor=7"]);
+    assert_eq!(stdout(&output).lines().count(), 4, "one heading and three rows: {}", stdout(&output));
+    assert!(stdout(&output).contains("172.17.0.2:4000 > 192.0.2.9:443"), "{}", stdout(&output));
+    let output = server.run("conntrack --json");
+    let document: serde_json::Value = serde_json::from_slice(&output.stdout).expect("one document");
+    assert_eq!((document.as_array().map(Vec::len), &document[2]["timeout_s"]), (Some(3), &7440.into()));
 }
 
 #[test]

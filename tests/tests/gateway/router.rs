@@ -51,8 +51,8 @@ fn the_host_and_its_containers_reach_each_other_as_ever() {
         for protocol in Protocol::ALL {
             // A program of the host, by the gateway's address and by the host's own.
             for target in [gateway, host(ipv6)] {
-                let server = must(Server::any(protocol, lab.host(), ipv6, 0));
-                let target = SocketAddr::new(target, must(server.address()).port());
+                let server = must(Server::bind(protocol, lab.host(), any_port(target)));
+                let target = must(server.address());
                 let seen = must(server.meet(lab.container("a"), target));
                 assert_eq!(seen.ip(), container, "{protocol:?} to the host's {target}: as itself");
             }

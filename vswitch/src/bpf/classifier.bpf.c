@@ -45,9 +45,14 @@ static __always_inline bool is_local(const struct address *address, const bool l
 	return bpf_map_lookup_elem(&local_addresses, address);
 }
 
+static __always_inline __u8 family_bit(bool ipv6, __u8 bit)
+{
+	return 1 << (bit + (ipv6 ? BITS_OF_FAMILY : 0));
+}
+
 static __always_inline __u8 bit_of(const struct packet *packet, __u8 bit)
 {
-	return 1 << (bit + (packet->ipv6 ? BITS_OF_FAMILY : 0));
+	return family_bit(packet->ipv6, bit);
 }
 
 static __always_inline bool has_bit(void *map, __u16 port, __u8 bit)
@@ -456,6 +461,8 @@ int vswitch_l2(struct __sk_buff *skb)
 {
 	return redirect(skb, false);
 }
+
+#include "reserve.h"
 
 /* bpf_ktime_get_ns() is only for programs under a licence that goes with the kernel's (kernel/bpf/helpers.c). */
 char _license[] SEC("license") = "Dual MIT/GPL";

@@ -9,14 +9,14 @@ use std::sync::{Arc, Mutex};
 
 use aya::maps::lpm_trie::{Key, LpmTrie};
 use aya::maps::{Array, HashMap, Map, MapData, MapError, PerCpuArray, XskMap};
-use aya::programs::{ProgramError, SchedClassifier, Xdp};
+use aya::programs::{CgroupSock, ProgramError, SchedClassifier, Xdp};
 use aya::{Ebpf, EbpfLoader, VerifierLogLevel};
 use ipnet::IpNet;
 use rustix::process::{Resource, Rlimit};
 
 use super::counters::Counter;
 use super::error::ClassifierError;
-use super::ports::{PortBits, TranslatedPorts, bit};
+use super::ports::{PortBits, SharedPorts, TranslatedPorts, bit};
 use super::service::{self, BlockKey, BlockValue, HostAddresses, Protocol, Services, address_key};
 use super::{OBJECT, Result};
 
@@ -35,6 +35,10 @@ pub enum Program {
     Lo,
     /// On the ingress of the TAP that carries its packets.
     LoOut,
+    /// On a cgroup: IPv4 sockets that are bound to a port.
+    Bind4,
+    /// On a cgroup: IPv6 sockets that are bound to a port.
+    Bind6,
 }
 
 impl Program {
@@ -51,6 +55,8 @@ impl Program {
             Self::L2 => "vswitch_l2",
             Self::Lo => "vswitch_lo",
             Self::LoOut => "vswitch_lo_out",
+            Self::Bind4 => "vswitch_bind4",
+            Self::Bind6 => "vswitch_bind6",
         }
     }
 }
@@ -66,9 +72,11 @@ pub struct Classifier {
     pub(super) ebpf: Ebpf,
     local_addresses: HashMap<MapData, [u8; 16], u32>,
     addresses: BTreeSet<IpAddr>,
-    published: PortBits,
+    published: Arc<PortBits>,
+    published_at_one: Arc<PortBits>,
+    bound: Arc<PortBits>,
     services_map: HashMap<MapData, BlockKey, BlockValue>,
-    service_ports: PortBits,
+    service_ports: Arc<PortBits>,
     services: Services,
     routed_map: LpmTrie<MapData, [u8; 16], u32>,
     routed_count: Array<MapData, u32>,
@@ -119,7 +127,7 @@ impl Classifier {
         let bits = |ebpf: &mut Ebpf, name: &str| {
             let Map::Array(data) = take(ebpf, name)? else { return Err(wrong_map(name)) };
             let what = || format!("map the array {name} of the uplink classifier");
-            PortBits::map(data).map_err(|error| ClassifierError::refused(what(), &error))
+            PortBits::map(data).map(Arc::new).map_err(|error| ClassifierError::refused(what(), &error))
         };
         let map_error = |name: &str, error: &(dyn Error + 'static)| refused(&format!("use the map {name}"), error);
         Ok(Self {
@@ -127,6 +135,8 @@ impl Classifier {
                 .map_err(|error| map_error("local_addresses", &error))?,
             addresses: BTreeSet::new(),
             published: bits(&mut ebpf, "published")?,
+            published_at_one: bits(&mut ebpf, "published_at_one")?,
+            bound: bits(&mut ebpf, "bound")?,
             services_map: HashMap::try_from(take(&mut ebpf, "services")?)
                 .map_err(|error| map_error("services", &error))?,
             service_ports: bits(&mut ebpf, "service_ports")?,
@@ -135,7 +145,7 @@ impl Classifier {
             routed_count: Array::try_from(take(&mut ebpf, "routed_count")?)
                 .map_err(|error| map_error("routed_count", &error))?,
             routed: BTreeSet::new(),
-            translated: TranslatedPorts(Arc::new(bits(&mut ebpf, "translated")?)),
+            translated: TranslatedPorts(bits(&mut ebpf, "translated")?),
             counters: PerCpuArray::try_from(take(&mut ebpf, "counters")?)
                 .map_err(|error| map_error("counters", &error))?,
             targets: Arc::new(Mutex::new(
@@ -279,11 +289,13 @@ impl Classifier {
             let what = format!("{} ports {ports:?}/{protocol} of {address}", if on { "take" } else { "give back" });
             return Err(ClassifierError::refused(what, &error));
         }
-        for (port, bits, on) in change.filter {
-            if on {
-                self.service_ports.set(port, bits);
-            } else {
-                self.service_ports.clear(port, bits);
+        for (filter, changed) in [(&self.service_ports, change.filter), (&self.published_at_one, change.published)] {
+            for (port, bits, on) in changed {
+                if on {
+                    filter.set(port, bits);
+                } else {
+                    filter.clear(port, bits);
+                }
             }
         }
         Ok(())
@@ -322,6 +334,17 @@ impl Classifier {
     #[must_use]
     pub fn translated(&self) -> TranslatedPorts {
         self.translated.clone()
+    }
+
+    /// The ports that are the switch's, and those that the host's programs have bound.
+    #[must_use]
+    pub fn ports(&self) -> SharedPorts {
+        SharedPorts {
+            published: Arc::clone(&self.published),
+            services: Arc::clone(&self.service_ports),
+            bound: Arc::clone(&self.bound),
+            translated: self.translated(),
+        }
     }
 
     /// What the programs have counted since they were loaded, over all CPUs and interfaces.
@@ -386,6 +409,7 @@ fn load_into_kernel(found: &mut aya::programs::Program, program: Program) -> std
         Program::Tc | Program::Out | Program::L2 | Program::Lo | Program::LoOut => {
             <&mut SchedClassifier>::try_from(found)?.load()
         }
+        Program::Bind4 | Program::Bind6 => <&mut CgroupSock>::try_from(found)?.load(),
     }
 }
 

@@ -104,6 +104,15 @@ struct {
 	__type(value, struct port_bits);
 } published SEC(".maps");
 
+/* Ports that are published at one address or several, which `services` names. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct port_bits);
+} published_at_one SEC(".maps");
+
 /* Ports of which `services` has at least one. */
 struct {
 	__uint(type, BPF_MAP_TYPE_ARRAY);
@@ -138,6 +147,23 @@ struct {
 	__type(key, __u32);
 	__type(value, __u32);
 } routed_count SEC(".maps");
+
+/* The host's network namespace, whose ports are reserved, by its cookie. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, __u64);
+} host_netns SEC(".maps");
+
+/* Ports that programs of the host have bound; cleared by whoever has listed their sockets since. */
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(map_flags, BPF_F_MMAPABLE);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct port_bits);
+} bound SEC(".maps");
 
 /* When the first fragment of a packet was taken; entries nobody asks for any more make room for new ones. */
 struct {

@@ -48,6 +48,11 @@
 //!   interfaces on an uplink that is served by XDP, `rxvlan` is to be off there.
 //! * What has no route on the way out is dropped by the kernel, which does not tell.
 //!
+//! # Reserved ports
+//!
+//! What is published or translated is refused to programs of the host that want to bind it (`reserve.h`,
+//! [`Classifier::reserve_ports`]).
+//!
 //! # Life
 //!
 //! Programs are attached by links, which end with the process: after `kill -9` nothing is left. Kernels before 6.6 have
@@ -66,6 +71,7 @@ mod loader;
 pub mod model;
 mod ports;
 mod programs;
+mod reserve;
 mod service;
 pub mod sys;
 
@@ -73,8 +79,9 @@ pub use self::attach::{Attachment, TcHook, XdpMode, XdpUplink};
 pub use self::counters::Counter;
 pub use self::error::ClassifierError;
 pub use self::loader::{Classifier, Program};
-pub use self::ports::{Flow, TranslatedPorts};
+pub use self::ports::{BoundPorts, Flow, SharedPorts, TranslatedPorts};
 pub use self::programs::{AttachedProgram, attached_programs, remove_leftovers};
+pub use self::reserve::Reservation;
 pub use self::service::{HostAddresses, Protocol};
 
 /// A result of this module.

@@ -114,3 +114,56 @@ impl TranslatedPorts {
         self.0.get(port) & bit(flow, ipv6) != 0
     }
 }
+
+/// The ports of the host as its programs and the switch share them, for whoever has to find a free one.
+#[derive(Debug, Clone)]
+pub struct SharedPorts {
+    /// Published at all addresses of a family.
+    pub(super) published: Arc<PortBits>,
+    /// Published at one address, and tunnels'.
+    pub(super) services: Arc<PortBits>,
+    /// Bound by programs of the host, while ports are reserved.
+    pub(super) bound: Arc<PortBits>,
+    pub(super) translated: TranslatedPorts,
+}
+
+impl SharedPorts {
+    /// Whether the port is published, or a tunnel's, at any address.
+    #[inline]
+    #[must_use]
+    pub fn is_served(&self, flow: Flow, ipv6: bool, port: u16) -> bool {
+        (self.published.get(port) | self.services.get(port)) & bit(flow, ipv6) != 0
+    }
+
+    /// Whether a program of the host has bound the port since it was forgotten: see [`SharedPorts::forget_bound`].
+    #[inline]
+    #[must_use]
+    pub fn is_bound(&self, flow: Flow, ipv6: bool, port: u16) -> bool {
+        self.bound.get(port) & bit(flow, ipv6) != 0
+    }
+
+    /// The ports that programs of the host have bound, to be forgotten when their sockets have been listed.
+    #[must_use]
+    pub fn bound(&self) -> BoundPorts {
+        BoundPorts((0..=u16::MAX).map(|port| self.bound.get(port)).collect())
+    }
+
+    /// Forgets those that were bound when `before` was taken. Whoever has bound one since stays.
+    pub fn forget_bound(&self, before: &BoundPorts) {
+        for (port, &bits) in (0..=u16::MAX).zip(&before.0) {
+            if bits != 0 {
+                self.bound.clear(port, bits);
+            }
+        }
+    }
+
+    /// The ports that translated flows have.
+    #[must_use]
+    pub fn translated(&self) -> &TranslatedPorts {
+        &self.translated
+    }
+}
+
+/// The ports that programs of the host had bound at one moment.
+#[derive(Debug)]
+pub struct BoundPorts(Vec<u8>);

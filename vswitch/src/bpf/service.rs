@@ -76,6 +76,16 @@ pub enum HostAddresses {
 }
 
 impl HostAddresses {
+    /// What is published at `address`, of which the unspecified one stands for all of its family.
+    #[must_use]
+    pub fn of(address: IpAddr) -> Self {
+        match address {
+            IpAddr::V4(ip) if ip.is_unspecified() => Self::AllIpv4,
+            IpAddr::V6(ip) if ip.is_unspecified() => Self::AllIpv6,
+            address => Self::One(address),
+        }
+    }
+
     /// The families of which all addresses are meant; `true` is IPv6.
     pub(super) fn families(self) -> &'static [bool] {
         match self {
@@ -89,7 +99,7 @@ impl HostAddresses {
 
 impl From<Option<IpAddr>> for HostAddresses {
     fn from(address: Option<IpAddr>) -> Self {
-        address.map_or(Self::All, Self::One)
+        address.map_or(Self::All, Self::of)
     }
 }
 
@@ -145,6 +155,10 @@ impl Rules {
         if rule == Counter::Vxlan { &mut self.vxlan } else { &mut self.published }
     }
 
+    fn all(self) -> u64 {
+        self.published | self.vxlan
+    }
+
     fn value(self) -> BlockValue {
         [self.published, self.vxlan]
     }
@@ -157,6 +171,8 @@ pub(super) struct Change {
     pub(super) blocks: Vec<(BlockKey, Option<BlockValue>)>,
     /// Ports of `service_ports` and whether this bit is to be set.
     pub(super) filter: Vec<(u16, u8, bool)>,
+    /// The same for `published_at_one`.
+    pub(super) published: Vec<(u16, u8, bool)>,
     /// What [`Services`] had before.
     before: Vec<(Block, Option<Rules>)>,
 }
@@ -177,7 +193,7 @@ impl Services {
         blocks(ports).find_map(|(number, bits)| {
             let mut rules = *self.0.get(&Block { protocol, number, address })?;
             *rules.of(rule) = 0;
-            let taken = (rules.published | rules.vxlan) & bits;
+            let taken = rules.all() & bits;
             (taken != 0).then(|| number * BLOCK + taken.trailing_zeros() as u16)
         })
     }
@@ -222,12 +238,14 @@ impl Services {
             } else {
                 change.blocks.push((block.key(), Some(after.value())));
             }
-            let changed = (before.published | before.vxlan) ^ (after.published | after.vxlan);
-            let others = self.of_any_address(block);
             let flag = bit(protocol.flow(), address.is_ipv6());
-            for at in (0..BLOCK).filter(|at| changed >> at & 1 == 1) {
-                change.filter.push((number * BLOCK + at, flag, others >> at & 1 == 1));
-            }
+            let flags = |changed: u64, now: u64| {
+                let changed = (0..BLOCK).filter(move |at| changed >> at & 1 == 1);
+                changed.map(move |at| (number * BLOCK + at, flag, now >> at & 1 == 1))
+            };
+            let at_all = self.at_any_address(block);
+            change.filter.extend(flags(before.all() ^ after.all(), at_all.all()));
+            change.published.extend(flags(before.published ^ after.published, at_all.published));
         }
         change
     }
@@ -244,14 +262,17 @@ impl Services {
         change.before.iter().map(restore).collect()
     }
 
-    /// The ports of a block that have a rule at some address of the family.
-    fn of_any_address(&self, block: Block) -> u64 {
+    /// The rules that the ports of a block have at some address of the family.
+    fn at_any_address(&self, block: Block) -> Rules {
         let (first, last) = match block.address {
             IpAddr::V4(_) => (any(false), Ipv4Addr::BROADCAST.into()),
             IpAddr::V6(_) => (any(true), Ipv6Addr::from([0xff; 16]).into()),
         };
         let blocks = self.0.range(Block { address: first, ..block }..=Block { address: last, ..block });
-        blocks.fold(0, |bits, (_, rules)| bits | rules.published | rules.vxlan)
+        blocks.fold(Rules::default(), |all, (_, rules)| Rules {
+            published: all.published | rules.published,
+            vxlan: all.vxlan | rules.vxlan,
+        })
     }
 
     /// The ports that have `rule`, with their addresses; the unspecified one stands for all of its family.

@@ -8,6 +8,7 @@
 pub mod connections;
 pub mod desired;
 pub mod host_ends;
+pub mod host_ports;
 pub mod ipam;
 pub mod lock;
 pub mod netlink;

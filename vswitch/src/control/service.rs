@@ -178,8 +178,12 @@ impl Service {
             switch.refresh_overlay();
             let databases = switch.databases();
             let conntrack = switch.conntrack();
+            let ports = switch.used_host_ports();
             drop(switch);
             conntrack.sweep(now, SWEEP_BUDGET);
+            if let Some(Err(error)) = ports.map(|ports| ports.refresh()) {
+                tracing::warn!(%error, "the ports of the host's programs cannot be looked at; NAT may take one of them");
+            }
             databases.iter().map(|fdb| fdb.sweep(now)).sum::<usize>()
         });
         match aged.await {

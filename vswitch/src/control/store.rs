@@ -85,6 +85,12 @@ impl Store {
         Ok(Self { dir: dir.to_owned(), dir_file: File::open(dir)? })
     }
 
+    /// The state directory.
+    #[must_use]
+    pub fn directory(&self) -> &Path {
+        &self.dir
+    }
+
     /// Whose state this is: no other directory has these numbers while this one is open.
     ///
     /// # Errors

@@ -112,7 +112,7 @@ fn need(frame: &Frame, caps: Caps) -> Need {
 }
 
 /// The bytes in front of the IP packet: the Ethernet header and every VLAN tag.
-fn link_header_bytes(data: &[u8]) -> usize {
+pub(super) fn link_header_bytes(data: &[u8]) -> usize {
     let mut at = 12;
     while matches!(data.get(at..at + 2), Some([0x81, 0x00] | [0x88, 0xa8] | [0x91, 0x00])) {
         at += 4;

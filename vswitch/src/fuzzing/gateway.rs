@@ -16,7 +16,7 @@ use crate::wire::{MacAddr, echo, ipv4, neighbour, protocol};
 /// Addresses and ports of another tuple (36 bytes) and a frame: what is parsed lies within the frame, a translation
 /// gives it the other tuple, keeps it as right or wrong as it was, and can be undone; and what the hit path takes is
 /// what the slow path would do.
-pub(super) fn nat_packet(data: &[u8]) {
+pub fn nat_packet(data: &[u8]) {
     let Some((other, frame)) = data.split_first_chunk::<36>() else { return };
     if frame.len() > FRAME_BYTES_MAX {
         return;
@@ -91,7 +91,7 @@ fn other_tuple(bytes: &[u8; 36], packet: &Packet) -> Tuple {
 
 /// A byte that says which family, addresses and ports of another tuple (36 bytes), and what an ICMP error quotes: the
 /// tuple is found again after a translation, and the error's checksum is right after every one.
-pub(super) fn nat_icmp_error(data: &[u8]) {
+pub fn nat_icmp_error(data: &[u8]) {
     let Some((&[family], rest)) = data.split_first_chunk::<1>() else { return };
     let Some((other, quoted)) = rest.split_first_chunk::<36>() else { return };
     let mut quoted = quoted[..quoted.len().min(1200)].to_vec();
@@ -156,7 +156,7 @@ fn error_v6(quoted: &[u8]) -> Vec<u8> {
 /// Fragments, four bytes each: seconds since the last one (the upper half) and packet (the lower half), offset and
 /// length in units of eight bytes, whether more follow. What is held comes back exactly once, nothing is told of another
 /// packet, and the bounds hold.
-pub(super) fn nat_fragments(data: &[u8]) {
+pub fn nat_fragments(data: &[u8]) {
     let limits = fragments::Limits { packets: 4, held: 8, held_per_packet: 6, held_bytes: 4000 };
     let mut table: FragmentTable<u32, usize> = FragmentTable::with_limits(limits);
     let (mut held, mut back, mut now_s) = (Vec::new(), Vec::new(), 0);
@@ -210,7 +210,7 @@ fn fragment(id: u32, offset_bytes: u16, payload_bytes: u16, more: bool) -> Packe
 
 /// A frame that the gateway may have to answer itself: errors are whole packets and get no errors, the reply to an
 /// echo is one, an answered question is none, and a smaller MSS keeps the checksum.
-pub(super) fn gateway_answers(data: &[u8]) {
+pub fn gateway_answers(data: &[u8]) {
     for problem in [
         Problem::TimeExceeded,
         Problem::NetworkUnreachable,

@@ -15,6 +15,7 @@
 
 pub mod cache;
 pub mod conntrack;
+mod deferred;
 mod external;
 pub mod fragments;
 pub mod icmp_error;
@@ -26,9 +27,10 @@ mod services;
 mod test_packets;
 mod tuple;
 
-pub use cache::{Action, NatCache, Quick};
+pub use cache::NatCache;
+pub use deferred::DeferredPorts;
 pub use external::{ExternalPorts, NobodysPorts};
-pub use fragments::{FragmentKey, FragmentTable, Later};
+pub use fragments::{FragmentKey, FragmentTable};
 pub use icmp_error::IcmpError;
 pub use packet::{Fragment, Packet, Upper};
 pub use rewrite::{Hops, Rewrite};

@@ -55,6 +55,14 @@ impl GatewayEntry {
         self.addresses.iter().any(|gateway| gateway.addr() == address)
     }
 
+    /// Whether `address` is the link-local one that the host's interface has made of its Ethernet address.
+    #[must_use]
+    pub fn is_own_link_local(&self, address: IpAddr) -> bool {
+        let [a, b, c, d, e, f] = self.mac;
+        let id = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
+        matches!(address, IpAddr::V6(v6) if v6.octets()[..8] == [0xfe, 0x80, 0, 0, 0, 0, 0, 0] && v6.octets()[8..] == id)
+    }
+
     /// The gateway's address in the family of `other`.
     #[must_use]
     pub fn address_like(&self, other: IpAddr) -> Option<IpAddr> {

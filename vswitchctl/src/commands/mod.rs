@@ -2,6 +2,7 @@
 
 mod bridge;
 mod completion;
+mod conntrack;
 mod daemon;
 mod fdb;
 mod port;
@@ -15,7 +16,7 @@ use clap::{Subcommand, ValueEnum};
 
 use crate::client::Client;
 use crate::failure::Failure;
-use crate::output::Output;
+use crate::output::{Output, Printer};
 
 /// What to do.
 #[derive(Debug, Subcommand)]
@@ -42,6 +43,8 @@ pub(crate) enum Command {
     FdbAdd(fdb::Add),
     FdbDel(fdb::Del),
     FdbFlush(fdb::Flush),
+    Conntrack(conntrack::List),
+    ConntrackFlush(conntrack::Flush),
     Stats(stats::Stats),
     Ping(daemon::Ping),
     Version(daemon::Version),
@@ -50,8 +53,8 @@ pub(crate) enum Command {
 }
 
 impl Command {
-    /// Asks the daemon and renders the answer.
-    pub(crate) async fn exec(self, client: &Client) -> Result<Output, Failure> {
+    /// Asks the daemon and renders the answer; a list without a bound is printed as it comes.
+    pub(crate) async fn exec(self, client: &Client, printer: &mut Printer) -> Result<Output, Failure> {
         match self {
             Self::AddBr(command) => command.exec(client).await,
             Self::DelBr(command) => command.exec(client).await,
@@ -75,6 +78,8 @@ impl Command {
             Self::FdbAdd(command) => command.exec(client).await,
             Self::FdbDel(command) => command.exec(client).await,
             Self::FdbFlush(command) => command.exec(client).await,
+            Self::Conntrack(command) => command.exec(client, printer).await,
+            Self::ConntrackFlush(command) => command.exec(client).await,
             Self::Stats(command) => command.exec(client).await,
             Self::Ping(command) => command.exec(client).await,
             Self::Version(command) => command.exec(client).await,

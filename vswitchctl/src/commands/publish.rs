@@ -28,7 +28,7 @@ means the first free one. Without an address it is the bridge's --host-ip, or al
 as far as the container has an address. The client's address is what the server sees. What is published
 already stays, and gets the allow-list of this command.
 
-Prints where the ports are published now, as `ports` does.")]
+Prints where these ports are published, as `ports` does.")]
 pub(crate) struct Add {
     /// The bridge
     #[arg(value_name = "BR")]

@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::net::SocketAddr;
 
 use clap::Args;
-use vswitch::api::{self, Balance, Counters, PortStats, TunnelStats, UnderlayStats, WorkerStats};
+use vswitch::api::{self, Balance, Counters, GatewayStats, PortStats, TunnelStats, UnderlayStats, WorkerStats};
 
 use crate::client::{Client, Target};
 use crate::failure::Failure;
@@ -58,6 +58,7 @@ fn render(stats: &api::Stats) -> String {
         }));
     }
     sections.push(workers(&stats.workers));
+    sections.push(gateway(&stats.gateway));
     sections.push(balance(&stats.balance, &stats.drops));
     sections.retain(|section| !section.is_empty());
     sections.join("\n")
@@ -194,6 +195,20 @@ fn workers(workers: &[WorkerStats]) -> String {
     if workers.is_empty() { String::new() } else { table.render("") }
 }
 
+/// What the gateway has to do; nothing where it has never done anything.
+fn gateway(gateway: &GatewayStats) -> String {
+    if *gateway == GatewayStats::default() {
+        return String::new();
+    }
+    let GatewayStats { connections, mappings, held, refused } = gateway;
+    let mut text = format!("gateway: connections {connections}, external ports in use {mappings}, held {held}\n");
+    if !refused.is_empty() {
+        let named: Vec<String> = refused.iter().map(|(reason, times)| format!("{reason} {times}")).collect();
+        text.push_str(&format!("connections refused since the start: {}\n", named.join(", ")));
+    }
+    text
+}
+
 fn balance(balance: &Balance, drops: &BTreeMap<String, u64>) -> String {
     let Balance { received, copies, segments, coalesced, sent, dropped, unexplained } = balance;
     let mut text = format!(
@@ -314,6 +329,18 @@ br0/vxlan42 (198.18.0.3)  too-big           2
 br0: 2 neighbours known behind tunnels, 5 answered for them
 
 balance: received 0 + copies 0 + segments 0 = sent 0 + coalesced 0 + dropped 0; unexplained 0
+"
+        );
+    }
+
+    #[test]
+    fn the_gateway_says_what_it_has_to_do_and_what_it_refused() {
+        let refused = [("nat-ports-exhausted".to_owned(), 7), ("connection-limit".to_owned(), 2)].into();
+        assert_eq!(
+            gateway(&GatewayStats { connections: 12, mappings: 9, held: 3, refused }),
+            "\
+gateway: connections 12, external ports in use 9, held 3
+connections refused since the start: connection-limit 2, nat-ports-exhausted 7
 "
         );
     }

@@ -106,13 +106,13 @@ fn run(desired: &mut Desired, command: &Command) -> Result<()> {
         Command::Publish { bridge, key, specs, from, taken } => {
             let from: Vec<_> = from.then(|| net("198.51.100.0/24")).into_iter().collect();
             let in_use = |_, _, ports: PortRange| {
-                let port = (*taken)?;
-                (ports.first..=ports.last).contains(&port).then_some(TakenPort { port, owner: None })
+                let port = taken.filter(|port| (ports.first..=ports.last).contains(port));
+                Ok(port.map(|port| TakenPort { port, owner: "a program".to_owned() }))
             };
-            desired.publish(&br(bridge), &format!("ns{key}"), specs, &from, &view(&in_use))
+            desired.publish(&br(bridge), &format!("ns{key}"), specs, &from, &view(&in_use)).map(|_| ())
         }
         Command::PublishExposed { bridge, key } => {
-            desired.publish_exposed(&br(bridge), &format!("ns{key}"), &view(&|_, _, _| None))
+            desired.publish_exposed(&br(bridge), &format!("ns{key}"), &view(&|_, _, _| Ok(None))).map(|_| ())
         }
         Command::Unpublish { bridge, key, spec } => {
             desired.unpublish(&br(bridge), &format!("ns{key}"), std::slice::from_ref(spec))
@@ -123,7 +123,7 @@ fn run(desired: &mut Desired, command: &Command) -> Result<()> {
     }
 }
 
-type InUse<'a> = &'a dyn Fn(Transport, IpAddr, PortRange) -> Option<TakenPort>;
+type InUse<'a> = &'a dyn Fn(Transport, IpAddr, PortRange) -> Result<Option<TakenPort>>;
 
 fn view(in_use: InUse<'_>) -> PublishView<'_> {
     let addresses = ["127.0.0.1", "192.0.2.1", "::1"].map(super::tests::ip).to_vec();

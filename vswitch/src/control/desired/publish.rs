@@ -85,8 +85,8 @@ impl PublicationRecord {
 pub struct TakenPort {
     /// The port.
     pub port: u16,
-    /// The program, as far as it can be known.
-    pub owner: Option<String>,
+    /// The program, as far as it can be known, for a sentence.
+    pub owner: String,
 }
 
 /// What decisions about published ports need to know of the host.
@@ -96,7 +96,7 @@ pub struct PublishView<'a> {
     /// The ports that are chosen from where none is named: those that the kernel chooses from, too.
     pub ephemeral: PortRange,
     /// The lowest of the ports of an address (unspecified: of any of its family) that a program of the host has.
-    pub in_use: &'a dyn Fn(Transport, IpAddr, PortRange) -> Option<TakenPort>,
+    pub in_use: &'a dyn Fn(Transport, IpAddr, PortRange) -> Result<Option<TakenPort>>,
 }
 
 impl std::fmt::Debug for PublishView<'_> {
@@ -109,8 +109,8 @@ impl std::fmt::Debug for PublishView<'_> {
 }
 
 impl Desired {
-    /// Publishes `specs` of a port, for whoever has an address of `from`, or for everybody. What is published
-    /// already stays, and gets this allow-list.
+    /// Publishes `specs` of a port, for whoever has an address of `from`, or for everybody; returns what they come to.
+    /// What is published already stays, and gets this allow-list.
     ///
     /// # Errors
     /// There is no such bridge or port; the bridge is `internal` or `l2`; the port has no address that could be reached;
@@ -123,9 +123,9 @@ impl Desired {
         specs: &[PublishSpec],
         from: &[IpNet],
         host: &PublishView<'_>,
-    ) -> Result<()> {
+    ) -> Result<Vec<PublicationRecord>> {
         if specs.is_empty() {
-            return Ok(());
+            return Ok(Vec::new());
         }
         let before = self.port_mut(bridge, port)?.publications.clone();
         let published = self.publish_each(bridge, port, specs, from, host);
@@ -142,7 +142,7 @@ impl Desired {
         specs: &[PublishSpec],
         from: &[IpNet],
         host: &PublishView<'_>,
-    ) -> Result<()> {
+    ) -> Result<Vec<PublicationRecord>> {
         self.bridge(bridge)?.check_publishable(bridge)?;
         if from.len() > PUBLISH_NETWORKS_MAX {
             return Err(limit(
@@ -153,6 +153,7 @@ impl Desired {
         let from: Vec<IpNet> = from.iter().map(IpNet::trunc).collect();
         let mut endpoints = Endpoints::of(self);
         let owner = Rc::new(Owner::Port { bridge: bridge.to_owned(), port: port.to_owned() });
+        let mut published = Vec::with_capacity(specs.len());
         for spec in specs {
             let record = self.bridge(bridge)?;
             let of = record.ports.get(port).ok_or_else(|| no_port(bridge, port))?;
@@ -160,7 +161,16 @@ impl Desired {
             let ports = of.published_at(&hosts, spec).map_or_else(|| choose(spec, &hosts, &endpoints, host), Ok)?;
             let of = self.port_mut(bridge, port)?;
             for ip in hosts {
-                of.place(spec, ip, ports, &from, (&mut endpoints, &owner), host)?;
+                let one = PublicationRecord {
+                    protocol: spec.protocol,
+                    host: ip,
+                    first: ports.first,
+                    last: ports.last,
+                    target: spec.container.first,
+                    from: from.clone(),
+                };
+                published.push(one.clone());
+                of.place(one, (&mut endpoints, &owner), host)?;
             }
         }
         let count: usize = self.bridges.values().flat_map(|b| b.ports.values()).map(|p| p.publications.len()).sum();
@@ -170,14 +180,19 @@ impl Desired {
                 "publish a range instead of its ports, or unpublish some first",
             ));
         }
-        Ok(())
+        Ok(published)
     }
 
     /// Publishes the exposed ports of a port that are not published yet, at ports of the switch's choice.
     ///
     /// # Errors
     /// As [`Desired::publish`].
-    pub fn publish_exposed(&mut self, bridge: &str, port: &str, host: &PublishView<'_>) -> Result<()> {
+    pub fn publish_exposed(
+        &mut self,
+        bridge: &str,
+        port: &str,
+        host: &PublishView<'_>,
+    ) -> Result<Vec<PublicationRecord>> {
         let of = self.bridge(bridge)?.ports.get(port).ok_or_else(|| no_port(bridge, port))?;
         let mut specs = Vec::new();
         for ExposeSpec { protocol, ports } in &of.exposed {
@@ -371,25 +386,14 @@ impl PortRecord {
         ports.next()
     }
 
-    /// Publishes the container's ports of `spec` at `ports` of `ip`.
+    /// Publishes `new`, unless it is published already.
     fn place(
         &mut self,
-        spec: &PublishSpec,
-        ip: IpAddr,
-        ports: PortRange,
-        from: &[IpNet],
+        new: PublicationRecord,
         (endpoints, owner): (&mut Endpoints, &Rc<Owner>),
         host: &PublishView<'_>,
     ) -> Result<()> {
-        let protocol = spec.protocol;
-        let new = PublicationRecord {
-            protocol,
-            host: ip,
-            first: ports.first,
-            last: ports.last,
-            target: spec.container.first,
-            from: from.to_vec(),
-        };
+        let (protocol, ip, ports) = (new.protocol, new.host, new.host_ports());
         // Nearly always nobody has any of them, which the index says without a look at each record.
         if endpoints.taken(protocol, ip, ports).is_some() {
             if !self.make_room(&new, endpoints, owner) {
@@ -434,8 +438,7 @@ impl PortRecord {
 
 /// Refuses ports that a program of the host has.
 fn check_unused(protocol: Transport, ip: IpAddr, ports: PortRange, host: &PublishView<'_>) -> Result<()> {
-    let Some(TakenPort { port, owner }) = (host.in_use)(protocol, ip, ports) else { return Ok(()) };
-    let owner = owner.unwrap_or_else(|| "a program of the host".to_owned());
+    let Some(TakenPort { port, owner }) = (host.in_use)(protocol, ip, ports)? else { return Ok(()) };
     Err(conflict(
         format!(
             "{}/{protocol} cannot be published: {owner} uses port {port}/{protocol} of the host",
@@ -459,8 +462,7 @@ fn choose(spec: &PublishSpec, hosts: &[IpAddr], endpoints: &Endpoints, host: &Pu
             if let Some((taken, owner)) = endpoints.taken(spec.protocol, ip, ports) {
                 reason.get_or_insert_with(|| format!("{owner} has {taken}/{}", spec.protocol));
                 obstacle = obstacle.max(Some(taken.ports.last));
-            } else if let Some(TakenPort { port, owner }) = (host.in_use)(spec.protocol, ip, ports) {
-                let owner = owner.unwrap_or_else(|| "a program of the host".to_owned());
+            } else if let Some(TakenPort { port, owner }) = (host.in_use)(spec.protocol, ip, ports)? {
                 reason.get_or_insert_with(|| format!("{owner} uses port {port}/{}", spec.protocol));
                 obstacle = obstacle.max(Some(port));
             }

@@ -16,8 +16,8 @@ fn with_programs<T>(programs: Programs, decide: impl FnOnce(&PublishView<'_>) ->
         let taken = programs.iter().filter(|(of, address, port, _)| {
             *of == protocol && overlaps(ip(address)) && (ports.first..=ports.last).contains(port)
         });
-        let (_, _, port, owner) = taken.min_by_key(|(_, _, port, _)| *port)?;
-        Some(TakenPort { port: *port, owner: Some((*owner).to_owned()) })
+        let lowest = taken.min_by_key(|(_, _, port, _)| *port);
+        Ok(lowest.map(|(_, _, port, owner)| TakenPort { port: *port, owner: (*owner).to_owned() }))
     };
     let addresses = vec![ip("127.0.0.1"), ip("::1"), ip("192.0.2.1"), ip("192.0.2.2"), ip("2001:db8::1")];
     decide(&PublishView { addresses, ephemeral: PortRange { first: 32768, last: 32777 }, in_use: &in_use })
@@ -29,7 +29,7 @@ fn specs(texts: &[&str]) -> Vec<PublishSpec> {
 
 fn publish_from(desired: &mut Desired, of: &str, texts: &[&str], from: &[&str]) -> Result<()> {
     let from: Vec<_> = from.iter().map(|text| net(text)).collect();
-    with_programs(&[], |host| desired.publish("br0", of, &specs(texts), &from, host))
+    with_programs(&[], |host| desired.publish("br0", of, &specs(texts), &from, host)).map(|_| ())
 }
 
 fn publish(desired: &mut Desired, of: &str, texts: &[&str]) -> Result<()> {

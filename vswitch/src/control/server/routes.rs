@@ -184,7 +184,7 @@ pub(super) async fn remove_port(
     Ok(StatusCode::NO_CONTENT)
 }
 
-/// Publishes ports of a container at the host's addresses, and tells all that are published then.
+/// Publishes ports of a container at the host's addresses, and tells which they are.
 #[utoipa::path(post, path = "/v1/bridges/{bridge}/ports/{port}/publications",
     params(("bridge" = String, Path, description = "The bridge's name"),
         ("port" = String, Path, description = "The port's name, an alias of it, or the namespace that it is in")),

@@ -7,7 +7,7 @@ use super::live::{LiveBridge, LivePort, LiveUplink};
 use super::overlay::Overlay;
 use super::port_link::PortLink;
 use crate::api::{Bridge, Port, PortState, Publication, XdpStatus};
-use crate::control::desired::{BridgeRecord, HostEnd, PortRecord};
+use crate::control::desired::{BridgeRecord, HostEnd, PortRecord, PublicationRecord};
 use crate::control::refusal::{Result, not_found};
 
 /// How long a loop is worth a warning after it was last noticed.
@@ -141,21 +141,22 @@ fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRec
 
 /// What a port publishes, by the container's ports.
 pub(super) fn describe_publications(bridge: &str, name: &str, port: &PortRecord) -> Vec<Publication> {
-    let mut publications: Vec<_> = port
-        .publications
-        .iter()
-        .map(|one| Publication {
-            bridge: bridge.to_owned(),
-            port: name.to_owned(),
-            protocol: one.protocol,
-            host_ip: one.host,
-            host: one.host_ports(),
-            container: one.container_ports(),
-            from: one.from.clone(),
-        })
-        .collect();
+    let mut publications: Vec<_> =
+        port.publications.iter().map(|one| describe_publication(bridge, name, one)).collect();
     publications.sort_by_key(|one| (one.container.first, one.protocol, one.host_ip, one.host.first));
     publications
+}
+
+pub(super) fn describe_publication(bridge: &str, name: &str, one: &PublicationRecord) -> Publication {
+    Publication {
+        bridge: bridge.to_owned(),
+        port: name.to_owned(),
+        protocol: one.protocol,
+        host_ip: one.host,
+        host: one.host_ports(),
+        container: one.container_ports(),
+        from: one.from.clone(),
+    }
 }
 
 /// How an `xdp` port is served; of one that is not open no more is known than where it would be.

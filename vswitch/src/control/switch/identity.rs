@@ -57,6 +57,14 @@ pub(super) fn cookie(netns: &Netns) -> io::Result<Option<u64>> {
     })?
 }
 
+/// What tells the calling thread's namespace from every other one there ever was: this boot, and the cookie.
+///
+/// # Errors
+/// `/proc` is not mounted, or the namespace cannot be entered.
+pub(in crate::control) fn of_host() -> io::Result<(String, Option<u64>)> {
+    Ok((boot_id()?, cookie(&Netns::current()?)?))
+}
+
 /// Whether `netns` is the one that the port was attached to.
 fn is_same(port: &PortRecord, netns: &Netns) -> bool {
     netns.id() == port.netns_id

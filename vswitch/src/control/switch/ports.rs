@@ -30,7 +30,10 @@ impl Switch {
         if !spec.publish.is_empty() || spec.publish_all {
             self.with_host(|host| {
                 next.publish(bridge, &name, &spec.publish, &[], host)?;
-                if spec.publish_all { next.publish_exposed(bridge, &name, host) } else { Ok(()) }
+                if spec.publish_all {
+                    next.publish_exposed(bridge, &name, host)?;
+                }
+                Ok(())
             })?;
         }
         let record = next.bridge(bridge)?;

@@ -18,11 +18,12 @@ use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::conntrack::Gone;
-use super::describe::describe_publications;
+use super::describe::{describe_publication, describe_publications};
 use super::{Switch, netlink_failed};
 use crate::api::{self, Flushed, PortRange, Publish, PublishSpec, Transport};
 use crate::bpf::{Classifier, ClassifierError, HostAddresses, Protocol};
 use crate::control::desired::{Desired, PublishView};
+use crate::control::host_ports::Published;
 use crate::control::netlink::{Netlink, NetlinkError};
 use crate::control::refusal::{Result, from_sentence, invalid};
 
@@ -68,7 +69,7 @@ impl Taken {
 }
 
 impl Switch {
-    /// Publishes ports of the port that `key` names, durably; returns all that it publishes then.
+    /// Publishes ports of the port that `key` names, durably; returns what was asked for, with what was chosen.
     ///
     /// # Errors
     /// What [`Desired::publish`] refuses; the classifier or the store fails. Nothing has changed then.
@@ -78,9 +79,9 @@ impl Switch {
         }
         let name = self.resolve_port(bridge, key)?;
         let mut next = self.desired.clone();
-        self.with_host(|host| next.publish(bridge, &name, &request.specs, &request.from, host))?;
+        let published = self.with_host(|host| next.publish(bridge, &name, &request.specs, &request.from, host))?;
         self.change_services(next)?;
-        self.publications(Some(bridge), Some(&name))
+        Ok(published.iter().map(|one| describe_publication(bridge, &name, one)).collect())
     }
 
     /// Takes back published ports of the port that `key` names; returns how many.
@@ -128,7 +129,7 @@ impl Switch {
             Ok(Netlink::open()?.addrs(None)?.iter().map(|address| address.net.addr()).collect())
         };
         let addresses = look().map_err(|error| netlink_failed("the host's addresses cannot be read", &error))?;
-        decide(&PublishView { addresses, ephemeral: ephemeral_ports(), in_use: &|_, _, _| None })
+        decide(&PublishView { addresses, ephemeral: ephemeral_ports(), in_use: &|_, _, _| Ok(None) })
     }
 
     /// Makes `next`, which differs in what is published, the state.
@@ -207,6 +208,21 @@ impl Switch {
             tracing::error!(error = %error.message, "some published ports cannot be reached from outside");
         }
         self.release_services();
+    }
+}
+
+impl Switch {
+    /// What is published, as the host's ports are told.
+    pub(super) fn published_ports(&self) -> Vec<Published> {
+        let all = Taken::by(&self.desired).0;
+        let ranges = all.into_iter().flat_map(|((protocol, host), ranges)| {
+            ranges.into_iter().map(move |range| Published {
+                protocol: kernel_protocol(protocol),
+                at: kernel_addresses(host),
+                ports: range.first..=range.last,
+            })
+        });
+        ranges.collect()
     }
 }
 

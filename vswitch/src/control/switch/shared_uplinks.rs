@@ -21,6 +21,7 @@ use super::loopback::LiveLoopback;
 use super::{Switch, XdpContext};
 use crate::api::{SharedUplink, UplinkCarry, UplinkState, Uplinks};
 use crate::bpf::{Classifier, attached_programs};
+use crate::control::host_ports::HostPorts;
 use crate::control::netlink::monitor::HostLink;
 use crate::control::refusal::{Result, failed};
 use crate::control::uplink::carry::{Carry, Means};
@@ -46,6 +47,8 @@ pub(super) struct UplinkPlane {
     claims: BTreeSet<String>,
     /// In the order of the options.
     shared: Vec<LiveShared>,
+    /// The host's ports, once they are shared.
+    pub(super) host_ports: Option<Arc<HostPorts>>,
     /// The host's loopback interface, which is carried in the same way.
     pub(super) loopback: LiveLoopback,
 }
@@ -91,6 +94,7 @@ impl Default for UplinkPlane {
             classifier: None,
             claims: BTreeSet::new(),
             shared: Vec::new(),
+            host_ports: None,
             loopback: LiveLoopback::default(),
         }
     }

@@ -79,7 +79,11 @@ pub struct Means<'a> {
 }
 
 impl Means<'_> {
-    fn classifier(&mut self) -> Result<&mut Classifier, CarryError> {
+    /// The classifier, loaded with the first who needs it.
+    ///
+    /// # Errors
+    /// The kernel refuses it.
+    pub fn classifier(&mut self) -> Result<&mut Classifier, CarryError> {
         let classifier = match self.classifier.take() {
             Some(classifier) => classifier,
             None => Classifier::load()?,

@@ -13,13 +13,14 @@ use std::net::IpAddr;
 
 use arrayvec::ArrayVec;
 
-use super::errors::ErrorKind;
+use super::errors::tell;
 use super::{QUESTIONS_MAX, Question, Refusal};
 use crate::datapath::pipeline::Source;
 use crate::frame::DropReason;
 use crate::nat::conntrack::{self, Admission, Arrival, Conntrack, Found, New, Segment, SourceNat};
 use crate::nat::{Hops, Packet, Place, Publication, Upper};
 use crate::snapshot::{BridgeEntry, GatewayEntry, PortId};
+use crate::wire::icmp_error::Problem;
 
 /// The way out of the switch.
 #[derive(Debug, Clone, Copy)]
@@ -53,13 +54,14 @@ pub(super) fn decide(
     packet: &Packet,
     place: Place,
     segment: &Segment,
+    questions: &mut ArrayVec<Question, QUESTIONS_MAX>,
 ) -> Result<Found, Result<Decision, Refusal>> {
     let tuple = &packet.tuple;
     if is_martian(tuple.source, place) || is_martian(tuple.destination, place) {
         return Err(Err((DropReason::Martian, None)));
     }
     match place {
-        Place::Container => from_container(source, conntrack, packet, segment),
+        Place::Container => from_container(source, conntrack, packet, segment, questions),
         Place::Outside | Place::Loopback => from_host_side(source, conntrack, packet, place, segment),
     }
 }
@@ -87,6 +89,7 @@ fn from_container(
     conntrack: &Conntrack,
     packet: &Packet,
     segment: &Segment,
+    questions: &mut ArrayVec<Question, QUESTIONS_MAX>,
 ) -> Result<Found, Result<Decision, Refusal>> {
     let Some(gateway) = source.bridge.gateway.as_deref() else { return Err(Err((DropReason::NoConnection, None))) };
     let (tuple, routing) = (&packet.tuple, &source.snapshot.routing);
@@ -111,17 +114,16 @@ fn from_container(
     if gateway.has_network_of(destination) {
         // Sent to the gateway although it is a neighbour: on link all the same, where neighbours may talk.
         if !source.bridge.icc {
-            return Err(Err((DropReason::Isolated, Some(ErrorKind::Prohibited))));
+            return Err(Err(tell(DropReason::Isolated, Problem::Prohibited)));
         }
-        let mut questions = ArrayVec::new();
-        return Err(station(source, source.bridge, destination, &mut questions).map(Decision::Forward));
+        return Err(station(source, source.bridge, destination, questions).map(Decision::Forward));
     }
     let elsewhere = |other: &BridgeEntry| other.gateway.as_ref().is_some_and(|other| other.has_network_of(destination));
     let bridges = source.snapshot.bridges.iter().flatten();
     if gateway.internal || bridges.into_iter().any(|other| elsewhere(other)) || is_link_local(destination) {
         return Err(Err(prohibited()));
     }
-    let no_route = || Err((DropReason::NoRoute, Some(ErrorKind::NoRoute)));
+    let no_route = || Err(tell(DropReason::NoRoute, Problem::NetworkUnreachable));
     let Some(outside) = routing.outside.first() else { return Err(no_route()) };
     let external = outside.addresses.iter().find(|address| address.is_ipv4() == destination.is_ipv4());
     let source_nat = match (gateway.masquerade, external) {
@@ -266,16 +268,16 @@ fn open(conntrack: &Conntrack, new: &New, source: &Source<'_>) -> Result<Found, 
 /// code 13), where there is a limit.
 fn explain(refusal: conntrack::Refusal) -> Refusal {
     match refusal {
-        conntrack::Refusal::PortsExhausted => (DropReason::PortsExhausted, Some(ErrorKind::Prohibited)),
-        conntrack::Refusal::ContainerLimit => (DropReason::ConnectionLimit, Some(ErrorKind::Prohibited)),
-        conntrack::Refusal::TableFull => (DropReason::ConntrackFull, Some(ErrorKind::Prohibited)),
+        conntrack::Refusal::PortsExhausted => tell(DropReason::PortsExhausted, Problem::Prohibited),
+        conntrack::Refusal::ContainerLimit => tell(DropReason::ConnectionLimit, Problem::Prohibited),
+        conntrack::Refusal::TableFull => tell(DropReason::ConntrackFull, Problem::Prohibited),
         conntrack::Refusal::NoConnection => (DropReason::NoConnection, None),
         conntrack::Refusal::Invalid => (DropReason::Untranslatable, None),
     }
 }
 
 fn prohibited() -> Refusal {
-    (DropReason::OtherNetwork, Some(ErrorKind::Prohibited))
+    tell(DropReason::OtherNetwork, Problem::Prohibited)
 }
 
 fn has_ports(packet: &Packet) -> bool {
@@ -308,7 +310,8 @@ pub(super) fn output(
         Place::Loopback => routing.loopback.map(plain).ok_or((DropReason::PortGone, None)),
         Place::Outside => {
             let same = routing.outside.iter().find(|outside| outside.addresses.contains(&translated.source));
-            let outside = same.or(routing.outside.first()).ok_or((DropReason::NoRoute, Some(ErrorKind::NoRoute)))?;
+            let outside =
+                same.or(routing.outside.first()).ok_or(tell(DropReason::NoRoute, Problem::NetworkUnreachable))?;
             Ok(plain(outside.port))
         }
         Place::Container => {
@@ -328,7 +331,7 @@ fn station(
     address: IpAddr,
     questions: &mut ArrayVec<Question, QUESTIONS_MAX>,
 ) -> Result<Out, Refusal> {
-    let gone = (DropReason::NoRoute, Some(ErrorKind::HostUnreachable));
+    let gone = tell(DropReason::NoRoute, Problem::HostUnreachable);
     let gateway = bridge.gateway.as_deref().ok_or(gone)?;
     let to = |port: PortId, mac: [u8; 6]| {
         let mut macs = [0; 12];

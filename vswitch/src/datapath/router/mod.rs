@@ -33,12 +33,14 @@ use super::egress;
 use super::flow::FlowKey;
 use super::pipeline::Source;
 use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Offload};
+use crate::nat::cache::{Action, Quick};
 use crate::nat::conntrack::{Conntrack, Segment};
-use crate::nat::{Action, Fragment, FragmentTable, Later, NatCache, Packet, Place, Quick, Rewrite, Upper, mss};
+use crate::nat::{Fragment, FragmentKey, FragmentTable, NatCache, Packet, Place, Rewrite, Upper, mss};
 use crate::snapshot::{BridgeId, PortId, PortKind};
+use crate::wire::icmp_error::Problem;
 use crate::wire::tcp::Flags;
 use decide::Out;
-pub(super) use errors::ErrorKind;
+use errors::{Told, tell};
 
 /// Questions for stations that one burst may cause.
 const QUESTIONS_MAX: usize = 8;
@@ -60,8 +62,11 @@ pub(super) enum Routed {
 pub(super) struct HeldFragment {
     pub(super) from: PortId,
     pub(super) incarnation: u64,
+    /// Empty where what is done with it was known.
     pub(super) bytes: Vec<u8>,
     pub(super) offload: Offload,
+    /// Which of all fragments that were looked at it is.
+    number: u64,
 }
 
 /// What is to be told to the sender of a frame that was dropped.
@@ -69,9 +74,9 @@ pub(super) struct HeldFragment {
 pub(super) struct Refused {
     /// Index into the burst.
     pub(super) frame: u16,
-    pub(super) error: ErrorKind,
-    /// Who says so.
-    pub(super) source: IpAddr,
+    told: Told,
+    /// Who says so; none: whom it was for.
+    source: Option<IpAddr>,
 }
 
 /// A station whose Ethernet address is wanted.
@@ -86,26 +91,29 @@ pub(super) struct Question {
 pub(super) struct Pending {
     pub(super) refused: ArrayVec<Refused, BURST_FRAMES_MAX>,
     pub(super) questions: ArrayVec<Question, QUESTIONS_MAX>,
-    /// Fragments whose first one came.
-    pub(super) released: Vec<HeldFragment>,
-    /// Fragments that were held for nothing, and why.
-    pub(super) expired: Vec<(HeldFragment, DropReason)>,
+    /// Fragments whose first one came, and what is done with them.
+    pub(super) released: Vec<(HeldFragment, FragmentDecision)>,
+    /// Fragments that are not to go on.
+    pub(super) given_up: Vec<(HeldFragment, DropReason)>,
 }
 
 impl Pending {
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.refused.is_empty() && self.questions.is_empty() && self.released.is_empty() && self.expired.is_empty()
+        self.refused.is_empty() && self.questions.is_empty() && self.released.is_empty() && self.given_up.is_empty()
     }
 }
 
 /// What the later fragments of a packet have in common with the first.
 #[derive(Debug, Clone, Copy)]
-struct FragmentAction {
+pub(super) struct FragmentAction {
     rewrite: Rewrite,
     out: Out,
     index: Option<u32>,
 }
+
+/// What is done with the fragments of a packet.
+type FragmentDecision = Result<FragmentAction, DropReason>;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -113,12 +121,14 @@ pub(super) struct Router {
     conntrack: Arc<Conntrack>,
     cache: NatCache,
     quicks: Box<[Quick; BURST_FRAMES_MAX]>,
-    fragments: FragmentTable<FragmentAction, HeldFragment>,
+    fragments: FragmentTable<FragmentDecision, HeldFragment>,
+    /// How many later fragments were looked at.
+    fragments_seen: u64,
     pub(super) pending: Pending,
 }
 
 /// Why a packet is not sent, and whether its sender is told.
-type Refusal = (DropReason, Option<ErrorKind>);
+type Refusal = (DropReason, Option<Told>);
 
 impl Router {
     pub(super) fn new(seed: u64, conntrack: Arc<Conntrack>) -> std::io::Result<Self> {
@@ -126,7 +136,8 @@ impl Router {
             conntrack,
             cache: NatCache::new(seed)?,
             quicks: Box::new([Quick::SLOW; BURST_FRAMES_MAX]),
-            fragments: FragmentTable::new(),
+            fragments: FragmentTable::default(),
+            fragments_seen: 0,
             pending: Pending::default(),
         })
     }
@@ -186,9 +197,9 @@ impl Router {
 
     #[inline(never)]
     fn route_slowly(&mut self, source: &Source<'_>, at: usize, frame: &mut Frame, to_gateway: bool) -> Routed {
-        if to_gateway
-            && source.bridge.gateway.is_some()
-            && let Some(answered) = answers::to_gateway(source, frame)
+        let gateway = source.bridge.gateway.as_deref().filter(|_| to_gateway);
+        if let Some(gateway) = gateway
+            && let Some(answered) = answers::to_gateway(source, gateway, frame)
         {
             return answered;
         }
@@ -197,6 +208,11 @@ impl Router {
             Err(_) if !to_gateway => return Routed::Bridge,
             Err(reason) => return Routed::Drop(reason),
         };
+        if let Some(gateway) = gateway
+            && answers::echo(gateway, frame, &packet)
+        {
+            return Routed::Send(source.port.id);
+        }
         let place = place_of(source);
         if !to_gateway && matches!(packet.fragment, Fragment::None) {
             // Not what hairpins are made of: the bridge's, and remembered as such.
@@ -213,15 +229,19 @@ impl Router {
                 }
             }
         }
-        match self.route_packet(source, at, frame, &packet, place) {
+        let routed = self.route_packet(source, at, frame, &packet, place);
+        if let (Err((reason, _)), Fragment::First { .. }) = (&routed, packet.fragment) {
+            // The others of the packet go the same way.
+            let _ = self.decide_fragments(source, &packet, Err(*reason));
+        }
+        match routed {
             Ok(routed) => routed,
             Err((reason, _)) if !to_gateway && reason == DropReason::NoConnection => Routed::Bridge,
-            Err((reason, error)) => {
-                if let Some(error) = error
-                    && let Some(speaker) = errors::speaker(source, &packet)
-                {
+            Err((reason, told)) => {
+                if let Some(told) = told {
+                    let source = errors::speaker(source, &packet);
                     // More than one burst has frames is more than anybody needs to be told.
-                    let _ = self.pending.refused.try_push(Refused { frame: at as u16, error, source: speaker });
+                    let _ = self.pending.refused.try_push(Refused { frame: at as u16, told, source });
                 }
                 Routed::Drop(reason)
             }
@@ -246,7 +266,7 @@ impl Router {
         let segment = segment_of(packet);
         let decision = match self.conntrack.find(tuple, place) {
             Some(found) => Ok(found),
-            None => decide::decide(source, &self.conntrack, packet, place, &segment),
+            None => decide::decide(source, &self.conntrack, packet, place, &segment, &mut self.pending.questions),
         };
         let decision = decision.map(decide::Decision::Connection).or_else(|other| other)?;
         let (rewrite, out, index, cacheable) = match decision {
@@ -261,7 +281,7 @@ impl Router {
         let rewrite = rewrite.ok_or((DropReason::Untranslatable, None))?;
         check_size(source, &out, frame, packet)?;
         if out.hop && packet.hops <= 1 {
-            return Err((DropReason::TtlExceeded, Some(ErrorKind::TimeExceeded)));
+            return Err(tell(DropReason::TtlExceeded, Problem::TimeExceeded));
         }
         if let Upper::Tcp { flags, .. } = packet.upper
             && flags.0 & Flags::SYN.0 != 0
@@ -269,7 +289,8 @@ impl Router {
             clamp_mss(source, &out, frame, packet);
         }
         if let Fragment::First { .. } = packet.fragment {
-            self.route_first_fragment(source, packet, FragmentAction { rewrite, out, index })?;
+            self.decide_fragments(source, packet, Ok(FragmentAction { rewrite, out, index }))
+                .map_err(|reason| (reason, None))?;
         } else if cacheable {
             self.remember(source, at, frame, packet, &rewrite, &out, index);
         }
@@ -306,17 +327,16 @@ impl Router {
     }
 
     /// Remembers what is done to the packet whose first fragment this is, and lets go those that overtook it.
-    fn route_first_fragment(
+    fn decide_fragments(
         &mut self,
         source: &Source<'_>,
         packet: &Packet,
-        action: FragmentAction,
-    ) -> Result<(), Refusal> {
-        let key = packet.fragment_key(source.port.id);
-        match self.fragments.first(key, packet, action, source.now.s) {
-            Ok(waiting) => self.pending.released.extend(waiting),
-            Err(reason) => return Err((reason, None)),
-        }
+        decision: FragmentDecision,
+    ) -> Result<(), DropReason> {
+        let Some(key) = FragmentKey::of(packet, source.port.id) else { return Ok(()) };
+        let waiting = self.fragments.first(key, packet.fragment, decision, source.now.s);
+        self.pending.given_up.extend(self.fragments.dropped());
+        self.pending.released.extend(waiting?.into_iter().map(|held| (held, decision)));
         Ok(())
     }
 
@@ -326,45 +346,69 @@ impl Router {
         frame: &mut Frame,
         packet: &Packet,
     ) -> Result<Routed, Refusal> {
-        let key = packet.fragment_key(source.port.id);
-        match self.fragments.later(key, packet, source.now.s) {
-            Later::Known(FragmentAction { rewrite, out, index }) => {
-                if out.hop && packet.hops <= 1 {
-                    return Err((DropReason::TtlExceeded, None));
-                }
-                if let Some(index) = index {
-                    self.conntrack.touch(index, source.now.s);
-                }
-                check_size(source, &out, frame, packet)?;
-                apply(frame, packet, &rewrite, &out)?;
-                Ok(Routed::Send(out.port))
-            }
-            Later::Unknown(place) if frame.is_linear() => {
-                let held = HeldFragment {
-                    from: source.port.id,
-                    incarnation: source.port.incarnation,
-                    bytes: frame.data().to_vec(),
-                    offload: frame.offload,
-                };
-                place.hold(held).map_err(|reason| (reason, None))?;
-                Ok(Routed::Held)
-            }
-            Later::Unknown(_) => Err((DropReason::FragmentsFull, None)),
-            Later::Refused(reason) => Err((reason, None)),
+        let Some(key) = FragmentKey::of(packet, source.port.id) else { return Err((DropReason::Malformed, None)) };
+        let is_known = self.fragments.knows(&key);
+        if !is_known && !frame.is_linear() {
+            return Err((DropReason::FragmentsFull, None));
         }
+        self.fragments_seen += 1;
+        let number = self.fragments_seen;
+        let held = HeldFragment {
+            from: source.port.id,
+            incarnation: source.port.incarnation,
+            bytes: if is_known { Vec::new() } else { frame.data().to_vec() },
+            offload: frame.offload,
+            number,
+        };
+        let decided = self.fragments.later(key, packet.fragment, held, frame.len(), source.now.s);
+        let mut own_reason = None;
+        for (held, reason) in self.fragments.dropped() {
+            if held.number == number {
+                own_reason = Some(reason);
+            } else {
+                self.pending.given_up.push((held, reason));
+            }
+        }
+        let FragmentAction { rewrite, out, index } = match (decided, own_reason) {
+            (Some((Ok(action), _)), _) => action,
+            (Some((Err(reason), _)), _) | (None, Some(reason)) => return Err((reason, None)),
+            (None, None) => return Ok(Routed::Held),
+        };
+        if out.hop && packet.hops <= 1 {
+            return Err((DropReason::TtlExceeded, None));
+        }
+        if let Some(index) = index {
+            self.conntrack.touch(index, source.now.s);
+        }
+        check_size(source, &out, frame, packet)?;
+        apply(frame, packet, &rewrite, &out)?;
+        Ok(Routed::Send(out.port))
     }
 
     /// Whether fragments wait for their first one.
     #[inline]
     pub(super) fn holds_fragments(&self) -> bool {
-        !self.fragments.is_empty()
+        self.fragments.held() > 0
     }
 
-    /// Looks for fragments that have waited too long.
+    /// Gives up the packets whose fragments did not come in time.
     pub(super) fn expire_fragments(&mut self, now_s: u32) {
         if !self.fragments.is_empty() {
-            self.fragments.expire(now_s, |held, reason| self.pending.expired.push((held, reason)));
+            self.fragments.expire(now_s);
+            self.pending.given_up.extend(self.fragments.dropped());
         }
+    }
+}
+
+impl FragmentAction {
+    /// Translates a fragment that was held; where it goes.
+    pub(super) fn finish(&self, frame: &mut Frame) -> Result<PortId, DropReason> {
+        let packet = Packet::parse(frame.data(), frame.len())?;
+        if self.out.hop && packet.hops <= 1 {
+            return Err(DropReason::TtlExceeded);
+        }
+        apply(frame, &packet, &self.rewrite, &self.out).map_err(|(reason, _)| reason)?;
+        Ok(self.out.port)
     }
 }
 
@@ -407,7 +451,8 @@ fn check_size(source: &Source<'_>, out: &Out, frame: &Frame, packet: &Packet) ->
     let Some(mtu) = mtu_of(source, out.port) else { return Ok(()) };
     match egress::exceeds(frame, mtu) {
         Some(packet_bytes) if packet.is_v6 || packet.dont_fragment || frame.offload.gso.is_some() => {
-            Err((DropReason::TooBig, Some(ErrorKind::TooBig { mtu, packet_bytes })))
+            let told = Told { problem: Problem::TooBig(mtu), packet_bytes: Some(packet_bytes) };
+            Err((DropReason::TooBig, Some(told)))
         }
         _ => Ok(()),
     }
@@ -438,7 +483,8 @@ fn clamp_mss(source: &Source<'_>, out: &Out, frame: &mut Frame, packet: &Packet)
     let mtus = [mtu_of(source, source.port.id), mtu_of(source, out.port)];
     if let Some(mtu) = mtus.into_iter().flatten().min() {
         let csum = frame.offload.csum;
-        mss::clamp(frame.data_mut(), packet, csum, mtu);
+        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
+        mss::clamp(frame.data_mut(), packet, &csum, mss::of_mtu(mtu, packet.is_v6));
     }
 }
 

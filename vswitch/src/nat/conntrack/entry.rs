@@ -33,9 +33,11 @@ const SOURCE_MAPPED: u16 = 1 << 1;
 const DESTINATION_MAPPED: u16 = 1 << 2;
 const PUBLISHED: u16 = 1 << 3;
 const HAIRPIN: u16 = 1 << 4;
+/// In a slot that keeps a mapping: nobody gets it back.
+const DISOWNED: u16 = 1 << 5;
 const ORIGIN_SHIFT: u32 = 8;
 const RESPONDER_SHIFT: u32 = 10;
-const KNOWN: u16 = V6 | SOURCE_MAPPED | DESTINATION_MAPPED | PUBLISHED | HAIRPIN | 0b1111 << ORIGIN_SHIFT;
+const KNOWN: u16 = V6 | SOURCE_MAPPED | DESTINATION_MAPPED | PUBLISHED | HAIRPIN | DISOWNED | 0b1111 << ORIGIN_SHIFT;
 
 /// An address as two words; which family it is of is known elsewhere.
 fn words_of(address: IpAddr) -> [u64; 2] {
@@ -85,14 +87,35 @@ impl Entry {
         let source = Endpoint { address: reply.destination, port: reply.destination_port };
         let destination = Endpoint { address: original.destination, port: original.destination_port };
         [
-            self.is_source_mapped.then_some((Direction::Original, source, original.destination)),
+            self.is_source_mapped.then_some((Direction::Original, source, self.sent_to())),
             self.is_destination_mapped.then_some((Direction::Reply, destination, reply.destination)),
         ]
+    }
+
+    /// The address that the initiator's mapping is open to. A mapping that only hides a client from a published port's
+    /// server is open to nobody: it is no way around what keeps neighbours apart.
+    pub(super) fn sent_to(&self) -> IpAddr {
+        match self.original.destination {
+            address if !self.is_published => address,
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        }
     }
 
     /// What is left of it when only the mapping of one end is.
     pub(super) fn of_end(&self, end: Direction) -> Self {
         Self { is_source_mapped: end == Direction::Original, is_destination_mapped: end == Direction::Reply, ..*self }
+    }
+
+    /// Notes that nobody gets back the mapping that a slot keeps.
+    pub(super) fn disown(slot: &Slot) {
+        let tag = slot.tag();
+        slot.publish(Tag { flags: tag.flags | DISOWNED, ..tag });
+    }
+
+    /// Whether [`Self::disown`] was called.
+    pub(super) fn is_disowned(tag: Tag) -> bool {
+        tag.flags & DISOWNED != 0
     }
 
     /// Who has the mapping of an end.

@@ -5,13 +5,17 @@
 //! external one, for what comes in. The external address is the caller's choice, the same for all of a container's
 //! endpoints ("paired" pooling, REQ-2). Two mappings never have the same external endpoint (no overloading, REQ-3).
 //!
-//! Who may come in through a mapping is counted by remote address: whoever some connection of the mapping is with
-//! (address-dependent filtering, REQ-8).
+//! Who may come in through a mapping is in `filtering`.
 //!
 //! When the last connection of a mapping ends, the mapping is *held*: its own internal endpoint gets it back, and
-//! nobody else gets its port, until the time of RFC 6888 REQ-8 is over. Mappings of UDP, TCP, SCTP and ICMP, of IPv4
+//! nobody else gets its port, until the time of RFC 6888 REQ-8 is over; only TCP's, whose sessions are tracked, are given
+//! out before when there are no others (REQ-8a).
+//!
+//! Mappings of UDP, TCP, SCTP and ICMP, of IPv4
 //! and IPv6, have nothing to do with one another (RFC 7857 section 5): each has its own [`Mappings`] and lock, under
 //! which no other lock is taken.
+
+mod held;
 
 use std::collections::{HashMap, VecDeque};
 use std::hash::BuildHasher;
@@ -20,6 +24,8 @@ use std::net::IpAddr;
 use hashbrown::HashTable;
 
 use super::super::{ExternalPorts, Place};
+use super::connection::Refusal;
+use super::filtering::Filtering;
 use super::ports::{Choice, Chooser};
 use super::slab::NIL;
 use crate::bpf::Flow;
@@ -51,14 +57,6 @@ struct Mapping {
     kept_by: u32,
 }
 
-/// How many connections of a mapping are with a remote address.
-#[derive(Debug, Clone, Copy)]
-struct Peer {
-    mapping: u32,
-    connections: u32,
-    remote: IpAddr,
-}
-
 /// Why nothing may come in through an external endpoint.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Closed {
@@ -86,17 +84,20 @@ pub(super) struct Mappings {
     free: Vec<u32>,
     by_internal: HashTable<u32>,
     by_external: HashTable<u32>,
-    peers: HashTable<Peer>,
+    filtering: Filtering,
     /// Mappings that were held, in the order in which their time is over.
     held: VecDeque<(u32, u32)>,
     /// How many external addresses use a port: what [`ExternalPorts`] is told once.
     uses: HashMap<u16, u32>,
+    /// How many mappings an internal address has, held ones included.
+    owned: HashMap<IpAddr, u32>,
+    owned_max: u32,
     chooser: Chooser,
     live: u32,
 }
 
 impl Mappings {
-    pub(super) fn new(flow: Flow, is_v6: bool, chooser: Chooser) -> Self {
+    pub(super) fn new(flow: Flow, is_v6: bool, owned_max: u32, chooser: Chooser) -> Self {
         Self {
             flow,
             is_v6,
@@ -105,9 +106,11 @@ impl Mappings {
             free: Vec::new(),
             by_internal: HashTable::new(),
             by_external: HashTable::new(),
-            peers: HashTable::new(),
+            filtering: Filtering::new(),
             held: VecDeque::new(),
             uses: HashMap::new(),
+            owned: HashMap::new(),
+            owned_max,
             chooser,
             live: 0,
         }
@@ -124,7 +127,7 @@ impl Mappings {
     }
 
     /// Lets a connection with `remote` take part in the mapping of `owner` at `address`, which is made if there is
-    /// none; nothing if there is no port for it.
+    /// none.
     pub(super) fn acquire(
         &mut self,
         owner: Owner,
@@ -132,16 +135,47 @@ impl Mappings {
         remote: IpAddr,
         ports: &dyn ExternalPorts,
         now_s: u32,
+    ) -> Result<Acquired, Refusal> {
+        let (id, reclaimed) = self.find_or_make(owner, address, ports, now_s)?;
+        let acquired = self.join(id, remote);
+        Ok(Acquired { no_longer_kept_by: acquired.no_longer_kept_by.or(reclaimed), ..acquired })
+    }
+
+    /// Lets `remote` use the mapping of `owner` until `until_s`, because it was sent to: see `filtering`.
+    pub(super) fn attempt(
+        &mut self,
+        owner: Owner,
+        address: IpAddr,
+        (remote, until_s): (IpAddr, u32),
+        ports: &dyn ExternalPorts,
+        now_s: u32,
     ) -> Option<Acquired> {
-        let id = match self.find_internal(owner.internal, address) {
-            Some(id) => id,
-            None => {
-                let port = self.choose(owner.internal, address, ports, now_s)?;
-                self.make(owner, Endpoint { address, port }, ports)
-            }
-        };
-        self.slab[id as usize].owner = Some(owner);
-        Some(self.join(id, remote))
+        let (id, reclaimed) = self.find_or_make(owner, address, ports, now_s).ok()?;
+        if !self.filtering.attempt(id, remote, until_s) {
+            return None;
+        }
+        let acquired = self.join(id, remote);
+        Some(Acquired { no_longer_kept_by: acquired.no_longer_kept_by.or(reclaimed), ..acquired })
+    }
+
+    /// The mapping of `owner`, and the slot that kept the one whose port it got.
+    fn find_or_make(
+        &mut self,
+        owner: Owner,
+        address: IpAddr,
+        ports: &dyn ExternalPorts,
+        now_s: u32,
+    ) -> Result<(u32, Option<u32>), Refusal> {
+        if let Some(id) = self.find_internal(owner.internal, address) {
+            self.slab[id as usize].owner = Some(owner);
+            return Ok((id, None));
+        }
+        if self.owned.get(&owner.internal.address).is_some_and(|&owned| owned >= self.owned_max) {
+            return Err(Refusal::ContainerLimit);
+        }
+        let chosen = self.choose(owner.internal, address, ports, now_s).map(|port| (port, None));
+        let (port, reclaimed) = chosen.or_else(|| self.reclaim(address, ports)).ok_or(Refusal::PortsExhausted)?;
+        Ok((self.make(Some(owner), Endpoint { address, port }, ports), reclaimed))
     }
 
     /// As [`Self::acquire`], with the external port of a connection that was restored; nothing if that contradicts
@@ -157,33 +191,18 @@ impl Mappings {
         Some(self.join(id, remote))
     }
 
-    /// Keeps a restored mapping from others until `until_s`; whether that is possible.
-    pub(super) fn restore_held(
-        &mut self,
-        owner: Owner,
-        external: Endpoint,
-        kept_by: u32,
-        until_s: u32,
-        ports: &dyn ExternalPorts,
-    ) -> bool {
-        if self.find_external(external).is_some() || self.find_internal(owner.internal, external.address).is_some() {
-            return false;
-        }
-        let Some(id) = self.restored(owner, external, ports) else { return false };
-        self.hold(id, kept_by, until_s);
-        true
-    }
-
     fn restored(&mut self, owner: Owner, external: Endpoint, ports: &dyn ExternalPorts) -> Option<u32> {
-        let (by_external, by_internal) =
-            (self.find_external(external), self.find_internal(owner.internal, external.address));
-        match (by_external, by_internal) {
+        let by_internal = self.find_internal(owner.internal, external.address);
+        match (self.find_external(external), by_internal) {
             (Some(one), Some(other)) if one == other => Some(one),
-            (None, None) if external.port != 0 && ports.is_free(self.flow, self.is_v6, external.port) => {
-                Some(self.make(owner, external, ports))
-            }
+            (None, None) if self.may_take(external.port, ports) => Some(self.make(Some(owner), external, ports)),
             _ => None,
         }
+    }
+
+    /// Whether a port is one that this or another address uses already, or may use.
+    fn may_take(&self, port: u16, ports: &dyn ExternalPorts) -> bool {
+        port != 0 && (self.uses.contains_key(&port) || ports.is_free(self.flow, self.is_v6, port))
     }
 
     /// Lets a connection from `remote` come in at `external`: who it is for.
@@ -192,7 +211,7 @@ impl Mappings {
         let Mapping { owner, connections, .. } = self.slab[id as usize];
         let owner = owner.filter(|owner| owner.place == Place::Container && connections > 0);
         let owner = owner.ok_or(Closed::NoMapping)?;
-        if self.find_peer(id, remote).is_none() {
+        if !self.filtering.has(id, remote) {
             return Err(Closed::Filtered);
         }
         self.join(id, remote);
@@ -203,13 +222,11 @@ impl Mappings {
     /// last one: returns whether it does.
     pub(super) fn release(&mut self, external: Endpoint, remote: IpAddr, kept_by: u32, until_s: u32) -> bool {
         let Some(id) = self.find_external(external) else { return false };
-        let hash = self.hash_peer(id, remote);
-        if let Ok(mut found) = self.peers.find_entry(hash, |peer| peer.mapping == id && peer.remote == remote) {
-            found.get_mut().connections -= 1;
-            if found.get().connections == 0 {
-                found.remove();
-            }
-        }
+        self.leave(id, remote, kept_by, until_s)
+    }
+
+    fn leave(&mut self, id: u32, remote: IpAddr, kept_by: u32, until_s: u32) -> bool {
+        self.filtering.remove(id, remote);
         let mapping = &mut self.slab[id as usize];
         mapping.connections = mapping.connections.saturating_sub(1);
         if mapping.connections > 0 {
@@ -218,44 +235,6 @@ impl Mappings {
         self.live -= 1;
         self.hold(id, kept_by, until_s);
         true
-    }
-
-    fn hold(&mut self, id: u32, kept_by: u32, until_s: u32) {
-        let mapping = &mut self.slab[id as usize];
-        mapping.held_until_s = until_s;
-        mapping.kept_by = kept_by;
-        self.held.push_back((id, until_s));
-    }
-
-    /// The owner of all mappings at `address` is gone: whoever has the address next is somebody else.
-    pub(super) fn disown(&mut self, address: IpAddr) {
-        for id in 0..self.slab.len() as u32 {
-            let mapping = self.slab[id as usize];
-            let Some(owner) = mapping.owner.filter(|owner| owner.internal.address == address) else { continue };
-            if mapping.connections == 0 {
-                let hash = self.hash_internal(owner.internal, mapping.external.address);
-                if let Ok(found) = self.by_internal.find_entry(hash, |&other| other == id) {
-                    found.remove();
-                }
-                self.slab[id as usize].owner = None;
-            }
-        }
-    }
-
-    /// Frees the ports whose time is over, at most `budget` of them; `freed` gets the slots that kept them.
-    pub(super) fn expire(&mut self, now_s: u32, budget: usize, ports: &dyn ExternalPorts, mut freed: impl FnMut(u32)) {
-        for _ in 0..budget {
-            let Some(&(id, until_s)) = self.held.front().filter(|(_, until_s)| *until_s <= now_s) else { return };
-            self.held.pop_front();
-            let mapping = self.slab[id as usize];
-            // Otherwise it came back to life, and may have been held again since, or it is another one.
-            if mapping.connections == 0 && mapping.held_until_s == until_s && until_s != 0 {
-                if mapping.kept_by != NIL {
-                    freed(mapping.kept_by);
-                }
-                self.unmake(id, ports);
-            }
-        }
     }
 
     fn join(&mut self, id: u32, remote: IpAddr) -> Acquired {
@@ -267,20 +246,12 @@ impl Mappings {
         }
         mapping.connections += 1;
         let external = mapping.external;
-        let hash = self.hash_peer(id, remote);
-        match self.peers.find_mut(hash, |peer| peer.mapping == id && peer.remote == remote) {
-            Some(peer) => peer.connections += 1,
-            None => {
-                let hasher = &self.hasher;
-                let rehash = |peer: &Peer| hasher.hash_one((peer.mapping, peer.remote));
-                self.peers.insert_unique(hash, Peer { mapping: id, connections: 1, remote }, rehash);
-            }
-        }
+        self.filtering.add(id, remote);
         Acquired { external, no_longer_kept_by: (kept_by != NIL).then_some(kept_by) }
     }
 
-    fn make(&mut self, owner: Owner, external: Endpoint, ports: &dyn ExternalPorts) -> u32 {
-        let mapping = Mapping { owner: Some(owner), external, connections: 0, held_until_s: 0, kept_by: NIL };
+    fn make(&mut self, owner: Option<Owner>, external: Endpoint, ports: &dyn ExternalPorts) -> u32 {
+        let mapping = Mapping { owner, external, connections: 0, held_until_s: 0, kept_by: NIL };
         let id = match self.free.pop() {
             Some(id) => {
                 self.slab[id as usize] = mapping;
@@ -299,8 +270,11 @@ impl Mappings {
             // Only mappings with an owner are in this table.
             hasher.hash_one((mapping.owner.map(|owner| owner.internal), mapping.external.address))
         };
-        let hash = hasher.hash_one((Some(owner.internal), external.address));
-        self.by_internal.insert_unique(hash, id, rehash_internal);
+        if let Some(owner) = owner {
+            let hash = hasher.hash_one((Some(owner.internal), external.address));
+            self.by_internal.insert_unique(hash, id, rehash_internal);
+            *self.owned.entry(owner.internal.address).or_default() += 1;
+        }
         let uses = self.uses.entry(external.port).or_default();
         *uses += 1;
         if *uses == 1 {
@@ -315,10 +289,7 @@ impl Mappings {
             found.remove();
         }
         if let Some(owner) = owner {
-            let hash = self.hash_internal(owner.internal, external.address);
-            if let Ok(found) = self.by_internal.find_entry(hash, |&other| other == id) {
-                found.remove();
-            }
+            self.forget_internal(id, owner, external.address);
         }
         self.slab[id as usize].held_until_s = 0;
         self.free.push(id);
@@ -328,6 +299,19 @@ impl Mappings {
             if *uses == 0 {
                 self.uses.remove(&external.port);
                 ports.release(self.flow, self.is_v6, external.port);
+            }
+        }
+    }
+
+    fn forget_internal(&mut self, id: u32, owner: Owner, address: IpAddr) {
+        let hash = self.hash_internal(owner.internal, address);
+        if let Ok(found) = self.by_internal.find_entry(hash, |&other| other == id) {
+            found.remove();
+        }
+        if let Some(owned) = self.owned.get_mut(&owner.internal.address) {
+            *owned -= 1;
+            if *owned == 0 {
+                self.owned.remove(&owner.internal.address);
             }
         }
     }
@@ -348,10 +332,6 @@ impl Mappings {
         self.hasher.hash_one((Some(internal), address))
     }
 
-    fn hash_peer(&self, mapping: u32, remote: IpAddr) -> u64 {
-        self.hasher.hash_one((mapping, remote))
-    }
-
     fn find_internal(&self, internal: Endpoint, address: IpAddr) -> Option<u32> {
         let is_it = |&id: &u32| {
             let mapping = &self.slab[id as usize];
@@ -363,9 +343,5 @@ impl Mappings {
     fn find_external(&self, external: Endpoint) -> Option<u32> {
         let is_it = |&id: &u32| self.slab[id as usize].external == external;
         self.by_external.find(self.hasher.hash_one(external), is_it).copied()
-    }
-
-    fn find_peer(&self, mapping: u32, remote: IpAddr) -> Option<&Peer> {
-        self.peers.find(self.hash_peer(mapping, remote), |peer| peer.mapping == mapping && peer.remote == remote)
     }
 }

@@ -6,7 +6,7 @@
 //!
 //! - `slab`: the connections themselves, fixed-size slots in one mapping, which may be a file;
 //! - `index`: finds them by the tuple of either direction;
-//! - `mapping`, `ports`: external endpoints, and who may come in through them;
+//! - `mapping`, `filtering`, `ports`: external endpoints, who may come in through them, and which one is next;
 //! - `containers`: limits and hairpins;
 //! - `state`, `timers`: what TCP's segments do, and how long connections live without traffic;
 //! - `sweep`: a hand that goes round the slab and removes what has expired, and the removals that somebody asks for;
@@ -26,6 +26,7 @@
 mod connection;
 mod containers;
 mod entry;
+mod filtering;
 mod index;
 mod list;
 mod mapping;
@@ -47,7 +48,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use connection::{Admission, Arrival, Direction, Found, New, Refusal, Segment, SourceNat, Tracked};
 pub use list::{Connection, Counts, Filter};
 pub use restore::Restored;
-pub use slab::Storage;
+pub use slab::{HEADER_BYTES as FILE_HEADER_BYTES, Storage};
 pub use sweep::{SWEEP_BUDGET, Swept};
 pub use timers::Timeouts;
 
@@ -67,8 +68,12 @@ use crate::wire::protocol;
 pub struct ConntrackConfig {
     /// The most connections, ports that are kept from reuse included; 128 bytes each when it was used once.
     pub connections_max: u32,
-    /// The most connections of one container, so that none exhausts the host (RFC 6888 REQ-4).
+    /// The most connections of one container, so that none exhausts the host (RFC 6888 REQ-4). Those that come to its
+    /// published ports count.
     pub per_container_max: u32,
+    /// The most external ports that one internal address has of a protocol, held ones included. All ports that a Linux
+    /// container chooses by itself (`net.ipv4.ip_local_port_range`, 28,232) have room in it.
+    pub per_container_ports_max: u32,
     /// How long connections live.
     pub timeouts: Timeouts,
     /// Whether what comes in to a mapping keeps it alive, as what goes out always does (RFC 4787 REQ-6a).
@@ -83,6 +88,7 @@ impl Default for ConntrackConfig {
             // A million, and the 65,535 ports of an address that may be held beside them.
             connections_max: (1 << 20) + (1 << 16),
             per_container_max: 65_536,
+            per_container_ports_max: 28_672,
             timeouts: Timeouts::default(),
             inbound_refresh: true,
             udp_parity: true,
@@ -123,14 +129,16 @@ impl Conntrack {
         config.timeouts.check()?;
         let capacity = config.connections_max.clamp(1, slab::SLOTS_MAX);
         let (slab, used) = Slab::open(storage, capacity)?;
-        let chooser = || Chooser::new(secret, config.udp_parity);
+        let mappings = |flow, is_v6| {
+            Mappings::new(flow, is_v6, config.per_container_ports_max, Chooser::new(secret, config.udp_parity))
+        };
         let flows = Flow::ALL.into_iter().flat_map(|flow| [(flow, false), (flow, true)]);
         let table = Self {
             config,
             external_ports,
             slab,
             index: Index::new(),
-            mappings: flows.map(|(flow, is_v6)| Mutex::new(Mappings::new(flow, is_v6, chooser()))).collect(),
+            mappings: flows.map(|(flow, is_v6)| Mutex::new(mappings(flow, is_v6))).collect(),
             containers: Containers::new(),
             connections: AtomicU32::new(0),
             refused: Default::default(),
@@ -283,7 +291,7 @@ fn remember_fin(slot: &Slot, from: Direction, segment: Segment, state: State) {
     let Some(flags) = segment.tcp_flags else { return };
     if flags & state::FIN != 0 && flags & (state::SYN | state::RST) == 0 {
         slot.fins[from as usize].store(segment.sequence.unwrap_or(0), Ordering::Relaxed);
-    } else if matches!(state, State::SynSentOriginal | State::SynSentReply) {
+    } else if matches!(state, State::ReopenedOriginal | State::ReopenedReply) {
         slot.fins.iter().for_each(|fin| fin.store(0, Ordering::Relaxed));
     }
 }

@@ -10,6 +10,7 @@ use super::index::Handle;
 use super::mapping::{Closed, Endpoint, Owner};
 use super::slab::{Kind, NIL};
 use super::state::{self, State};
+use super::timers::Times;
 use super::{Conntrack, found_of};
 use crate::wire::protocol;
 
@@ -84,9 +85,9 @@ impl Conntrack {
         let Some(mut mappings) = self.mappings_of(protocol, address.is_ipv6()) else { return Ok(()) };
         let internal = Endpoint { address: source, port: source_port };
         let owner = Owner { internal, place: entry.origin, bridge };
-        let acquired = mappings.acquire(owner, address, entry.original.destination, &*self.external_ports, now_s);
+        let acquired = mappings.acquire(owner, address, entry.sent_to(), &*self.external_ports, now_s);
         drop(mappings);
-        let acquired = acquired.ok_or(Refusal::PortsExhausted)?;
+        let acquired = acquired?;
         entry.reply.destination_port = acquired.external.port;
         if let Some(slot) = acquired.no_longer_kept_by {
             self.slab.release(slot);
@@ -124,6 +125,9 @@ impl Conntrack {
             Some(mut mappings) => mappings.admit(external, remote),
             None => Err(Closed::NoMapping),
         };
+        if from == Place::Container && admitted == Err(Closed::Filtered) {
+            self.attempt(arrival, now_s);
+        }
         let owner = admitted.map_err(Denied::Closed)?;
         let mut entry = Entry {
             original: tuple,
@@ -152,6 +156,22 @@ impl Conntrack {
             return Err(release(refusal));
         }
         Ok(self.insert_or_undo(entry, state, segment, reserved, now_s)?)
+    }
+
+    /// Opens the filter of a container that was not let in by its neighbour's: see `filtering`.
+    fn attempt(&self, arrival: &Arrival, now_s: u32) {
+        let Tuple { protocol: number, source, source_port, destination, .. } = arrival.tuple;
+        let state = if number == protocol::TCP { State::SynSentOriginal } else { State::Unreplied };
+        let until_s = self.config.timeouts.deadline_s(number, state, Times { since_s: now_s, last_seen_s: now_s });
+        let internal = Endpoint { address: source, port: source_port };
+        let owner = Owner { internal, place: arrival.from, bridge: arrival.bridge };
+        let Some(mut mappings) = self.mappings_of(number, destination.is_ipv6()) else { return };
+        let attempt = (destination, until_s);
+        let acquired = mappings.attempt(owner, destination, attempt, &*self.external_ports, now_s);
+        drop(mappings);
+        if let Some(slot) = acquired.and_then(|acquired| acquired.no_longer_kept_by) {
+            self.slab.release(slot);
+        }
     }
 
     /// A slot for one more connection of a container.

@@ -4,6 +4,7 @@
 //! connection could be so, if it has not expired, and if it contradicts no slot before it: nobody else has its tuples,
 //! its mappings or their ports. Index, mappings, limits, and the bits of the host's ports follow from the slots.
 
+use std::sync::PoisonError;
 use std::sync::atomic::Ordering;
 
 use super::super::{Place, Tuple};
@@ -48,17 +49,17 @@ impl Conntrack {
                     }
                     outcome == Outcome::Kept
                 }
-                Kind::Held => {
-                    let outcome = self.restore_held(at, tag, now_s);
-                    restored.discarded += u32::from(outcome == Outcome::Implausible);
-                    outcome == Outcome::Kept
-                }
+                Kind::Held => self.restore_held(at, tag, now_s),
                 Kind::Free => false,
             };
             if !is_kept {
                 self.slab.release(at);
             }
         }
+        for mappings in &self.mappings {
+            mappings.lock().unwrap_or_else(PoisonError::into_inner).sort_held();
+        }
+        self.expire_held(now_s.max(1), usize::MAX);
         self.connections.store(restored.connections, Ordering::Relaxed);
         restored
     }
@@ -66,7 +67,7 @@ impl Conntrack {
     fn restore_connection(&self, at: u32, tag: Tag, now_s: u32) -> Outcome {
         let slot = self.slab.slot(at);
         let Some((entry, progress)) = plausible(slot, tag, now_s) else { return Outcome::Implausible };
-        if progress.state.is_tcp() != (tag.protocol == protocol::TCP) {
+        if progress.state.is_tcp() != (tag.protocol == protocol::TCP) || Entry::is_disowned(tag) {
             return Outcome::Implausible;
         }
         if self.deadline_s(slot, tag, progress) <= now_s {
@@ -106,8 +107,9 @@ impl Conntrack {
                     }
                 }
                 None => {
+                    // It was never anybody's: nothing to be kept from others.
                     if let Some((external, remote)) = done {
-                        mappings.release(external, remote, NIL, self.held_until_s(now_s));
+                        mappings.release(external, remote, NIL, now_s.max(1));
                     }
                     return false;
                 }
@@ -117,19 +119,16 @@ impl Conntrack {
         true
     }
 
-    fn restore_held(&self, at: u32, tag: Tag, now_s: u32) -> Outcome {
-        let Some((entry, progress)) = plausible(self.slab.slot(at), tag, now_s) else { return Outcome::Implausible };
+    /// Keeps a port from others again, unless its time is over, or a connection uses it: a process may have been killed
+    /// before it had freed the one, or while it removed one of two connections of a mapping.
+    fn restore_held(&self, at: u32, tag: Tag, now_s: u32) -> bool {
+        let Some((entry, progress)) = plausible(self.slab.slot(at), tag, now_s) else { return false };
         let until_s = self.held_until_s(progress.since_s);
-        if until_s <= now_s {
-            return Outcome::Expired;
-        }
         let [source, destination] = entry.mapped();
-        let Some((end, external, _)) = source.xor(destination) else { return Outcome::Implausible };
-        let Some(mut mappings) = self.mappings_of(tag.protocol, external.address.is_ipv6()) else {
-            return Outcome::Implausible;
-        };
-        let is_kept = mappings.restore_held(entry.owner(end), external, at, until_s, &*self.external_ports);
-        if is_kept { Outcome::Kept } else { Outcome::Implausible }
+        let Some((end, external, _)) = source.xor(destination).filter(|_| until_s > now_s) else { return false };
+        let Some(mut mappings) = self.mappings_of(tag.protocol, external.address.is_ipv6()) else { return false };
+        let owner = (!Entry::is_disowned(tag)).then(|| entry.owner(end));
+        mappings.restore_held(owner, external, (at, until_s), &*self.external_ports)
     }
 }
 

@@ -28,7 +28,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 /// The bytes of a slot: two cache lines.
 pub(super) const SLOT_BYTES: usize = 128;
 /// The bytes before the first slot.
-pub(super) const HEADER_BYTES: usize = 4096;
+pub const HEADER_BYTES: usize = 4096;
 /// The version of the layout of header and slots.
 pub(super) const LAYOUT: u32 = 1;
 /// What a file of connections begins with.
@@ -266,7 +266,7 @@ impl Slab {
         let more = GROW_SLOTS.min(self.capacity - free.backed);
         let offset = HEADER_BYTES + free.backed as usize * SLOT_BYTES;
         let bytes = more as usize * SLOT_BYTES;
-        if rustix::fs::fallocate(file, FallocateFlags::empty(), offset as u64, bytes as u64).is_err() {
+        if allocate_blocks(file, offset, bytes).is_err() {
             return false;
         }
         free.backed += more;
@@ -304,6 +304,15 @@ fn header(boot_id: [u8; 16]) -> [u8; 32] {
     header
 }
 
+/// Has the file system provide for what will be touched.
+fn allocate_blocks(file: &File, offset: usize, bytes: usize) -> io::Result<()> {
+    match rustix::fs::fallocate(file, FallocateFlags::empty(), offset as u64, bytes as u64) {
+        // Not a tmpfs then; there is no other way to ask for it.
+        Ok(()) | Err(rustix::io::Errno::OPNOTSUPP) => Ok(()),
+        Err(error) => Err(error.into()),
+    }
+}
+
 /// Gives a file the size of `capacity` slots; returns how many of them the file had.
 fn prepare(file: &File, boot_id: [u8; 16], capacity: u32) -> io::Result<u32> {
     use std::os::unix::fs::FileExt;
@@ -321,7 +330,7 @@ fn prepare(file: &File, boot_id: [u8; 16], capacity: u32) -> io::Result<u32> {
     file.set_len((HEADER_BYTES + capacity as usize * SLOT_BYTES) as u64)?;
     // What was sparse becomes real before it is touched: see the module's documentation.
     let bytes = HEADER_BYTES + used as usize * SLOT_BYTES;
-    rustix::fs::fallocate(file, FallocateFlags::empty(), 0, bytes as u64)?;
+    allocate_blocks(file, 0, bytes)?;
     if !known {
         file.write_all_at(&expected, 0)?;
     }
