@@ -3,7 +3,8 @@
 //! Theory of operation. Nothing is put together: fragments are translated one by one, in their addresses, and the
 //! destination reassembles them. A table per worker (all fragments of a packet come in through one port, and a port is
 //! read by one worker) follows each packet from its first fragment to be seen until all were. Those that overtake the
-//! first are held until it comes, since only it says which connection they belong to; then they go with it.
+//! first are held until it comes, since only it says which connection they belong to; then they are asked for again,
+//! as though they came only now.
 //!
 //! *Bounds.* The number of packets that are followed, of fragments that are held, of them for one packet, their bytes,
 //! the pieces that a packet may be in while some are missing, and the time: [`TIMEOUT_S`] seconds from the first to be
@@ -321,7 +322,7 @@ impl<A, H> FragmentTable<A, H> {
 
 impl<A: Copy, H> FragmentTable<A, H> {
     /// Notes what was decided for `packet`, the first fragment of its own. Returns those that were held, in the order
-    /// in which they came: they are to go now, behind this one, by the same decision.
+    /// in which they came: [`later`](Self::later) is to be asked for them again.
     ///
     /// # Errors
     /// [`DropReason::FragmentOverlap`] when the fragment is to be dropped, and all of its packet refused.
@@ -336,6 +337,10 @@ impl<A: Copy, H> FragmentTable<A, H> {
         packet.decision = Some(decision);
         let (held, bytes) = release(&mut packet.held);
         (self.held, self.held_bytes) = (self.held - held.len(), self.held_bytes - bytes);
+        // What was held will be seen when it comes again.
+        packet.seen.clear();
+        packet.seen.push((piece.start, piece.end));
+        packet.total = None;
         self.put(key, packet);
         Ok(held)
     }

@@ -15,7 +15,6 @@
 
 pub mod cache;
 pub mod conntrack;
-mod deferred;
 mod external;
 pub mod fragments;
 pub mod icmp_error;
@@ -28,7 +27,6 @@ mod test_packets;
 mod tuple;
 
 pub use cache::{Action, NatCache, Quick};
-pub use deferred::DeferredPorts;
 pub use external::{ExternalPorts, NobodysPorts};
 pub use fragments::{FragmentKey, FragmentTable, Later};
 pub use icmp_error::IcmpError;

@@ -1,20 +1,22 @@
 //! Publishing ports, and keeping what stands outside of the snapshot in line with what is published.
 //!
-//! Theory of operation. The desired state says what is published. Two things outside of the snapshot follow from it: the
-//! classifier of the shared uplinks, which takes the packets from the host's interface, and the connections
-//! that began through a published port. Both are brought in line by what is *wanted* and what is *there*, whatever the
-//! command was, so that every way in which a port comes or goes (a command, its undoing, a namespace that ends, an
-//! uplink that is attached anew) is served by the same few lines.
+//! Theory of operation. The desired state says what is published. Three things outside of the snapshot follow from it:
+//! the classifier of the shared uplinks, which takes the packets from the host's interface, the reservation
+//! against the host's programs, and the connections that began through a published port. They are brought in line by
+//! what is *wanted* and what is *there*, whatever the command was, so that every way in which a port comes or goes (a
+//! command, its undoing, a namespace that ends, an uplink that is attached anew) is served by the same few lines.
 //!
 //! The order is that of all commands. What comes: the classifier first, so that no packet that the snapshot has a
-//! service for is still the host's; then the snapshot, then the store. What goes: the snapshot first, until no
-//! worker makes connections any more; the store; then the classifier; and last the connections, so that whoever has the
-//! address or the port next gets the very next datagram.
+//! service for is still the host's, and no program can bind the port any more; then the snapshot, then the store. What
+//! goes: the snapshot first, until no worker makes connections any more; the store; then the classifier and the
+//! reservation; and last the connections, so that whoever has the address or the port next gets the very next datagram.
 //!
 //! What is wanted follows from the records alone and not from which ports have an interface: the ports of a container
 //! whose interface is gone for a moment are nobody else's meanwhile.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::conntrack::Gone;
@@ -22,10 +24,10 @@ use super::describe::{describe_publication, describe_publications};
 use super::{Switch, netlink_failed};
 use crate::api::{self, Flushed, PortRange, Publish, PublishSpec, Transport};
 use crate::bpf::{Classifier, ClassifierError, HostAddresses, Protocol};
-use crate::control::desired::{Desired, PublishView};
-use crate::control::host_ports::Published;
+use crate::control::desired::{Desired, PublishView, TakenPort};
+use crate::control::host_ports::{Published, Use, in_use, ports_in_use};
 use crate::control::netlink::{Netlink, NetlinkError};
-use crate::control::refusal::{Result, from_sentence, invalid};
+use crate::control::refusal::{Result, failed, from_sentence, invalid};
 
 /// The range of `net.ipv4.ip_local_port_range` where it cannot be read: the kernel's default.
 const EPHEMERAL_DEFAULT: PortRange = PortRange { first: 32768, last: 60999 };
@@ -38,8 +40,17 @@ type Endpoint = (Transport, IpAddr);
 type Ranges = Vec<PortRange>;
 
 /// Published ports as the classifier knows them: where, whatever they lead to.
-#[derive(Debug, Default)]
+#[derive(Debug, Default, PartialEq, Eq)]
 pub(super) struct Taken(BTreeMap<Endpoint, Ranges>);
+
+/// What was told to whom.
+#[derive(Debug, Default)]
+pub(super) struct ServicePlane {
+    /// What the classifier takes.
+    taken: Taken,
+    /// What is reserved against the host's programs.
+    reserved: Taken,
+}
 
 impl Taken {
     /// What `desired` publishes.
@@ -129,7 +140,9 @@ impl Switch {
             Ok(Netlink::open()?.addrs(None)?.iter().map(|address| address.net.addr()).collect())
         };
         let addresses = look().map_err(|error| netlink_failed("the host's addresses cannot be read", &error))?;
-        decide(&PublishView { addresses, ephemeral: ephemeral_ports(), in_use: &|_, _, _| Ok(None) })
+        let programs = Programs::default();
+        let in_use = |protocol, host, ports| programs.lowest(protocol, host, ports);
+        decide(&PublishView { addresses, ephemeral: ephemeral_ports(), in_use: &in_use })
     }
 
     /// Makes `next`, which differs in what is published, the state.
@@ -158,17 +171,17 @@ impl Switch {
     /// The kernel refuses, or a tunnel receives there. Everything else is taken then; it is the caller's to have it
     /// taken back, by [`Switch::release_services`].
     pub(super) fn take_services(&mut self, wanted: &Taken) -> Result<()> {
-        let Some(classifier) = self.uplinks.classifier() else {
-            // Nothing is taken from any interface; one that is attached later is told everything.
-            self.services = Taken::default();
-            return Ok(());
-        };
+        if !wanted.0.is_empty() {
+            // With the first published port the classifier is loaded.
+            self.host_ports()?;
+        }
+        let Some(classifier) = self.uplinks.classifier() else { return Ok(()) };
         let mut outcome = Ok(());
         for (&endpoint, ranges) in &wanted.0 {
-            for ports in difference(ranges, self.services.at(endpoint)) {
+            for ports in difference(ranges, self.services.taken.at(endpoint)) {
                 match take(classifier, endpoint, ports) {
                     Ok(()) => {
-                        let there = self.services.0.entry(endpoint).or_default();
+                        let there = self.services.taken.0.entry(endpoint).or_default();
                         *there = merged(there.iter().copied().chain([ports]));
                     }
                     Err(error) => outcome = Err(from_sentence(api::ErrorCode::Conflict, &error)),
@@ -178,11 +191,16 @@ impl Switch {
         outcome
     }
 
-    /// Makes the classifier leave to the host what the state does not publish.
+    /// Leaves to the host and to its programs what the state does not publish, and nothing else.
     pub(super) fn release_services(&mut self) {
-        let Some(classifier) = self.uplinks.classifier() else { return };
         let wanted = Taken::by(&self.desired);
-        for (&endpoint, there) in &mut self.services.0 {
+        self.release_taken(&wanted);
+        self.reserve(wanted);
+    }
+
+    fn release_taken(&mut self, wanted: &Taken) {
+        let Some(classifier) = self.uplinks.classifier() else { return };
+        for (&endpoint, there) in &mut self.services.taken.0 {
             for ports in difference(there, wanted.at(endpoint)) {
                 match release(classifier, endpoint, ports) {
                     Ok(()) => *there = difference(there, &[ports]),
@@ -192,7 +210,33 @@ impl Switch {
                 }
             }
         }
-        self.services.0.retain(|_, ranges| !ranges.is_empty());
+        self.services.taken.0.retain(|_, ranges| !ranges.is_empty());
+    }
+
+    /// Remembers that the host has all its ports again.
+    pub(super) fn forget_reserved(&mut self) {
+        self.services.reserved = Taken::default();
+    }
+
+    /// Makes `wanted` what the kernel does not choose for the host's programs.
+    fn reserve(&mut self, wanted: Taken) {
+        if wanted == self.services.reserved {
+            return;
+        }
+        let published = wanted.0.iter().flat_map(|(&(protocol, host), ranges)| {
+            let (protocol, at) = (kernel_protocol(protocol), kernel_addresses(host));
+            ranges.iter().map(move |ports| Published { protocol, at, ports: ports.first..=ports.last })
+        });
+        let published = published.collect();
+        let reserved = self.host_ports().and_then(|ports| {
+            ports.set_published(published).map_err(|error| failed(error.to_string(), "see the daemon's log"))
+        });
+        match reserved {
+            Ok(()) => self.services.reserved = wanted,
+            Err(error) => {
+                tracing::warn!(error = %error.message, "programs of the host may be given ports that are published");
+            }
+        }
     }
 
     /// Gives to the next owner what is gone from the state: ports of the host, and containers' addresses. No worker may
@@ -208,21 +252,6 @@ impl Switch {
             tracing::error!(error = %error.message, "some published ports cannot be reached from outside");
         }
         self.release_services();
-    }
-}
-
-impl Switch {
-    /// What is published, as the host's ports are told.
-    pub(super) fn published_ports(&self) -> Vec<Published> {
-        let all = Taken::by(&self.desired).0;
-        let ranges = all.into_iter().flat_map(|((protocol, host), ranges)| {
-            ranges.into_iter().map(move |range| Published {
-                protocol: kernel_protocol(protocol),
-                at: kernel_addresses(host),
-                ports: range.first..=range.last,
-            })
-        });
-        ranges.collect()
     }
 }
 
@@ -258,6 +287,34 @@ fn difference(ranges: &[PortRange], others: &[PortRange]) -> Ranges {
         left.extend(first.map(|first| PortRange { first, last: range.last }));
     }
     left
+}
+
+/// What programs of the host have, as it is found during one command.
+#[derive(Default)]
+struct Programs(RefCell<BTreeMap<Endpoint, BTreeSet<u16>>>);
+
+impl Programs {
+    /// The lowest of `ports` that a program has at `host`. The switch's own sockets, which hold ports for it or carry
+    /// its tunnels, are known from its state.
+    fn lowest(&self, protocol: Transport, host: IpAddr, ports: PortRange) -> Result<Option<TakenPort>> {
+        let refused = |error: std::io::Error| failed(format!("the sockets of the host cannot be listed: {error}"), "");
+        let (kernels, at) = (kernel_protocol(protocol), kernel_addresses(host));
+        let mut known = self.0.borrow_mut();
+        // Listing sockets takes the kernel a while, however few ports are asked for: that is done once.
+        let used = match known.entry((protocol, host)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(ports_in_use(kernels, at).map_err(refused)?),
+        };
+        let us = std::process::id();
+        for &port in used.range(ports.first..=ports.last) {
+            let uses = in_use(kernels, at, port..=port).map_err(refused)?;
+            let foreign = uses.into_iter().find(|one| one.owner.as_ref().is_none_or(|owner| owner.pid != us));
+            if let Some(Use { port, address, owner }) = foreign {
+                return Ok(Some(TakenPort { address, port, owner: owner.map(|owner| owner.to_string()) }));
+            }
+        }
+        Ok(None)
+    }
 }
 
 fn take(

@@ -33,9 +33,10 @@ use super::egress;
 use super::flow::FlowKey;
 use super::pipeline::Source;
 use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Offload};
-use crate::nat::cache::{Action, Quick};
+
 use crate::nat::conntrack::{Conntrack, Segment};
-use crate::nat::{Fragment, FragmentTable, Later, NatCache, Packet, Place, Rewrite, Upper, mss};
+
+use crate::nat::{Action, Fragment, FragmentTable, Later, NatCache, Packet, Place, Quick, Rewrite, Upper, mss};
 use crate::snapshot::{BridgeId, PortId, PortKind};
 use crate::wire::icmp_error::Problem;
 use crate::wire::tcp::Flags;
@@ -88,8 +89,8 @@ pub(super) struct Question {
 pub(super) struct Pending {
     pub(super) refused: ArrayVec<Refused, BURST_FRAMES_MAX>,
     pub(super) questions: ArrayVec<Question, QUESTIONS_MAX>,
-    /// Fragments whose first one came, and what is done with them.
-    pub(super) released: Vec<(HeldFragment, FragmentDecision)>,
+    /// Fragments whose first one came: they are to be routed again.
+    pub(super) released: Vec<HeldFragment>,
     /// Fragments that are not to go on.
     pub(super) given_up: Vec<(HeldFragment, DropReason)>,
 }
@@ -103,7 +104,7 @@ impl Pending {
 
 /// What the later fragments of a packet have in common with the first.
 #[derive(Debug, Clone, Copy)]
-pub(super) struct FragmentAction {
+struct FragmentAction {
     rewrite: Rewrite,
     out: Out,
     index: Option<u32>,
@@ -119,6 +120,7 @@ pub(super) struct Router {
     cache: NatCache,
     quicks: Box<[Quick; BURST_FRAMES_MAX]>,
     fragments: FragmentTable<FragmentDecision, HeldFragment>,
+
     pub(super) pending: Pending,
 }
 
@@ -131,7 +133,8 @@ impl Router {
             conntrack,
             cache: NatCache::new(seed)?,
             quicks: Box::new([Quick::SLOW; BURST_FRAMES_MAX]),
-            fragments: FragmentTable::default(),
+            fragments: FragmentTable::new(),
+
             pending: Pending::default(),
         })
     }
@@ -327,8 +330,9 @@ impl Router {
         packet: &Packet,
         decision: FragmentDecision,
     ) -> Result<(), DropReason> {
-        let waiting = self.fragments.first(packet.fragment_key(source.port.id), packet, decision, source.now.s)?;
-        self.pending.released.extend(waiting.into_iter().map(|held| (held, decision)));
+        let key = packet.fragment_key(source.port.id);
+        let waiting = self.fragments.first(key, packet, decision, source.now.s)?;
+        self.pending.released.extend(waiting);
         Ok(())
     }
 
@@ -348,8 +352,7 @@ impl Router {
                     bytes: frame.data().to_vec(),
                     offload: frame.offload,
                 };
-                room.hold(held).map_err(|reason| (reason, None))?;
-                return Ok(Routed::Held);
+                return room.hold(held).map(|()| Routed::Held).map_err(|reason| (reason, None));
             }
             Later::Unknown(_) => return Err((DropReason::FragmentsFull, None)),
             Later::Refused(reason) => return Err((reason, None)),
@@ -376,18 +379,6 @@ impl Router {
         if !self.fragments.is_empty() {
             self.fragments.expire(now_s, |held, reason| self.pending.given_up.push((held, reason)));
         }
-    }
-}
-
-impl FragmentAction {
-    /// Translates a fragment that was held; where it goes.
-    pub(super) fn finish(&self, frame: &mut Frame) -> Result<PortId, DropReason> {
-        let packet = Packet::parse(frame.data(), frame.len())?;
-        if self.out.hop && packet.hops <= 1 {
-            return Err(DropReason::TtlExceeded);
-        }
-        apply(frame, &packet, &self.rewrite, &self.out).map_err(|(reason, _)| reason)?;
-        Ok(self.out.port)
     }
 }
 
