@@ -377,7 +377,7 @@ impl Forwarder {
             let row = if self.is_same(from, incarnation) { from.index() } else { INJECTED_ROW };
             self.shared.workers[self.number].counters.add_drops(row, reason, 1);
         }
-        for HeldFragment { from, incarnation, bytes, offload, .. } in released {
+        for HeldFragment { from, incarnation, bytes, offload } in released {
             let frame = self.pool.alloc().filter(|_| self.is_same(from, incarnation));
             let Some(mut frame) = frame else {
                 self.shared.workers[self.number].counters.add_drops(INJECTED_ROW, DropReason::PortDetached, 1);

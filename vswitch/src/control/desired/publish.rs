@@ -83,10 +83,23 @@ impl PublicationRecord {
 /// A port of the host that one of its programs has.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct TakenPort {
+    /// The address at which it has it; unspecified: all.
+    pub address: IpAddr,
     /// The port.
     pub port: u16,
-    /// The program, as far as it can be known, for a sentence.
-    pub owner: String,
+    /// The program, where it can be known.
+    pub owner: Option<String>,
+}
+
+impl TakenPort {
+    /// Who uses what, as a sentence.
+    fn describe(&self, protocol: Transport) -> String {
+        let owner = self.owner.as_deref().unwrap_or("the kernel, or a process that cannot be seen,");
+        if self.address.is_unspecified() {
+            return format!("{owner} uses port {}/{protocol} of the host", self.port);
+        }
+        format!("{owner} uses {}/{protocol}", HostPort { ip: self.address, ports: PortRange::one(self.port) })
+    }
 }
 
 /// What decisions about published ports need to know of the host.
@@ -438,12 +451,9 @@ impl PortRecord {
 
 /// Refuses ports that a program of the host has.
 fn check_unused(protocol: Transport, ip: IpAddr, ports: PortRange, host: &PublishView<'_>) -> Result<()> {
-    let Some(TakenPort { port, owner }) = (host.in_use)(protocol, ip, ports)? else { return Ok(()) };
+    let Some(taken) = (host.in_use)(protocol, ip, ports)? else { return Ok(()) };
     Err(conflict(
-        format!(
-            "{}/{protocol} cannot be published: {owner} uses port {port}/{protocol} of the host",
-            HostPort { ip, ports }
-        ),
+        format!("{}/{protocol} cannot be published: {}", HostPort { ip, ports }, taken.describe(protocol)),
         "choose another port of the host, leave it out to get a free one, or stop the program",
     ))
 }
@@ -462,9 +472,9 @@ fn choose(spec: &PublishSpec, hosts: &[IpAddr], endpoints: &Endpoints, host: &Pu
             if let Some((taken, owner)) = endpoints.taken(spec.protocol, ip, ports) {
                 reason.get_or_insert_with(|| format!("{owner} has {taken}/{}", spec.protocol));
                 obstacle = obstacle.max(Some(taken.ports.last));
-            } else if let Some(TakenPort { port, owner }) = (host.in_use)(spec.protocol, ip, ports)? {
-                reason.get_or_insert_with(|| format!("{owner} uses port {port}/{}", spec.protocol));
-                obstacle = obstacle.max(Some(port));
+            } else if let Some(taken) = (host.in_use)(spec.protocol, ip, ports)? {
+                reason.get_or_insert_with(|| taken.describe(spec.protocol));
+                obstacle = obstacle.max(Some(taken.port));
             }
         }
         let Some(obstacle) = obstacle else { return Ok(ports) };

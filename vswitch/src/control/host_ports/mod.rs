@@ -138,6 +138,18 @@ pub fn in_use(protocol: Protocol, at: impl Into<HostAddresses>, ports: RangeIncl
     Ok(sockets.iter().map(describe).collect())
 }
 
+/// All ports for which [`in_use`] would name somebody, in one question to the kernel, and without the look for their
+/// owners: for who has many ports to ask about.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn ports_in_use(protocol: Protocol, at: impl Into<HostAddresses>) -> io::Result<BTreeSet<u16>> {
+    let at = at.into();
+    let sockets = sockets(protocol, &(0..=u16::MAX))?;
+    let sockets = sockets.iter().filter(|socket| socket.inode != 0 && socket.receives_at(at));
+    Ok(sockets.map(|socket| socket.port).collect())
+}
+
 /// Who uses a port of the host: the first of [`in_use`] that can be named.
 ///
 /// # Errors
@@ -533,10 +545,12 @@ mod tests {
         for at in [HostAddresses::All, HostAddresses::AllIpv4, HostAddresses::One(address.ip())] {
             let found = in_use(Protocol::Tcp, at, ports.clone()).expect("the kernel answers");
             assert_eq!(found.len(), 1, "{found:?}");
+            assert!(ports_in_use(Protocol::Tcp, at).expect("the kernel answers").contains(&address.port()));
             assert!(found[0].to_string().ends_with(&format!("(process {us}), at 127.0.0.1")), "{}", found[0]);
         }
         for at in [HostAddresses::AllIpv6, HostAddresses::One("127.0.0.2".parse().expect("an address"))] {
             assert_eq!(in_use(Protocol::Tcp, at, ports.clone()).expect("the kernel answers"), []);
+            assert!(!ports_in_use(Protocol::Tcp, at).expect("the kernel answers").contains(&address.port()));
         }
         assert_eq!(in_use(Protocol::Udp, None, ports.clone()).expect("the kernel answers"), []);
         drop(listener);

@@ -14,7 +14,9 @@
 //! What is wanted follows from the records alone and not from which ports have an interface: the ports of a container
 //! whose interface is gone for a moment are nobody else's meanwhile.
 
-use std::collections::BTreeMap;
+use std::cell::RefCell;
+use std::collections::btree_map::Entry;
+use std::collections::{BTreeMap, BTreeSet};
 use std::net::IpAddr;
 
 use super::conntrack::Gone;
@@ -23,7 +25,7 @@ use super::{Switch, netlink_failed};
 use crate::api::{self, Flushed, PortRange, Publish, PublishSpec, Transport};
 use crate::bpf::{Classifier, ClassifierError, HostAddresses, Protocol};
 use crate::control::desired::{Desired, PublishView, TakenPort};
-use crate::control::host_ports::{Published, in_use};
+use crate::control::host_ports::{Published, Use, in_use, ports_in_use};
 use crate::control::netlink::{Netlink, NetlinkError};
 use crate::control::refusal::{Result, failed, from_sentence, invalid};
 
@@ -138,7 +140,9 @@ impl Switch {
             Ok(Netlink::open()?.addrs(None)?.iter().map(|address| address.net.addr()).collect())
         };
         let addresses = look().map_err(|error| netlink_failed("the host's addresses cannot be read", &error))?;
-        decide(&PublishView { addresses, ephemeral: ephemeral_ports(), in_use: &taken_by_program })
+        let programs = Programs::default();
+        let in_use = |protocol, host, ports| programs.lowest(protocol, host, ports);
+        decide(&PublishView { addresses, ephemeral: ephemeral_ports(), in_use: &in_use })
     }
 
     /// Makes `next`, which differs in what is published, the state.
@@ -285,14 +289,32 @@ fn difference(ranges: &[PortRange], others: &[PortRange]) -> Ranges {
     left
 }
 
-/// The lowest of `ports` that a program of the host has at `host`. The switch's own sockets, which hold ports for it or
-/// carry its tunnels, are known from its state.
-fn taken_by_program(protocol: Transport, host: IpAddr, ports: PortRange) -> Result<Option<TakenPort>> {
-    let uses = in_use(kernel_protocol(protocol), kernel_addresses(host), ports.first..=ports.last);
-    let uses = uses.map_err(|error| failed(format!("the sockets of the host cannot be listed: {error}"), ""))?;
-    let us = std::process::id();
-    let mut foreign = uses.iter().filter(|one| one.owner.as_ref().is_none_or(|owner| owner.pid != us));
-    Ok(foreign.next().map(|one| TakenPort { port: one.port, owner: one.to_string() }))
+/// What programs of the host have, as it is found during one command.
+#[derive(Default)]
+struct Programs(RefCell<BTreeMap<Endpoint, BTreeSet<u16>>>);
+
+impl Programs {
+    /// The lowest of `ports` that a program has at `host`. The switch's own sockets, which hold ports for it or carry
+    /// its tunnels, are known from its state.
+    fn lowest(&self, protocol: Transport, host: IpAddr, ports: PortRange) -> Result<Option<TakenPort>> {
+        let refused = |error: std::io::Error| failed(format!("the sockets of the host cannot be listed: {error}"), "");
+        let (kernels, at) = (kernel_protocol(protocol), kernel_addresses(host));
+        let mut known = self.0.borrow_mut();
+        // Listing sockets takes the kernel a while, however few ports are asked for: that is done once.
+        let used = match known.entry((protocol, host)) {
+            Entry::Occupied(entry) => entry.into_mut(),
+            Entry::Vacant(entry) => entry.insert(ports_in_use(kernels, at).map_err(refused)?),
+        };
+        let us = std::process::id();
+        for &port in used.range(ports.first..=ports.last) {
+            let uses = in_use(kernels, at, port..=port).map_err(refused)?;
+            let foreign = uses.into_iter().find(|one| one.owner.as_ref().is_none_or(|owner| owner.pid != us));
+            if let Some(Use { port, address, owner }) = foreign {
+                return Ok(Some(TakenPort { address, port, owner: owner.map(|owner| owner.to_string()) }));
+            }
+        }
+        Ok(None)
+    }
 }
 
 fn take(
