@@ -26,7 +26,7 @@ use crate::control::uplink::options::UplinkOption;
 use crate::control::{connections, host_ends, upkeep, watch as netns_watch};
 use crate::datapath::{Datapath, DatapathConfig};
 use crate::io::xdp::BusyPoll;
-use crate::nat::NobodysPorts;
+use crate::nat::{DeferredPorts, ExternalPorts};
 
 /// The most datapath threads that are started without being asked for.
 const WORKERS_DEFAULT_MAX: usize = 8;
@@ -122,7 +122,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         pool_chunks: options.xdp_chunks,
         ..DatapathConfig::default()
     };
-    let (conntrack, restored) = connections::open(&connections::path_beside(&options.socket), Arc::new(NobodysPorts))
+    let ports = Arc::new(DeferredPorts::default());
+    let path = connections::path_beside(&options.socket);
+    let (conntrack, restored) = connections::open(&path, Arc::clone(&ports) as Arc<dyn ExternalPorts>)
         .map_err(doing("the table of connections cannot be opened"))?;
     if restored.connections > 0 || restored.discarded > 0 {
         tracing::info!(connections = restored.connections, discarded = restored.discarded, "connections go on");
@@ -133,6 +135,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let xdp = XdpContext { busy_poll, ..XdpContext::default() };
     let mut switch = Switch::new(desired, store, Arc::clone(&datapath), xdp)
         .map_err(doing("the daemon's own network namespace cannot be opened"))?;
+    switch.set_external_ports(ports);
     switch.set_uplinks(options.uplinks.clone()).map_err(|error| StartError::Reconcile(error.message))?;
     let host_changes = switch.host_changes();
     switch.reconcile().map_err(|error| StartError::Reconcile(error.message))?;

@@ -25,7 +25,11 @@ use crate::tunnel::{TunnelEntry, TunnelTable, decap, inner};
 use crate::wire::layers::Layers;
 use crate::wire::{EtherType, arp, ethernet, icmpv6, ipv4, ipv6, protocol, tcp, too_big, udp, vnet_hdr, vxlan};
 
+mod conntrack;
 mod gateway;
+
+pub use conntrack::{conntrack_restore, conntrack_states};
+pub use gateway::{gateway_answers, nat_fragments, nat_icmp_error, nat_packet};
 
 /// A target: its name, which is also its corpus's directory, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -45,6 +49,8 @@ pub const TARGETS: &[Target] = &[
     ("nat_icmp_error", gateway::nat_icmp_error),
     ("nat_fragments", gateway::nat_fragments),
     ("gateway_answers", gateway::gateway_answers),
+    ("conntrack_states", conntrack::conntrack_states),
+    ("conntrack_restore", conntrack::conntrack_restore),
 ];
 
 /// A frame through every view there is; the [`Layers`] lie within it and in order.

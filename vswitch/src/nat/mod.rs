@@ -15,6 +15,7 @@
 
 pub mod cache;
 pub mod conntrack;
+mod deferred;
 mod external;
 pub mod fragments;
 pub mod icmp_error;
@@ -27,6 +28,7 @@ mod test_packets;
 mod tuple;
 
 pub use cache::NatCache;
+pub use deferred::DeferredPorts;
 pub use external::{ExternalPorts, NobodysPorts};
 pub use fragments::{FragmentKey, FragmentTable};
 pub use icmp_error::IcmpError;

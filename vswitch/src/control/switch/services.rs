@@ -74,6 +74,16 @@ impl Taken {
         })
     }
 
+    /// As the host's ports are told.
+    fn published(&self) -> Vec<Published> {
+        let one = |(&(protocol, host), ranges): (&Endpoint, &Ranges)| {
+            let (protocol, at) = (kernel_protocol(protocol), kernel_addresses(host));
+            let of = |ports: &PortRange| Published { protocol, at, ports: ports.first..=ports.last };
+            ranges.iter().map(of).collect::<Vec<_>>()
+        };
+        self.0.iter().flat_map(one).collect()
+    }
+
     fn at(&self, endpoint: Endpoint) -> &[PortRange] {
         self.0.get(&endpoint).map(Vec::as_slice).unwrap_or_default()
     }
@@ -218,11 +228,7 @@ impl Switch {
         if wanted == self.services.reserved {
             return;
         }
-        let published = wanted.0.iter().flat_map(|(&(protocol, host), ranges)| {
-            let (protocol, at) = (kernel_protocol(protocol), kernel_addresses(host));
-            ranges.iter().map(move |ports| Published { protocol, at, ports: ports.first..=ports.last })
-        });
-        let published = published.collect();
+        let published = wanted.published();
         let reserved = self.host_ports().and_then(|ports| {
             ports.set_published(published).map_err(|error| failed(error.to_string(), "see the daemon's log"))
         });
@@ -232,6 +238,11 @@ impl Switch {
                 tracing::warn!(error = %error.message, "programs of the host may be given ports that are published");
             }
         }
+    }
+
+    /// What is published, as the host's ports are told.
+    pub(super) fn published_ports(&self) -> Vec<Published> {
+        Taken::by(&self.desired).published()
     }
 
     /// Gives to the next owner what is gone from the state: ports of the host, and containers' addresses. No worker may

@@ -54,13 +54,14 @@ pub(super) fn decide(
     packet: &Packet,
     place: Place,
     segment: &Segment,
+    questions: &mut ArrayVec<Question, QUESTIONS_MAX>,
 ) -> Result<Found, Result<Decision, Refusal>> {
     let tuple = &packet.tuple;
     if is_martian(tuple.source, place) || is_martian(tuple.destination, place) {
         return Err(Err((DropReason::Martian, None)));
     }
     match place {
-        Place::Container => from_container(source, conntrack, packet, segment),
+        Place::Container => from_container(source, conntrack, packet, segment, questions),
         Place::Outside | Place::Loopback => from_host_side(source, conntrack, packet, place, segment),
     }
 }
@@ -88,6 +89,7 @@ fn from_container(
     conntrack: &Conntrack,
     packet: &Packet,
     segment: &Segment,
+    questions: &mut ArrayVec<Question, QUESTIONS_MAX>,
 ) -> Result<Found, Result<Decision, Refusal>> {
     let Some(gateway) = source.bridge.gateway.as_deref() else { return Err(Err((DropReason::NoConnection, None))) };
     let (tuple, routing) = (&packet.tuple, &source.snapshot.routing);
@@ -114,8 +116,7 @@ fn from_container(
         if !source.bridge.icc {
             return Err(Err(tell(DropReason::Isolated, Problem::Prohibited)));
         }
-        let mut questions = ArrayVec::new();
-        return Err(station(source, source.bridge, destination, &mut questions).map(Decision::Forward));
+        return Err(station(source, source.bridge, destination, questions).map(Decision::Forward));
     }
     let elsewhere = |other: &BridgeEntry| other.gateway.as_ref().is_some_and(|other| other.has_network_of(destination));
     let bridges = source.snapshot.bridges.iter().flatten();

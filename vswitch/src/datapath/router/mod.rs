@@ -91,8 +91,8 @@ pub(super) struct Question {
 pub(super) struct Pending {
     pub(super) refused: ArrayVec<Refused, BURST_FRAMES_MAX>,
     pub(super) questions: ArrayVec<Question, QUESTIONS_MAX>,
-    /// Fragments whose first one came.
-    pub(super) released: Vec<HeldFragment>,
+    /// Fragments whose first one came, and what is done with them.
+    pub(super) released: Vec<(HeldFragment, FragmentDecision)>,
     /// Fragments that are not to go on.
     pub(super) given_up: Vec<(HeldFragment, DropReason)>,
 }
@@ -106,11 +106,14 @@ impl Pending {
 
 /// What the later fragments of a packet have in common with the first.
 #[derive(Debug, Clone, Copy)]
-struct FragmentAction {
+pub(super) struct FragmentAction {
     rewrite: Rewrite,
     out: Out,
     index: Option<u32>,
 }
+
+/// What is done with the fragments of a packet.
+type FragmentDecision = Result<FragmentAction, DropReason>;
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -118,7 +121,7 @@ pub(super) struct Router {
     conntrack: Arc<Conntrack>,
     cache: NatCache,
     quicks: Box<[Quick; BURST_FRAMES_MAX]>,
-    fragments: FragmentTable<Result<FragmentAction, DropReason>, HeldFragment>,
+    fragments: FragmentTable<FragmentDecision, HeldFragment>,
     /// How many later fragments were looked at.
     fragments_seen: u64,
     pub(super) pending: Pending,
@@ -263,7 +266,7 @@ impl Router {
         let segment = segment_of(packet);
         let decision = match self.conntrack.find(tuple, place) {
             Some(found) => Ok(found),
-            None => decide::decide(source, &self.conntrack, packet, place, &segment),
+            None => decide::decide(source, &self.conntrack, packet, place, &segment, &mut self.pending.questions),
         };
         let decision = decision.map(decide::Decision::Connection).or_else(|other| other)?;
         let (rewrite, out, index, cacheable) = match decision {
@@ -328,12 +331,12 @@ impl Router {
         &mut self,
         source: &Source<'_>,
         packet: &Packet,
-        decision: Result<FragmentAction, DropReason>,
+        decision: FragmentDecision,
     ) -> Result<(), DropReason> {
         let Some(key) = FragmentKey::of(packet, source.port.id) else { return Ok(()) };
         let waiting = self.fragments.first(key, packet.fragment, decision, source.now.s);
         self.pending.given_up.extend(self.fragments.dropped());
-        self.pending.released.extend(waiting?);
+        self.pending.released.extend(waiting?.into_iter().map(|held| (held, decision)));
         Ok(())
     }
 
@@ -394,6 +397,18 @@ impl Router {
             self.fragments.expire(now_s);
             self.pending.given_up.extend(self.fragments.dropped());
         }
+    }
+}
+
+impl FragmentAction {
+    /// Translates a fragment that was held; where it goes.
+    pub(super) fn finish(&self, frame: &mut Frame) -> Result<PortId, DropReason> {
+        let packet = Packet::parse(frame.data(), frame.len())?;
+        if self.out.hop && packet.hops <= 1 {
+            return Err(DropReason::TtlExceeded);
+        }
+        apply(frame, &packet, &self.rewrite, &self.out).map_err(|(reason, _)| reason)?;
+        Ok(self.out.port)
     }
 }
 

@@ -80,6 +80,12 @@ impl Containers {
     /// before.
     pub(super) fn share_hairpins(&self, container: IpAddr, counter: Option<Arc<AtomicU32>>) {
         self.change(container, |usage| {
+            // Not even for a moment may it be zero while there are hairpins.
+            if let (Some(old), Some(new)) = (&usage.counter, &counter)
+                && Arc::ptr_eq(old, new)
+            {
+                return;
+            }
             usage.counter.iter().for_each(|old| _ = old.fetch_sub(usage.hairpins, Ordering::Relaxed));
             counter.iter().for_each(|new| _ = new.fetch_add(usage.hairpins, Ordering::Relaxed));
             usage.counter = counter;

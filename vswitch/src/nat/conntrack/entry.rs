@@ -87,9 +87,19 @@ impl Entry {
         let source = Endpoint { address: reply.destination, port: reply.destination_port };
         let destination = Endpoint { address: original.destination, port: original.destination_port };
         [
-            self.is_source_mapped.then_some((Direction::Original, source, original.destination)),
+            self.is_source_mapped.then_some((Direction::Original, source, self.sent_to())),
             self.is_destination_mapped.then_some((Direction::Reply, destination, reply.destination)),
         ]
+    }
+
+    /// The address that the initiator's mapping is open to. A mapping that only hides a client from a published port's
+    /// server is open to nobody: it is no way around what keeps neighbours apart.
+    pub(super) fn sent_to(&self) -> IpAddr {
+        match self.original.destination {
+            address if !self.is_published => address,
+            IpAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+            IpAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+        }
     }
 
     /// What is left of it when only the mapping of one end is.

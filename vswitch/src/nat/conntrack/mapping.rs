@@ -106,7 +106,7 @@ impl Mappings {
             free: Vec::new(),
             by_internal: HashTable::new(),
             by_external: HashTable::new(),
-            filtering: Filtering::default(),
+            filtering: Filtering::new(),
             held: VecDeque::new(),
             uses: HashMap::new(),
             owned: HashMap::new(),

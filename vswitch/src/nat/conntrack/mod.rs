@@ -48,7 +48,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 pub use connection::{Admission, Arrival, Direction, Found, New, Refusal, Segment, SourceNat, Tracked};
 pub use list::{Connection, Counts, Filter};
 pub use restore::Restored;
-pub use slab::Storage;
+pub use slab::{HEADER_BYTES as FILE_HEADER_BYTES, Storage};
 pub use sweep::{SWEEP_BUDGET, Swept};
 pub use timers::Timeouts;
 
@@ -291,7 +291,7 @@ fn remember_fin(slot: &Slot, from: Direction, segment: Segment, state: State) {
     let Some(flags) = segment.tcp_flags else { return };
     if flags & state::FIN != 0 && flags & (state::SYN | state::RST) == 0 {
         slot.fins[from as usize].store(segment.sequence.unwrap_or(0), Ordering::Relaxed);
-    } else if matches!(state, State::SynSentOriginal | State::SynSentReply) {
+    } else if matches!(state, State::ReopenedOriginal | State::ReopenedReply) {
         slot.fins.iter().for_each(|fin| fin.store(0, Ordering::Relaxed));
     }
 }

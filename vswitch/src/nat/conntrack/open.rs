@@ -85,7 +85,7 @@ impl Conntrack {
         let Some(mut mappings) = self.mappings_of(protocol, address.is_ipv6()) else { return Ok(()) };
         let internal = Endpoint { address: source, port: source_port };
         let owner = Owner { internal, place: entry.origin, bridge };
-        let acquired = mappings.acquire(owner, address, entry.original.destination, &*self.external_ports, now_s);
+        let acquired = mappings.acquire(owner, address, entry.sent_to(), &*self.external_ports, now_s);
         drop(mappings);
         let acquired = acquired?;
         entry.reply.destination_port = acquired.external.port;

@@ -59,6 +59,7 @@ impl Conntrack {
         for mappings in &self.mappings {
             mappings.lock().unwrap_or_else(PoisonError::into_inner).sort_held();
         }
+        self.expire_held(now_s.max(1), usize::MAX);
         self.connections.store(restored.connections, Ordering::Relaxed);
         restored
     }
@@ -106,8 +107,9 @@ impl Conntrack {
                     }
                 }
                 None => {
+                    // It was never anybody's: nothing to be kept from others.
                     if let Some((external, remote)) = done {
-                        mappings.release(external, remote, NIL, self.held_until_s(now_s));
+                        mappings.release(external, remote, NIL, now_s.max(1));
                     }
                     return false;
                 }

@@ -28,7 +28,7 @@ use rustix::mm::{MapFlags, ProtFlags, mmap, mmap_anonymous, munmap};
 /// The bytes of a slot: two cache lines.
 pub(super) const SLOT_BYTES: usize = 128;
 /// The bytes before the first slot.
-pub(super) const HEADER_BYTES: usize = 4096;
+pub const HEADER_BYTES: usize = 4096;
 /// The version of the layout of header and slots.
 pub(super) const LAYOUT: u32 = 1;
 /// What a file of connections begins with.

@@ -6,8 +6,11 @@
 //!   invented addresses, which the server answers, must not fill the table for two hours (RFC 5382 section 5 has
 //!   connections partially open until the handshake is complete).
 //! - A connection that is met in its middle (*picked up*) is established when segments of both directions were seen.
-//! - A new SYN on the tuple of a connection that both sides have closed, or that was reset, opens it anew; after FINs
-//!   only with a higher sequence number, as a host in TIME-WAIT has it (RFC 9293 section 3.6.1, RFC 6191).
+//! - A new SYN on the tuple of a connection that was closed or reset opens it anew; after FINs only with a higher
+//!   sequence number, as a host in TIME-WAIT has it (RFC 9293 section 3.6.1), or if the other side accepts it, which may
+//!   know better from the time stamps (RFC 6191). It is established by the answer alone: a client that makes many
+//!   connections uses its ports again within seconds, when the workers still have the flow in their caches and show the
+//!   table no plain acknowledgement.
 //!
 //! Sequence numbers of data are not followed, because established connections are translated on the hit path, which
 //! looks at none. So a forged RST can not be told from a true one; it does no harm, because whatever the true
@@ -54,11 +57,15 @@ pub enum State {
     Closing = 11,
     /// RST was seen, and nothing since.
     Reset = 12,
+    /// The original direction has sent a SYN after the connection was closed or reset.
+    ReopenedOriginal = 13,
+    /// As above, the reply direction.
+    ReopenedReply = 14,
 }
 
 impl State {
     /// All states, in the order of their numbers.
-    pub const ALL: [Self; 13] = [
+    pub const ALL: [Self; 15] = [
         Self::Unreplied,
         Self::Replied,
         Self::SynSentOriginal,
@@ -72,6 +79,8 @@ impl State {
         Self::FinReply,
         Self::Closing,
         Self::Reset,
+        Self::ReopenedOriginal,
+        Self::ReopenedReply,
     ];
 
     /// The state with this number, for what is stored.
@@ -86,7 +95,7 @@ impl State {
         match self {
             Self::Unreplied => "UNREPLIED",
             Self::Replied => "REPLIED",
-            Self::SynSentOriginal | Self::SynSentReply => "SYN_SENT",
+            Self::SynSentOriginal | Self::SynSentReply | Self::ReopenedOriginal | Self::ReopenedReply => "SYN_SENT",
             Self::SynReceivedOriginal | Self::SynReceivedReply => "SYN_RECV",
             Self::PickedUpOriginal | Self::PickedUpReply => "PICKED_UP",
             Self::Established => "ESTABLISHED",
@@ -170,6 +179,13 @@ const fn picked_up(direction: Direction) -> State {
     }
 }
 
+const fn reopened(direction: Direction) -> State {
+    match direction {
+        Direction::Original => State::ReopenedOriginal,
+        Direction::Reply => State::ReopenedReply,
+    }
+}
+
 const fn fin(direction: Direction) -> State {
     match direction {
         Direction::Original => State::FinOriginal,
@@ -247,22 +263,35 @@ pub fn next(state: State, from: Direction, flags: u8, is_newer: bool) -> Step {
         (State::Established, Kind::Fin) => enters(fin(from)),
         (State::Established, _) => stays,
 
+        // The other side has accepted a new connection.
+        (State::FinOriginal | State::FinReply | State::Closing, Kind::SynAck) => enters(State::Established),
         (State::FinOriginal | State::FinReply, _) => {
             let closed = if state == State::FinOriginal { Direction::Original } else { Direction::Reply };
             match kind {
                 Kind::Fin if from != closed => enters(State::Closing),
                 // Who has closed its direction and opens it anew has forgotten the connection.
-                Kind::Syn if from == closed && is_newer => enters(syn_sent(from)),
+                Kind::Syn if from == closed && is_newer => enters(reopened(from)),
                 _ => stays,
             }
         }
 
-        (State::Closing, Kind::Syn) if is_newer => enters(syn_sent(from)),
+        (State::Closing, Kind::Syn) if is_newer => enters(reopened(from)),
         (State::Closing, _) => stays,
 
-        (State::Reset, Kind::Syn) => enters(syn_sent(from)),
+        (State::Reset, Kind::Syn) => enters(reopened(from)),
         (State::Reset, Kind::Fin) => enters(fin(from)),
         // RFC 7857 section 2.2: it was not for this connection, or it was lost.
         (State::Reset, _) => enters(State::Established),
+
+        (State::ReopenedOriginal | State::ReopenedReply, _) => {
+            let opener = if state == State::ReopenedOriginal { Direction::Original } else { Direction::Reply };
+            match kind {
+                Kind::Fin => enters(fin(from)),
+                // Also without a SYN: the old connection goes on.
+                _ if from != opener => enters(State::Established),
+                Kind::Syn => enters(state),
+                _ => stays,
+            }
+        }
     }
 }

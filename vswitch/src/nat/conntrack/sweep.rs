@@ -11,9 +11,10 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::sync::atomic::{Ordering, fence};
 
-use super::super::Tuple;
+use super::super::{Place, Tuple};
 use super::Conntrack;
 use super::entry::{Entry, Progress};
+use super::mapping::{Endpoint, Owner};
 use super::slab::{Kind, Tag};
 
 /// Slots per second that make a round over a million connections short against the shortest of the timeouts.
@@ -48,7 +49,7 @@ impl Conntrack {
         Swept { visited, expired }
     }
 
-    fn expire_held(&self, now_s: u32, budget: usize) {
+    pub(super) fn expire_held(&self, now_s: u32, budget: usize) {
         for mappings in &self.mappings {
             let mut mappings = mappings.lock().unwrap_or_else(PoisonError::into_inner);
             let until_s = self.held_until_s(now_s);
@@ -129,13 +130,23 @@ impl Conntrack {
         let purged = self.purge(now_s, |entry| {
             [entry.container, entry.original.source, entry.reply.source].iter().any(|end| addresses.contains(end))
         });
+        self.disown(now_s, |owner| addresses.contains(&owner.internal.address));
+        addresses.iter().for_each(|address| self.containers.share_hairpins(*address, None));
+        purged
+    }
+
+    /// Forgets the connections of containers that are not there: those that went while no process looked after them.
+    pub fn retain_containers(&self, is_there: impl Fn(IpAddr) -> bool, now_s: u32) -> usize {
+        let purged = self.purge(now_s, |entry| !is_there(entry.container));
+        self.disown(now_s, |owner| owner.place == Place::Container && !is_there(owner.internal.address));
+        purged
+    }
+
+    fn disown(&self, now_s: u32, is_gone: impl Fn(&Owner) -> bool) {
         for mappings in &self.mappings {
             let mut mappings = mappings.lock().unwrap_or_else(PoisonError::into_inner);
-            for address in addresses {
-                mappings.disown(*address, self.held_until_s(now_s), |slot| Entry::disown(self.slab.slot(slot)));
-            }
+            mappings.disown(&is_gone, self.held_until_s(now_s), |slot| Entry::disown(self.slab.slot(slot)));
         }
-        purged
     }
 
     /// Ports are not published any more: `first` to `last` of the host's address, or of all of them.
@@ -159,9 +170,8 @@ impl Conntrack {
     /// The host has lost an address.
     pub fn purge_external(&self, address: IpAddr, now_s: u32) -> usize {
         self.purge(now_s, |entry| {
-            let is_mapped_to = |end: Option<(_, super::mapping::Endpoint, _)>| {
-                end.is_some_and(|(_, external, _)| external.address == address)
-            };
+            let is_mapped_to =
+                |end: Option<(_, Endpoint, _)>| end.is_some_and(|(_, external, _)| external.address == address);
             let is_published_at = entry.is_published && entry.original.destination == address;
             is_published_at || entry.mapped().into_iter().any(is_mapped_to)
         })

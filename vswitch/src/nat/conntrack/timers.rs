@@ -104,9 +104,12 @@ impl Timeouts {
         let (from_s, timeout_s) = match state {
             State::Unreplied | State::Replied => (times.last_seen_s, self.idle_s(protocol)),
             // Only another SYN prolongs these: RFC 6146 section 3.5.2.2, INIT.
-            State::SynSentOriginal | State::SynSentReply | State::SynReceivedOriginal | State::SynReceivedReply => {
-                (times.since_s, self.tcp_partial_open_s)
-            }
+            State::SynSentOriginal
+            | State::SynSentReply
+            | State::SynReceivedOriginal
+            | State::SynReceivedReply
+            | State::ReopenedOriginal
+            | State::ReopenedReply => (times.since_s, self.tcp_partial_open_s),
             State::PickedUpOriginal | State::PickedUpReply => (times.last_seen_s, self.tcp_partial_open_s),
             State::Established | State::FinOriginal | State::FinReply => (times.last_seen_s, self.tcp_established_s),
             State::Closing => (times.since_s, self.tcp_closing_s),

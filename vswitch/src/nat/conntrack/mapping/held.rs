@@ -59,17 +59,22 @@ impl Mappings {
         None
     }
 
-    /// The owner of all mappings at `address` is gone: whoever has the address next is somebody else. `kept` gets the
-    /// slots that keep them, which must know it too.
-    pub(in super::super) fn disown(&mut self, address: IpAddr, until_s: u32, mut kept: impl FnMut(u32)) {
+    /// The owners for whom `is_gone` holds are gone: whoever has their addresses next is somebody else. `kept` gets the
+    /// slots that keep their mappings, which must know it too.
+    pub(in super::super) fn disown(
+        &mut self,
+        is_gone: impl Fn(&Owner) -> bool,
+        until_s: u32,
+        mut kept: impl FnMut(u32),
+    ) {
         let slab = &self.slab;
-        let is_gone = |id: u32| slab[id as usize].owner.is_some_and(|owner| owner.internal.address == address);
-        for (id, remote) in self.filtering.end_attempts(is_gone) {
+        let is_ownerless = |id: u32| slab[id as usize].owner.as_ref().is_some_and(&is_gone);
+        for (id, remote) in self.filtering.end_attempts(is_ownerless) {
             self.leave(id, remote, NIL, until_s);
         }
         for id in 0..self.slab.len() as u32 {
             let mapping = self.slab[id as usize];
-            let Some(owner) = mapping.owner.filter(|owner| owner.internal.address == address) else { continue };
+            let Some(owner) = mapping.owner.filter(&is_gone) else { continue };
             if mapping.connections == 0 && mapping.held_until_s != 0 {
                 self.forget_internal(id, owner, mapping.external.address);
                 self.slab[id as usize].owner = None;

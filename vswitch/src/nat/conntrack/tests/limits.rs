@@ -223,6 +223,9 @@ fn a_container_reaches_its_own_published_port() {
     assert_eq!(found.translated.source, ip(GATEWAY));
     let answer = world.table.find(&found.translated.reversed(), Place::Container).unwrap();
     assert_eq!(answer.translated, tuple(TCP, "192.0.2.1:8080", "172.17.0.2:4000"));
+    // Which is no way for its neighbours to reach it, not even in answer to what they are sent.
+    assert_eq!(world.hairpins(1, TCP, "172.17.0.3:99", &external(&found)), Admission::Filtered);
+    assert_eq!(world.arrives(TCP, "192.0.2.1:8080", &external(&found)), Admission::Filtered);
 }
 
 #[test]

@@ -44,6 +44,17 @@ fn a_containers_attempts_go_with_it() {
 }
 
 #[test]
+fn what_went_while_no_process_looked_is_forgotten() {
+    let world = World::new();
+    world.outbound(UDP, "172.17.0.2:5000", "198.51.100.7:53");
+    let gone = external(&world.outbound(UDP, "172.17.0.3:5000", "198.51.100.7:53"));
+    world.open(&published(UDP, "198.51.100.7:4000", "192.0.2.1:53", "172.17.0.2:53"));
+    assert_eq!(world.table.retain_containers(|address| address == ip("172.17.0.2"), world.now_s), 1);
+    assert_eq!(world.connections(), 2);
+    assert_ne!(external(&world.outbound(UDP, "172.17.0.3:5000", "198.51.100.7:53")), gone);
+}
+
+#[test]
 fn connections_to_a_port_that_is_not_published_any_more_go() {
     let world = World::new();
     for port in 8080..8090 {

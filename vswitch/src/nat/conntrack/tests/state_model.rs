@@ -48,17 +48,28 @@ const TABLE: &str = "
     FIN_WAIT/d     e FIN      TIME_WAIT
     FIN_WAIT/d     d RST      CLOSE
     FIN_WAIT/d     e RST      CLOSE
-    FIN_WAIT/d     d SYN>     SYN_SENT/d
+    FIN_WAIT/d     d SYN>     REOPENED/d
 
-    # RFC 9293 section 3.6.1, RFC 6191: TIME-WAIT ends with a newer SYN.
-    TIME_WAIT      d SYN>     SYN_SENT/d
+    # RFC 9293 section 3.6.1: TIME-WAIT ends with a newer SYN; RFC 6191: or one with a newer time stamp, and the peer says.
+    TIME_WAIT      d SYN>     REOPENED/d
+    TIME_WAIT      d SYN+ACK  ESTABLISHED
+    FIN_WAIT/d     d SYN+ACK  ESTABLISHED
+    FIN_WAIT/d     e SYN+ACK  ESTABLISHED
+    REOPENED/d     d SYN>     REOPENED/d
+    REOPENED/d     d SYN<     REOPENED/d
+    REOPENED/d     e SYN>     ESTABLISHED
+    REOPENED/d     e SYN<     ESTABLISHED
+    REOPENED/d     e SYN+ACK  ESTABLISHED
+    REOPENED/d     e ACK      ESTABLISHED
+    REOPENED/d     d FIN      FIN_WAIT/d
+    REOPENED/d     e FIN      FIN_WAIT/e
 
     # RFC 6146 section 3.5.2.2, TRANS; RFC 7857 section 2.2.
     CLOSE          d ACK      ESTABLISHED
     CLOSE          d SYN+ACK  ESTABLISHED
     CLOSE          d FIN      FIN_WAIT/d
-    CLOSE          d SYN>     SYN_SENT/d
-    CLOSE          d SYN<     SYN_SENT/d
+    CLOSE          d SYN>     REOPENED/d
+    CLOSE          d SYN<     REOPENED/d
 ";
 
 /// A state's name, with the direction if it has one.
@@ -66,6 +77,8 @@ fn name(state: State) -> String {
     let suffix = match state {
         State::SynSentOriginal | State::SynReceivedOriginal | State::PickedUpOriginal | State::FinOriginal => "/o",
         State::SynSentReply | State::SynReceivedReply | State::PickedUpReply | State::FinReply => "/r",
+        State::ReopenedOriginal => return "REOPENED/o".to_owned(),
+        State::ReopenedReply => return "REOPENED/r".to_owned(),
         _ => "",
     };
     format!("{}{suffix}", state.name())
@@ -149,7 +162,7 @@ impl Model {
         }
         if segment == "FIN" {
             self.fins.insert(sender, sequence);
-        } else if self.state.starts_with("SYN_SENT") {
+        } else if self.state.starts_with("REOPENED") {
             self.fins.clear();
         }
         if !["RST", "none"].contains(&segment) {
