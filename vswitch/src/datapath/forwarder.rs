@@ -17,7 +17,7 @@ use super::handover::HandoverTx;
 use super::pipeline::{Ingress, Pipeline, Source, Tally};
 use super::rate::Bucket;
 use super::resolve::Loop;
-use super::router::{self, FragmentAction, HeldFragment, Pending, Question};
+use super::router::{self, HeldFragment, Pending, Question};
 use super::scatter::Scatter;
 use super::tag;
 use super::underlay::Underlays;
@@ -102,6 +102,8 @@ pub(super) struct Forwarder {
     loop_reports: Bucket,
     /// Nor can they make us answer more often than this.
     answers: Bucket,
+    /// Whether the frames in `burst` were counted as received before.
+    counted: bool,
 }
 
 impl Forwarder {
@@ -126,6 +128,7 @@ impl Forwarder {
             underlays: Underlays::default(),
             loop_reports: Bucket::frames(LOOP_REPORTS_PER_SECOND),
             answers: Bucket::frames(ANSWERS_PER_SECOND),
+            counted: false,
         })
     }
 
@@ -303,8 +306,10 @@ impl Forwarder {
         let shared = &*self.shared;
         let WorkerShared { counters, .. } = &shared.workers[self.number];
         let bytes = self.burst.iter().map(Frame::len).sum();
-        counters.add(row, Cell::RxFrames, self.burst.len() as u64);
-        counters.add(row, Cell::RxBytes, bytes as u64);
+        if !std::mem::take(&mut self.counted) {
+            counters.add(row, Cell::RxFrames, self.burst.len() as u64);
+            counters.add(row, Cell::RxBytes, bytes as u64);
+        }
         // The same id may be another port by now, whose frames these are not.
         let lane = self.lanes.get_mut(port.index()).and_then(Option::as_mut);
         let lane = lane.filter(|lane| Some(lane.entry.incarnation) == incarnation || row == INJECTED_ROW);
@@ -372,11 +377,18 @@ impl Forwarder {
             let row = if self.is_same(from, incarnation) { from.index() } else { INJECTED_ROW };
             self.shared.workers[self.number].counters.add_drops(row, reason, 1);
         }
-        for (held, decision) in released {
-            let row = if self.is_same(held.from, held.incarnation) { held.from.index() } else { INJECTED_ROW };
-            if let Err(reason) = self.release(&held, decision, now) {
-                self.shared.workers[self.number].counters.add_drops(row, reason, 1);
-            }
+        for HeldFragment { from, incarnation, bytes, offload } in released {
+            let frame = self.pool.alloc().filter(|_| self.is_same(from, incarnation));
+            let Some(mut frame) = frame else {
+                self.shared.workers[self.number].counters.add_drops(INJECTED_ROW, DropReason::PortDetached, 1);
+                continue;
+            };
+            frame.copy_from(&bytes);
+            frame.offload = offload;
+            self.burst.push(frame);
+            // It was counted when it came.
+            self.counted = true;
+            self.process_burst(from, from.index(), watcher);
         }
         for Question { bridge, station } in questions {
             let gateway = self.snapshot.bridge(bridge).and_then(|bridge| bridge.gateway.clone());
@@ -390,36 +402,6 @@ impl Forwarder {
                 self.inject(host, &question, watcher);
             }
         }
-    }
-
-    /// Sends a fragment that was held. It was counted when it came.
-    fn release(
-        &mut self,
-        held: &HeldFragment,
-        decision: Result<FragmentAction, DropReason>,
-        now: Now,
-    ) -> Result<(), DropReason> {
-        let action = decision?;
-        let mut frame = self.pool.alloc().ok_or(DropReason::PoolEmpty)?;
-        frame.copy_from(&held.bytes);
-        frame.offload = held.offload;
-        let to = action.finish(&mut frame);
-        self.burst.push(frame);
-        let lane = to.map(|to| (to, self.lanes.get_mut(to.index()).and_then(Option::as_mut)));
-        let sent = match lane {
-            Ok((to, Some(lane))) => {
-                self.scatter.push(to, 0, TagOp::Keep, true);
-                let counters = &self.shared.workers[self.number].counters;
-                let mut output = Output { port: &lane.entry, queue: lane.tx.as_mut(), counters, now };
-                self.egress.serve(&mut output, &mut self.burst, &self.scatter, &mut self.pool);
-                self.scatter.clear();
-                Ok(())
-            }
-            Ok((_, None)) => Err(DropReason::PortGone),
-            Err(reason) => Err(reason),
-        };
-        self.pool.free_all(self.burst.drain(..));
-        sent
     }
 
     fn is_same(&self, port: PortId, incarnation: u64) -> bool {

@@ -24,7 +24,6 @@ use crate::control::uplink::mirror::Mirror;
 use crate::datapath::fdb::{Fdb, FdbLimits};
 use crate::io::uplink::{NextHops, RoutedLink};
 use crate::io::{Device, Underlay};
-use crate::nat::DeferredPorts;
 use crate::nat::conntrack::Conntrack;
 use crate::snapshot::{
     BRIDGES_MAX, BridgeEntry, BridgeId, Outside, PortEntry, PortId, PortKind, Routing, Snapshot, UnderlayEntry,
@@ -45,8 +44,6 @@ pub(super) struct GatewayPlane {
     outside: Vec<RoutedPort>,
     loopback: Option<RoutedPort>,
     host_addresses: Arc<HashSet<IpAddr>>,
-    /// The host's ports, as NAT knows them.
-    ports: Arc<DeferredPorts>,
 }
 
 /// An interface of the host that is routed to and from.
@@ -145,9 +142,6 @@ impl Switch {
         }
         let outside = self.ways_out();
         let loopback = self.way_to_host();
-        if !outside.is_empty() || loopback.is_some() {
-            self.share_ports();
-        }
         let mut changed = self.follow_addresses();
         let is_gone = |port: &mut RoutedPort| !outside.iter().chain(&loopback).any(|way| port.is(way));
         let mut gone: Vec<_> = self.gateway.outside.extract_if(.., is_gone).collect();
@@ -173,31 +167,13 @@ impl Switch {
             self.forget_routed(&port);
         }
         self.release_ways();
+        self.follow_host_ports(self.is_outside_wanted(), self.is_loopback_wanted());
     }
 
     /// The connections.
     #[must_use]
     pub fn conntrack(&self) -> Arc<Conntrack> {
         Arc::clone(self.datapath.conntrack())
-    }
-
-    /// Says where NAT asks for ports, once the host can be asked.
-    pub fn set_external_ports(&mut self, ports: Arc<DeferredPorts>) {
-        self.gateway.ports = ports;
-    }
-
-    /// Shares the host's ports with its programs: those that NAT takes, and those that are published.
-    fn share_ports(&mut self) {
-        let published = self.published_ports();
-        let shared = self.host_ports().map(|ports| {
-            if let Err(error) = ports.set_published(published) {
-                tracing::warn!(%error, "the kernel may choose published ports for programs of the host");
-            }
-            self.gateway.ports.provide(ports);
-        });
-        if let Err(error) = shared {
-            tracing::warn!(error = %error.message, "nothing can be masqueraded");
-        }
     }
 
     fn is_outside_wanted(&self) -> bool {

@@ -24,7 +24,7 @@ use super::{Switch, netlink_failed};
 use crate::api::{self, Flushed, PortRange, Publish, PublishSpec};
 use crate::bpf::{Classifier, ClassifierError};
 use crate::control::desired::{Desired, PublishView};
-use crate::control::host_ports::{Published, ephemeral_range};
+use crate::control::host_ports::ephemeral_range;
 use crate::control::netlink::{Netlink, NetlinkError};
 use crate::control::refusal::{Result, failed, from_sentence, invalid};
 
@@ -169,6 +169,11 @@ impl Switch {
         }
     }
 
+    /// Remembers that the host has all its ports again.
+    pub(super) fn forget_reserved(&mut self) {
+        self.services.reserved = Taken::default();
+    }
+
     /// Makes `wanted` what the kernel does not choose for the host's programs.
     fn reserve(&mut self, wanted: Taken) {
         if wanted == self.services.reserved {
@@ -184,11 +189,6 @@ impl Switch {
                 tracing::warn!(error = %error.message, "programs of the host may be given ports that are published");
             }
         }
-    }
-
-    /// What is published, as the host's ports are told.
-    pub(super) fn published_ports(&self) -> Vec<Published> {
-        Taken::by(&self.desired).published()
     }
 
     /// Gives to the next owner what is gone from the state: ports of the host, and containers' addresses. No worker may
