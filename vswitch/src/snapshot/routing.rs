@@ -10,6 +10,7 @@ use ipnet::IpNet;
 
 use super::PortId;
 use crate::datapath::neighbours::Neighbours;
+use crate::io::uplink::{NextHop, NextHops, Resolution};
 use crate::nat::Services;
 
 /// A container's interface as the gateway reaches it.
@@ -92,6 +93,8 @@ pub struct Guard {
 pub struct Outside {
     /// The port that stands for it.
     pub port: PortId,
+    /// The interface's index.
+    pub index: u32,
     /// The interface's addresses.
     pub addresses: Vec<IpAddr>,
 }
@@ -105,8 +108,23 @@ pub struct Routing {
     pub host_addresses: Arc<HashSet<IpAddr>>,
     /// The ways out, the preferred one first.
     pub outside: Vec<Outside>,
+    /// Where the host would send; without, everything leaves by the first way out.
+    pub routes: Option<Arc<dyn NextHops>>,
     /// The port that stands for the host's loopback interface, through which it reaches what is published.
     pub loopback: Option<PortId>,
+}
+
+impl Routing {
+    /// The way out towards `destination`; none if the host has no route there, or none by a shared uplink.
+    #[must_use]
+    pub fn outside_towards(&self, destination: IpAddr) -> Option<&Outside> {
+        let Some(routes) = &self.routes else { return self.outside.first() };
+        let index = match routes.resolve(destination, 0) {
+            Resolution::Via(NextHop { oif, .. }) | Resolution::Unresolved { oif, .. } => oif,
+            Resolution::Refused(_) => return None,
+        };
+        self.outside.iter().find(|outside| outside.index == index)
+    }
 }
 
 /// How many connections of a container are with neighbours on its own bridge although they are translated: its

@@ -21,6 +21,7 @@ use crate::control::desired::BridgeRecord;
 use crate::control::placement;
 use crate::control::refusal::{Result, limit};
 use crate::control::uplink::mirror::Mirror;
+use crate::datapath::clock::now_s;
 use crate::datapath::fdb::{Fdb, FdbLimits};
 use crate::io::uplink::{NextHops, RoutedLink};
 use crate::io::{Device, Underlay};
@@ -44,6 +45,8 @@ pub(super) struct GatewayPlane {
     outside: Vec<RoutedPort>,
     loopback: Option<RoutedPort>,
     host_addresses: Arc<HashSet<IpAddr>>,
+    /// Where the host would send what leaves.
+    routes: Option<Arc<dyn NextHops>>,
 }
 
 /// An interface of the host that is routed to and from.
@@ -91,10 +94,15 @@ impl GatewayPlane {
 
     /// Adds the routed ports to `snapshot`, which has everything else.
     pub(super) fn complete(&self, snapshot: &mut Snapshot, overlay: &Overlay, workers: usize) {
-        let outside = |port: &RoutedPort| Outside { port: port.entry.id, addresses: port.way.addresses.clone() };
+        let outside = |port: &RoutedPort| Outside {
+            port: port.entry.id,
+            index: port.way.index,
+            addresses: port.way.addresses.clone(),
+        };
         snapshot.routing = Arc::new(Routing {
             host_addresses: Arc::clone(&self.host_addresses),
             outside: self.outside.iter().map(outside).collect(),
+            routes: self.routes.clone(),
             loopback: self.loopback.as_ref().map(|port| port.entry.id),
             services: Arc::clone(&snapshot.routing.services),
         });
@@ -143,6 +151,10 @@ impl Switch {
         let outside = self.ways_out();
         let loopback = self.way_to_host();
         self.follow_host_ports(!outside.is_empty(), self.is_loopback_wanted());
+        self.route_networks();
+        if !outside.is_empty() && self.gateway.routes.is_none() {
+            self.gateway.routes = self.uplinks.watch().ok().map(|watch| watch.next_hops());
+        }
         let mut changed = self.follow_addresses();
         let is_gone = |port: &mut RoutedPort| !outside.iter().chain(&loopback).any(|way| port.is(way));
         let mut gone: Vec<_> = self.gateway.outside.extract_if(.., is_gone).collect();
@@ -174,6 +186,18 @@ impl Switch {
     #[must_use]
     pub fn conntrack(&self) -> Arc<Conntrack> {
         Arc::clone(self.datapath.conntrack())
+    }
+
+    /// Tells the classifier which bridges' networks are known outside: those that are not masqueraded.
+    fn route_networks(&mut self) {
+        let routed =
+            self.desired.bridges.values().filter(|bridge| !bridge.l2 && !bridge.internal && !bridge.masquerade);
+        let networks: Vec<_> = routed.flat_map(BridgeRecord::host_addresses).collect();
+        if let Some(classifier) = self.uplinks.classifier()
+            && let Err(error) = classifier.set_routed_networks(networks)
+        {
+            tracing::warn!(%error, "containers with addresses that are known outside are not all reached");
+        }
     }
 
     fn is_outside_wanted(&self) -> bool {
@@ -232,6 +256,11 @@ impl Switch {
         let addresses = self.uplinks.look(Mirror::host_addresses);
         match addresses.filter(|addresses| *addresses != *self.gateway.host_addresses) {
             Some(addresses) => {
+                let conntrack = self.datapath.conntrack();
+                for gone in self.gateway.host_addresses.difference(&addresses) {
+                    // Nothing that comes for it comes here any more.
+                    conntrack.purge_external(*gone, now_s());
+                }
                 self.gateway.host_addresses = Arc::new(addresses);
                 true
             }

@@ -144,7 +144,7 @@ fn from_container(
         return Err(Err(prohibited()));
     }
     let no_route = || Err(tell(DropReason::NoRoute, Problem::NetworkUnreachable));
-    let Some(outside) = routing.outside.first() else { return Err(no_route()) };
+    let Some(outside) = routing.outside_towards(destination) else { return Err(no_route()) };
     let external = outside.addresses.iter().find(|address| address.is_ipv4() == destination.is_ipv4());
     let source_nat = match (gateway.masquerade, external) {
         (false, _) => SourceNat::Keep,

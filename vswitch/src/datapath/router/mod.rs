@@ -32,17 +32,20 @@ use arrayvec::ArrayVec;
 use super::egress;
 use super::flow::FlowKey;
 use super::pipeline::Source;
-use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Offload};
+use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Offload, checksum};
 
 use crate::nat::conntrack::{Conntrack, Segment};
 
 use crate::nat::{Action, Fragment, FragmentTable, Later, NatCache, Packet, Place, Quick, Rewrite, Upper, mss};
 use crate::snapshot::{BridgeId, PortId, PortKind};
 use crate::wire::icmp_error::Problem;
+use crate::wire::ipv4;
 use crate::wire::tcp::Flags;
 use decide::Out;
 use errors::{Told, tell};
 
+/// In the byte of an IPv4 header that has the flags (RFC 791 section 3.1).
+const DONT_FRAGMENT: u8 = 0x40;
 /// Questions for stations that one burst may cause.
 const QUESTIONS_MAX: usize = 8;
 /// What becomes of a frame.
@@ -122,6 +125,8 @@ pub(super) struct Router {
     fragments: FragmentTable<FragmentDecision, HeldFragment>,
 
     pub(super) pending: Pending,
+    /// That of the last packet that was allowed to be fragmented.
+    identification: u16,
 }
 
 /// Why a packet is not sent, and whether its sender is told.
@@ -136,6 +141,7 @@ impl Router {
             fragments: FragmentTable::new(),
 
             pending: Pending::default(),
+            identification: seed as u16,
         })
     }
 
@@ -276,7 +282,15 @@ impl Router {
             decide::Decision::Forward(out) => (Rewrite::new(tuple, tuple), out, None, true),
         };
         let rewrite = rewrite.ok_or((DropReason::Untranslatable, None))?;
-        check_size(source, &out, frame, packet)?;
+        if place == Place::Loopback {
+            self.let_fragment(source, &out, frame, packet);
+        }
+        check_size(
+            source,
+            &out,
+            frame,
+            &Packet { dont_fragment: packet.dont_fragment && place != Place::Loopback, ..*packet },
+        )?;
         if out.hop && packet.hops <= 1 {
             return Err(tell(DropReason::TtlExceeded, Problem::TimeExceeded));
         }
@@ -293,6 +307,27 @@ impl Router {
         }
         apply(frame, packet, &rewrite, &out)?;
         Ok(Routed::Send(out.port))
+    }
+
+    /// A program of the host sends to its own loopback interface what fits through that, and knows of no way behind it:
+    /// what is too big is fragmented, whatever it says. The identification is new, since that of a packet that must
+    /// not be fragmented may be anything (RFC 6864 section 4.1).
+    fn let_fragment(&mut self, source: &Source<'_>, out: &Out, frame: &mut Frame, packet: &Packet) {
+        let is_too_big = mtu_of(source, out.port).is_some_and(|mtu| egress::exceeds(frame, mtu).is_some());
+        if packet.is_v6 || !packet.dont_fragment || frame.offload.gso.is_some() || !is_too_big {
+            return;
+        }
+        self.identification = self.identification.wrapping_add(1);
+        let header = frame.data_mut().get_mut(usize::from(packet.network)..);
+        let Some(header) = header.and_then(<[u8]>::first_chunk_mut::<{ ipv4::HEADER_BYTES }>) else { return };
+        let before = checksum::fold(checksum::sum(&header[4..8]));
+        header[4..6].copy_from_slice(&self.identification.to_be_bytes());
+        header[6] &= !DONT_FRAGMENT;
+        let after = checksum::fold(checksum::sum(&header[4..8]));
+        let sum = !u16::from_be_bytes([header[10], header[11]]);
+        // RFC 1624, equation 3.
+        let sum = !checksum::fold(u32::from(sum) + u32::from(!before) + u32::from(after));
+        header[10..12].copy_from_slice(&sum.to_be_bytes());
     }
 
     #[expect(clippy::too_many_arguments, reason = "what an entry of the cache is made of")]

@@ -99,7 +99,7 @@ pub(crate) fn lab_with(change: impl FnOnce(&mut Topology)) -> Lab {
     topology.routing = Routing {
         services: Arc::new(Services::new(publications())),
         host_addresses: Arc::new(own.into_iter().chain(gateways).collect::<HashSet<_>>()),
-        outside: vec![Outside { port: UPLINK, addresses: own.to_vec() }],
+        outside: vec![Outside { port: UPLINK, index: 2, addresses: own.to_vec() }],
         loopback: Some(LOOPBACK),
     };
     change(&mut topology);
