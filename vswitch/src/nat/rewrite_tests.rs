@@ -26,6 +26,10 @@ proptest! {
         let expected = Recipe { tuple: to, hops: hops - 1, ..recipe }.make();
         prop_assert_eq!(made, expected);
     }
+}
+
+proptest! {
+    #![proptest_config(ProptestConfig::with_cases(4096))]
 
     #[test]
     fn translated_back_is_as_it_was((recipe, to) in recipe()) {
