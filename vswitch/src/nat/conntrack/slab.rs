@@ -282,6 +282,16 @@ impl Slab {
         free.head = at;
     }
 
+    /// Gives the last slot back to those that were never used; for a slab that nobody else uses yet.
+    pub(super) fn trim(&self) {
+        let mut free = self.lock_free();
+        if let Some(last) = free.fresh.checked_sub(1) {
+            self.slot(last).retract();
+            free.fresh = last;
+            self.fresh.store(last, Ordering::Release);
+        }
+    }
+
     fn lock_free(&self) -> MutexGuard<'_, Free> {
         self.free.lock().unwrap_or_else(PoisonError::into_inner)
     }

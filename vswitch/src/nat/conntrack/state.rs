@@ -111,6 +111,12 @@ impl State {
         !matches!(self, Self::Unreplied | Self::Replied)
     }
 
+    /// Whether the initiator has not shown yet that it gets the responder's answers.
+    #[must_use]
+    pub const fn is_unproven(self) -> bool {
+        matches!(self, Self::Unreplied | Self::SynSentOriginal | Self::SynReceivedOriginal)
+    }
+
     /// Whether packets without SYN, FIN and RST change nothing, so that a worker need not show them to the table.
     #[must_use]
     pub const fn is_cacheable(self) -> bool {
