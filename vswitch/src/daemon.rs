@@ -15,6 +15,7 @@ use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 
+use crate::control::host_ports::HostPorts;
 use crate::control::lock::{Lock, LockError};
 use crate::control::server::peer::Allowed;
 use crate::control::server::serve;
@@ -26,7 +27,6 @@ use crate::control::uplink::options::UplinkOption;
 use crate::control::{connections, host_ends, upkeep, watch as netns_watch};
 use crate::datapath::{Datapath, DatapathConfig};
 use crate::io::xdp::BusyPoll;
-use crate::nat::NobodysPorts;
 
 /// The most datapath threads that are started without being asked for.
 const WORKERS_DEFAULT_MAX: usize = 8;
@@ -122,7 +122,9 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         pool_chunks: options.xdp_chunks,
         ..DatapathConfig::default()
     };
-    let (conntrack, restored) = connections::open(&connections::path_beside(&options.socket), Arc::new(NobodysPorts))
+    let host_ports = Arc::new(HostPorts::new().map_err(doing("the host's ports cannot be looked at"))?);
+    let path = connections::path_beside(&options.socket);
+    let (conntrack, restored) = connections::open(&path, Arc::clone(&host_ports) as _)
         .map_err(doing("the table of connections cannot be opened"))?;
     if restored.connections > 0 || restored.discarded > 0 {
         tracing::info!(connections = restored.connections, discarded = restored.discarded, "connections go on");
@@ -133,9 +135,11 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let xdp = XdpContext { busy_poll, ..XdpContext::default() };
     let mut switch = Switch::new(desired, store, Arc::clone(&datapath), xdp)
         .map_err(doing("the daemon's own network namespace cannot be opened"))?;
+    switch.set_host_ports(host_ports);
     switch.set_uplinks(options.uplinks.clone()).map_err(|error| StartError::Reconcile(error.message))?;
     let host_changes = switch.host_changes();
     switch.reconcile().map_err(|error| StartError::Reconcile(error.message))?;
+    switch.settle_gateway();
     switch.settle_host_ports();
     let (bridges, ports) = (switch.bridges().len(), switch.ports(None).map_or(0, |ports| ports.len()));
 

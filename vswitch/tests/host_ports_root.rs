@@ -32,10 +32,11 @@ fn host() -> Namespace {
 }
 
 fn share(host: &Namespace, state: &Path) -> (Classifier, HostPorts) {
-    let _ = tracing_subscriber::fmt().try_init();
     host.inside(|| {
         let mut classifier = Classifier::load().unwrap();
-        let ports = HostPorts::open(&mut classifier, state).unwrap();
+        let ports = HostPorts::new().unwrap();
+        ports.share(&mut classifier, state).unwrap();
+        ports.settle().unwrap();
         (classifier, ports)
     })
 }
@@ -108,7 +109,7 @@ except OSError: s.bind(('', 8090)); s.listen()";
     assert_eq!(bind(&one, Udp, HOST, 40), Ok(()));
     classifier.unpublish_range(Tcp, HostAddresses::AllIpv4, 8080..=8080).unwrap();
     assert_eq!(bind(&one, Tcp, "0.0.0.0", 8080), Ok(()));
-    one.inside(|| ports.close()).unwrap();
+    one.inside(|| ports.give_back()).unwrap();
     assert_eq!(bind(&one, Udp, "0.0.0.0", 53), Ok(()));
 }
 
@@ -166,6 +167,34 @@ print('bound', flush=True); time.sleep(20)";
 }
 
 #[test]
+fn what_was_taken_before_the_ports_are_shared_is_told_then() {
+    if !can_run("what_was_taken_before_the_ports_are_shared_is_told_then") {
+        return;
+    }
+    let host = host();
+    let state = tempfile::tempdir().unwrap();
+    let ports = host.inside(|| HostPorts::new().unwrap());
+    ports.take(Flow::Tcp, false, 2000);
+    ports.take(Flow::Udp, true, 2000);
+    ports.take(Flow::Tcp, true, 2001);
+    ports.release(Flow::Tcp, true, 2001);
+    let mut classifier = Classifier::load().unwrap();
+    for _ in 0..2 {
+        host.inside(|| ports.share(&mut classifier, state.path()).unwrap());
+        let told = |port| {
+            let all = Flow::ALL.into_iter().flat_map(|flow| [(flow, false), (flow, true)]);
+            all.filter(|&(flow, ipv6)| classifier.translated().is_set(flow, ipv6, port)).collect::<Vec<_>>()
+        };
+        assert_eq!((told(2000), told(2001)), (vec![(Flow::Tcp, false), (Flow::Udp, true)], vec![]));
+        assert_eq!(bind(&host, Protocol::Tcp, HOST, 2000), TAKEN);
+        // Leaving the ports to the host and sharing them anew.
+        host.inside(|| ports.give_back()).unwrap();
+        assert!(!ports.is_shared());
+        assert_eq!(bind(&host, Protocol::Tcp, HOST, 2000), Ok(()));
+    }
+}
+
+#[test]
 fn the_kernel_keeps_off_what_is_published_and_gets_it_back() {
     if !can_run("the_kernel_keeps_off_what_is_published_and_gets_it_back") {
         return;
@@ -190,7 +219,9 @@ fn the_kernel_keeps_off_what_is_published_and_gets_it_back() {
     // Killed: the next one puts it right, or back.
     drop((classifier, ports));
     assert_eq!(reserved(&host), "50001-50002,50009,60000");
-    let (_classifier, ports) = share(&host, state.path());
+    let (mut classifier, ports) = (Classifier::load().unwrap(), host.inside(|| HostPorts::new().unwrap()));
+    host.inside(|| ports.share(&mut classifier, state.path())).unwrap();
+    assert_eq!(reserved(&host), "50001-50002,50009,60000", "until it is known what is published");
     host.inside(|| ports.set_published(vec![published(50_002..=50_003)])).unwrap();
     assert_eq!(reserved(&host), "50002-50003,50009,60000");
     drop(ports);
@@ -210,7 +241,7 @@ fn the_kernel_keeps_off_what_is_published_and_gets_it_back() {
         &text[..40],
         &text[text.len() - 40..]
     );
-    host.inside(|| ports.close()).unwrap();
+    host.inside(|| ports.give_back()).unwrap();
     assert_eq!(reserved(&host), "50009,60000");
 }
 
@@ -223,10 +254,9 @@ fn where_the_kernel_chooses_from_everything_nat_gets_a_half() {
     host.exec(&["sysctl", "-qw", "net.ipv4.ip_local_port_range=1024 65535"]);
     let state = tempfile::tempdir().unwrap();
     let (_classifier, ports) = share(&host, state.path());
-    host.inside(|| ports.set_published(Vec::new())).unwrap();
     assert_eq!(reserved(&host), "33280-65535");
     assert!(!ports.is_free(Flow::Tcp, false, 33_279) && ports.is_free(Flow::Tcp, false, 33_280));
-    host.inside(|| ports.close()).unwrap();
+    host.inside(|| ports.give_back()).unwrap();
     assert_eq!(reserved(&host), "");
 }
 

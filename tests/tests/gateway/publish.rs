@@ -251,7 +251,7 @@ fn an_outbound_mapping_goes_with_its_container() {
     must(server.send_to(b"for the dead", mapped).map(drop));
     assert!(is_silent(&heir), "the new owner of the address heard what was for the old one");
     // Its port is not given to anybody for two minutes (RFC 6888 section 4), so that late packets reach nobody.
-    for port in 4000..4040 {
+    for port in 4001..4040 {
         let other = must(udp(lab.container("b"), false, port));
         must(other.send_to(b"x", target).map(drop));
         assert_ne!(must(hear(&server)).1, mapped);

@@ -4,9 +4,9 @@ use std::net::IpAddr;
 
 use crate::frame::pool::FRAME_BYTES_MAX;
 use crate::frame::{Csum, Pool, checksum};
-use crate::nat::cache::{Action, NatCache, Quick};
 use crate::nat::{
-    Fragment, FragmentKey, FragmentTable, Hops, IcmpError, Packet, Rewrite, Tuple, Upper, fragments, mss,
+    Action, Fragment, FragmentTable, Hops, IcmpError, Later, NatCache, Packet, Quick, Rewrite, Tuple, Upper, fragments,
+    mss,
 };
 use crate::snapshot::PortId;
 use crate::wire::icmp_error::{self, Problem};
@@ -153,59 +153,59 @@ fn error_v6(quoted: &[u8]) -> Vec<u8> {
     frame
 }
 
-/// Fragments, four bytes each: seconds since the last one (the upper half) and packet (the lower half), offset and length
-/// in units of eight bytes, whether more follow. Each frame leaves exactly once, and the bounds hold.
+/// Fragments, four bytes each: seconds since the last one (the upper half) and packet (the lower half), offset and
+/// length in units of eight bytes, whether more follow. What is held comes back exactly once, nothing is told of another
+/// packet, and the bounds hold.
 pub fn nat_fragments(data: &[u8]) {
     let limits = fragments::Limits { packets: 4, held: 8, held_per_packet: 6, held_bytes: 4000 };
-    let mut table: FragmentTable<u32, u32> = FragmentTable::new(limits);
-    let (mut out, mut now_s) = (Vec::new(), 0);
-    let steps = data.as_chunks::<4>().0;
-    for (token, &[head, offset, bytes, more]) in steps.iter().enumerate() {
-        let token = token as u32;
+    let mut table: FragmentTable<u32, usize> = FragmentTable::with_limits(limits);
+    let (mut held, mut back, mut now_s) = (Vec::new(), Vec::new(), 0);
+    for (token, &[head, offset, units, more]) in data.as_chunks::<4>().0.iter().enumerate() {
         now_s += u32::from(head >> 4);
-        table.expire(now_s);
-        let (id, payload_bytes) = (u32::from(head & 0xf), (u16::from(bytes) + 1) * 8);
-        let tuple = Tuple {
+        table.expire(now_s, |frame, _| back.push(frame));
+        let (id, payload_bytes) = (u32::from(head & 0xf), (u16::from(units) + 1) * 8);
+        let packet = fragment(id, u16::from(offset) * 8, payload_bytes, more & 1 != 0);
+        let key = packet.fragment_key(PortId(1));
+        if offset == 0 {
+            back.extend(table.first(key, &packet, id, now_s).unwrap_or_default());
+            continue;
+        }
+        match table.later(key, &packet, now_s) {
+            Later::Known(decided) => assert_eq!(decided, id, "another packet's"),
+            Later::Unknown(room) => held.extend(room.hold(token).ok().map(|()| token)),
+            Later::Refused(_) => {}
+        }
+        assert!(table.held() <= limits.held);
+    }
+    table.expire(now_s + fragments::TIMEOUT_S, |frame, _| back.push(frame));
+    back.sort_unstable();
+    assert_eq!(back, held);
+    assert!(table.is_empty());
+}
+
+fn fragment(id: u32, offset_bytes: u16, payload_bytes: u16, more: bool) -> Packet {
+    let fragment = match offset_bytes {
+        0 => Fragment::First { id, payload_bytes },
+        _ => Fragment::Later { id, offset_bytes, payload_bytes, more },
+    };
+    Packet {
+        is_v6: false,
+        network: 14,
+        transport: 34,
+        end: 34 + u32::from(payload_bytes),
+        protocol: protocol::UDP,
+        hops: 64,
+        dont_fragment: false,
+        fragment,
+        upper: Upper::Other,
+        tuple: Tuple {
             protocol: protocol::UDP,
             source: IpAddr::from([192, 0, 2, 1]),
             source_port: 0,
             destination: IpAddr::from([192, 0, 2, 2]),
             destination_port: 0,
-        };
-        let fragment = if offset == 0 {
-            Fragment::First { id, payload_bytes }
-        } else {
-            let offset_bytes = u16::from(offset) * 8;
-            Fragment::Later { id, offset_bytes, payload_bytes, more: more & 1 != 0 }
-        };
-        let packet = Packet {
-            is_v6: false,
-            network: 14,
-            transport: 34,
-            end: 34 + u32::from(payload_bytes),
-            protocol: protocol::UDP,
-            hops: 64,
-            dont_fragment: false,
-            fragment,
-            upper: Upper::Other,
-            tuple,
-        };
-        let key = FragmentKey::of(&packet, PortId(1)).expect("it is a fragment");
-        if offset == 0 {
-            out.extend(table.first(key, fragment, id, now_s).unwrap_or_default());
-            out.push(token);
-        } else if let Some((decided, frame)) = table.later(key, fragment, token, payload_bytes.into(), now_s) {
-            assert_eq!(decided, id, "another packet's");
-            out.push(frame);
-        }
-        assert!(table.held() <= limits.held);
-        out.extend(table.dropped().map(|(frame, _)| frame));
+        },
     }
-    table.expire(now_s + fragments::TIMEOUT_S);
-    out.extend(table.dropped().map(|(frame, _)| frame));
-    out.sort_unstable();
-    assert_eq!(out, (0..steps.len() as u32).collect::<Vec<_>>());
-    assert!(table.is_empty());
 }
 
 /// A frame that the gateway may have to answer itself: errors are whole packets and get no errors, the reply to an
@@ -234,7 +234,7 @@ pub fn gateway_answers(data: &[u8]) {
             assert_eq!((reply.upper, reply.tuple), (Upper::EchoReply, packet.tuple.reversed()));
         }
         let mut frame = data.to_vec();
-        mss::clamp(&mut frame, &packet, &Csum::Unknown, 1000);
+        mss::clamp(&mut frame, &packet, Csum::Unknown, 1000);
         assert_eq!(Packet::parse(&frame, frame.len()), Ok(packet));
         let is_right = |frame: &[u8]| Layers::parse(frame).ok().map(|at| checksum::is_transport_right(frame, &at));
         assert_eq!(is_right(&frame), is_right(data));

@@ -3,12 +3,13 @@
 //! Theory of operation. Nothing is put together: fragments are translated one by one, in their addresses, and the
 //! destination reassembles them. A table per worker (all fragments of a packet come in through one port, and a port is
 //! read by one worker) follows each packet from its first fragment to be seen until all were. Those that overtake the
-//! first are held until it comes, since only it says which connection they belong to.
+//! first are held until it comes, since only it says which connection they belong to; then they are asked for again,
+//! as though they came only now.
 //!
 //! *Bounds.* The number of packets that are followed, of fragments that are held, of them for one packet, their bytes,
 //! the pieces that a packet may be in while some are missing, and the time: [`TIMEOUT_S`] seconds from the first to be
 //! seen. Of too many packets the oldest is given up. What is dropped comes back with its reason, to be freed and
-//! counted ([`FragmentTable::dropped`]).
+//! counted ([`FragmentTable::expire`]).
 //!
 //! *Overlaps.* Fragments that overlap serve attacks only, as do several that claim to be the last one. The packet is
 //! refused: what is held of it, and what is still to come (RFC 5722, RFC 8200 section 4.5; RFC 1858 for IPv4). First
@@ -20,7 +21,6 @@
 
 use std::collections::BTreeMap;
 use std::net::IpAddr;
-use std::vec::Drain;
 
 use arrayvec::ArrayVec;
 use foldhash::fast::RandomState;
@@ -49,22 +49,43 @@ pub struct FragmentKey {
     port: PortId,
 }
 
-impl FragmentKey {
-    /// Of a packet that came in through `port`; nothing for a whole one.
+impl Packet {
+    /// What the packet, which came in through `port`, shares with the other fragments of its own, if it is one.
     #[must_use]
-    pub fn of(packet: &Packet, port: PortId) -> Option<Self> {
-        let id = match packet.fragment {
-            Fragment::None => return None,
+    pub fn fragment_key(&self, port: PortId) -> FragmentKey {
+        let id = match self.fragment {
+            Fragment::None => 0,
             Fragment::First { id, .. } | Fragment::Later { id, .. } => id,
         };
-        Some(Self {
-            source: packet.tuple.source,
-            destination: packet.tuple.destination,
+        FragmentKey {
+            source: self.tuple.source,
+            destination: self.tuple.destination,
             id,
-            protocol: if packet.is_v6 { 0 } else { packet.protocol },
+            protocol: if self.is_v6 { 0 } else { self.protocol },
             port,
-        })
+        }
     }
+}
+
+/// What is known of a later fragment's packet.
+#[derive(Debug)]
+pub enum Later<'a, A, H> {
+    /// What was decided for its first fragment.
+    Known(A),
+    /// The first one has not come yet: there is room to wait for it.
+    Unknown(Room<'a, A, H>),
+    /// It is to be dropped.
+    Refused(DropReason),
+}
+
+/// Room for a fragment to wait in.
+#[derive(Debug)]
+pub struct Room<'a, A, H> {
+    table: &'a mut FragmentTable<A, H>,
+    key: FragmentKey,
+    piece: Piece,
+    bytes: usize,
+    now_s: u32,
 }
 
 /// How much a table takes.
@@ -76,7 +97,7 @@ pub struct Limits {
     pub held: usize,
     /// Fragments of one packet that are held.
     pub held_per_packet: usize,
-    /// Bytes of all fragments that are held.
+    /// Bytes of all packets that are held.
     pub held_bytes: usize,
 }
 
@@ -122,8 +143,11 @@ struct Followed<A, H> {
 }
 
 impl<A, H> Followed<A, H> {
-    /// Notes a piece.
+    /// Notes a piece; that of a packet which is refused, or is now, is to be dropped.
     fn see(&mut self, piece: Piece) -> Result<(), DropReason> {
+        if self.is_refused {
+            return Err(DropReason::FragmentOverlap);
+        }
         let Piece { start, end, more } = piece;
         let is_contradiction = match (more, self.total) {
             (true, Some(total)) => end >= total,
@@ -163,6 +187,10 @@ impl<A, H> Followed<A, H> {
         Ok(())
     }
 
+    fn is_over(&self, now_s: u32) -> bool {
+        now_s.saturating_sub(self.born_s) >= TIMEOUT_S
+    }
+
     fn is_complete(&self) -> bool {
         self.total.is_some_and(|total| self.seen.as_slice() == [(0, total)])
     }
@@ -184,14 +212,20 @@ pub struct FragmentTable<A, H> {
 
 impl<A, H> Default for FragmentTable<A, H> {
     fn default() -> Self {
-        Self::new(Limits::default())
+        Self::new()
     }
 }
 
 impl<A, H> FragmentTable<A, H> {
+    /// An empty table with ordinary limits.
+    #[must_use]
+    pub fn new() -> Self {
+        Self::with_limits(Limits::default())
+    }
+
     /// An empty table.
     #[must_use]
-    pub fn new(limits: Limits) -> Self {
+    pub fn with_limits(limits: Limits) -> Self {
         Self {
             packets: HashMap::with_hasher(RandomState::default()),
             order: BTreeMap::new(),
@@ -203,17 +237,11 @@ impl<A, H> FragmentTable<A, H> {
         }
     }
 
-    /// Whether nothing is followed.
+    /// Whether nothing is followed, and [`expire`](Self::expire) has nothing to do now or later.
     #[inline]
     #[must_use]
     pub fn is_empty(&self) -> bool {
         self.packets.is_empty() && self.dropped.is_empty()
-    }
-
-    /// Whether something was decided for the packet, so that its next fragment is not held.
-    #[must_use]
-    pub fn knows(&self, key: &FragmentKey) -> bool {
-        self.packets.get(key).is_some_and(|packet| packet.decision.is_some())
     }
 
     /// How many fragments are held.
@@ -222,30 +250,16 @@ impl<A, H> FragmentTable<A, H> {
         self.held
     }
 
-    /// The time at which [`expire`](Self::expire) will have something to do.
-    #[must_use]
-    pub fn deadline_s(&self) -> Option<u32> {
-        let (_, key) = self.order.first_key_value()?;
-        self.packets.get(key).map(|packet| packet.born_s.saturating_add(TIMEOUT_S))
-    }
-
-    /// What was dropped since the last call, and why: fragments that were held, and those that [`later`](Self::later)
-    /// refused.
-    pub fn dropped(&mut self) -> Drain<'_, (H, DropReason)> {
-        self.dropped.drain(..)
-    }
-
-    /// Gives up what has waited too long.
-    pub fn expire(&mut self, now_s: u32) {
-        while self.deadline_s().is_some_and(|deadline_s| deadline_s <= now_s) {
+    /// Gives up what has waited too long, and gives back all that was held and dropped since the last call, with the
+    /// reason.
+    pub fn expire(&mut self, now_s: u32, mut dropped: impl FnMut(H, DropReason)) {
+        while let Some((_, key)) = self.order.first_key_value()
+            && self.packets.get(key).is_none_or(|packet| packet.is_over(now_s))
+        {
             self.give_up_oldest(DropReason::FragmentTimeout);
         }
-    }
-
-    /// Gives everything up, for instance because the port or the worker goes.
-    pub fn clear(&mut self, reason: DropReason) {
-        while !self.order.is_empty() {
-            self.give_up_oldest(reason);
+        for (frame, reason) in self.dropped.drain(..) {
+            dropped(frame, reason);
         }
     }
 
@@ -268,7 +282,7 @@ impl<A, H> FragmentTable<A, H> {
     fn take(&mut self, key: &FragmentKey, now_s: u32) -> Followed<A, H> {
         if let Some(mut packet) = self.packets.remove(key) {
             self.order.remove(&packet.number);
-            if self.begun - packet.number <= DISTANCE_MAX && packet.born_s.saturating_add(TIMEOUT_S) > now_s {
+            if self.begun - packet.number <= DISTANCE_MAX && !packet.is_over(now_s) {
                 return packet;
             }
             self.drop_held(&mut packet, DropReason::FragmentTimeout);
@@ -285,9 +299,10 @@ impl<A, H> FragmentTable<A, H> {
         }
     }
 
-    /// Puts it back, unless all of it was seen.
+    /// Puts it back, unless all of it has passed, or nothing of it was seen.
     fn put(&mut self, key: FragmentKey, packet: Followed<A, H>) {
-        if packet.is_complete() && packet.decision.is_some() && !packet.is_refused {
+        let has_passed = packet.is_complete() && packet.decision.is_some();
+        if !packet.is_refused && (has_passed || packet.seen.is_empty()) {
             return;
         }
         while self.packets.len() >= self.limits.packets.max(1) {
@@ -297,24 +312,23 @@ impl<A, H> FragmentTable<A, H> {
         self.packets.insert(key, packet);
     }
 
-    /// Notes what was decided for the packet whose first fragment this is. Returns the fragments that were held, in
-    /// the order in which they came: they are to go now, behind this one.
+    /// Whether one more may be held.
+    fn has_room(&self, packet: &Followed<A, H>, bytes: usize) -> bool {
+        self.held < self.limits.held
+            && packet.held.len() < self.limits.held_per_packet
+            && self.held_bytes + bytes <= self.limits.held_bytes
+    }
+}
+
+impl<A: Copy, H> FragmentTable<A, H> {
+    /// Notes what was decided for `packet`, the first fragment of its own. Returns those that were held, in the order
+    /// in which they came: [`later`](Self::later) is to be asked for them again.
     ///
     /// # Errors
-    /// [`DropReason::FragmentOverlap`] when the fragment is to be dropped, and its packet refused.
-    pub fn first(
-        &mut self,
-        key: FragmentKey,
-        fragment: Fragment,
-        decision: A,
-        now_s: u32,
-    ) -> Result<Vec<H>, DropReason> {
-        let Some(piece) = Piece::of(fragment) else { return Ok(Vec::new()) };
+    /// [`DropReason::FragmentOverlap`] when the fragment is to be dropped, and all of its packet refused.
+    pub fn first(&mut self, key: FragmentKey, packet: &Packet, decision: A, now_s: u32) -> Result<Vec<H>, DropReason> {
+        let Some(piece) = Piece::of(packet.fragment) else { return Ok(Vec::new()) };
         let mut packet = self.take(&key, now_s);
-        if packet.is_refused {
-            self.put(key, packet);
-            return Err(DropReason::FragmentOverlap);
-        }
         if let Err(reason) = packet.see(piece) {
             self.drop_held(&mut packet, reason);
             self.put(key, packet);
@@ -323,8 +337,51 @@ impl<A, H> FragmentTable<A, H> {
         packet.decision = Some(decision);
         let (held, bytes) = release(&mut packet.held);
         (self.held, self.held_bytes) = (self.held - held.len(), self.held_bytes - bytes);
+        // What was held will be seen when it comes again.
+        packet.seen.clear();
+        packet.seen.push((piece.start, piece.end));
+        packet.total = None;
         self.put(key, packet);
         Ok(held)
+    }
+
+    /// What is known of the packet that `packet` is a later fragment of.
+    pub fn later(&mut self, key: FragmentKey, packet: &Packet, now_s: u32) -> Later<'_, A, H> {
+        let bytes = packet.packet_bytes();
+        let Some(piece) = Piece::of(packet.fragment) else { return Later::Refused(DropReason::Malformed) };
+        let mut packet = self.take(&key, now_s);
+        let answer = match packet.decision {
+            Some(decision) => packet.see(piece).map(|()| Some(decision)),
+            None if packet.is_refused => Err(DropReason::FragmentOverlap),
+            None if self.has_room(&packet, bytes) => Ok(None),
+            None => Err(DropReason::FragmentsFull),
+        };
+        self.put(key, packet);
+        match answer {
+            Ok(Some(decision)) => Later::Known(decision),
+            Ok(None) => Later::Unknown(Room { table: self, key, piece, bytes, now_s }),
+            Err(reason) => Later::Refused(reason),
+        }
+    }
+}
+
+impl<A: Copy, H> Room<'_, A, H> {
+    /// Holds the fragment.
+    ///
+    /// # Errors
+    /// When it is to be dropped: it overlaps another one, or there are too many gaps between those that wait.
+    pub fn hold(self, frame: H) -> Result<(), DropReason> {
+        let Self { table, key, piece, bytes, now_s } = self;
+        let mut packet = table.take(&key, now_s);
+        let seen = packet.see(piece);
+        if seen.is_ok() {
+            packet.held.push((frame, bytes));
+            (table.held, table.held_bytes) = (table.held + 1, table.held_bytes + bytes);
+        } else if packet.is_refused {
+            table.drop_held(&mut packet, DropReason::FragmentOverlap);
+        }
+        table.put(key, packet);
+        seen
     }
 }
 
@@ -332,50 +389,6 @@ impl<A, H> FragmentTable<A, H> {
 fn release<H>(held: &mut Vec<(H, usize)>) -> (Vec<H>, usize) {
     let bytes = held.iter().map(|(_, bytes)| bytes).sum();
     (std::mem::take(held).into_iter().map(|(frame, _)| frame).collect(), bytes)
-}
-
-impl<A: Copy, H> FragmentTable<A, H> {
-    /// What was decided for the packet of a later fragment, of `frame_bytes` bytes, and the fragment itself. Nothing
-    /// if it is held now, or was [dropped](Self::dropped).
-    pub fn later(
-        &mut self,
-        key: FragmentKey,
-        fragment: Fragment,
-        frame: H,
-        frame_bytes: usize,
-        now_s: u32,
-    ) -> Option<(A, H)> {
-        let piece = Piece::of(fragment)?;
-        let mut packet = self.take(&key, now_s);
-        let has_room = packet.decision.is_some()
-            || (self.held < self.limits.held
-                && packet.held.len() < self.limits.held_per_packet
-                && self.held_bytes + frame_bytes <= self.limits.held_bytes);
-        let seen = if packet.is_refused {
-            Err(DropReason::FragmentOverlap)
-        } else if has_room {
-            packet.see(piece)
-        } else {
-            Err(DropReason::FragmentsFull)
-        };
-        let decided = match (seen, packet.decision) {
-            (Ok(()), Some(decision)) => Some((decision, frame)),
-            (Ok(()), None) => {
-                packet.held.push((frame, frame_bytes));
-                (self.held, self.held_bytes) = (self.held + 1, self.held_bytes + frame_bytes);
-                None
-            }
-            (Err(reason), _) => {
-                if packet.is_refused {
-                    self.drop_held(&mut packet, reason);
-                }
-                self.dropped.push((frame, reason));
-                None
-            }
-        };
-        self.put(key, packet);
-        decided
-    }
 }
 
 #[cfg(test)]

@@ -26,9 +26,9 @@ mod services;
 mod test_packets;
 mod tuple;
 
-pub use cache::NatCache;
+pub use cache::{Action, NatCache, Quick};
 pub use external::{ExternalPorts, NobodysPorts};
-pub use fragments::{FragmentKey, FragmentTable};
+pub use fragments::{FragmentKey, FragmentTable, Later};
 pub use icmp_error::IcmpError;
 pub use packet::{Fragment, Packet, Upper};
 pub use rewrite::{Hops, Rewrite};

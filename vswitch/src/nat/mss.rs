@@ -18,14 +18,16 @@ const MAXIMUM_SEGMENT_SIZE: u8 = 2;
 
 /// The MSS of segments that fit through an MTU, in bytes: headers without options (RFC 6691).
 #[must_use]
-pub const fn of_mtu(mtu: u16, is_v6: bool) -> u16 {
+pub const fn of_mtu(mtu: u32, is_v6: bool) -> u16 {
     let headers_bytes = if is_v6 { ipv6::HEADER_BYTES } else { ipv4::HEADER_BYTES } + HEADER_BYTES;
-    mtu.saturating_sub(headers_bytes as u16)
+    let mss = mtu.saturating_sub(headers_bytes as u32);
+    if mss > u16::MAX as u32 { u16::MAX } else { mss as u16 }
 }
 
-/// Lowers the MSS option to `mss` in `data`, a frame or its head that was parsed as `packet`, if it is a segment with
-/// SYN and has a larger one. Whether it was lowered.
-pub fn clamp(data: &mut [u8], packet: &Packet, csum: &Csum, mss: u16) -> bool {
+/// Lowers the MSS option in `data`, a frame or its head that was parsed as `packet`, to what fits through an `mtu`, if
+/// it is a segment with SYN and has a larger one. Whether it was lowered.
+pub fn clamp(data: &mut [u8], packet: &Packet, csum: Csum, mtu: u32) -> bool {
+    let mss = of_mtu(mtu, packet.is_v6);
     let Upper::Tcp { flags, header_bytes, .. } = packet.upper else { return false };
     if !flags.any(Flags::SYN) {
         return false;
@@ -42,7 +44,7 @@ pub fn clamp(data: &mut [u8], packet: &Packet, csum: &Csum, mss: u16) -> bool {
     header[at..at + 2].copy_from_slice(&mss.to_be_bytes());
     let after = fold(sum(&header[first..last]));
     // A checksum that is still to be computed will be over what is there then.
-    if !matches!(*csum, Csum::Partial { start: at, .. } if at == packet.transport) {
+    if !matches!(csum, Csum::Partial { start: at, .. } if at == packet.transport) {
         let at = usize::from(CHECKSUM_OFFSET);
         let checksum = !u16::from_be_bytes([header[at], header[at + 1]]);
         let checksum = !fold(u32::from(checksum) + u32::from(plus(!before, after)));
@@ -92,8 +94,8 @@ mod tests {
 
     fn clamped(made: &mut Made, mss: u16) -> bool {
         let packet = Packet::parse(&made.data, made.data.len()).unwrap();
-        let csum = made.csum();
-        clamp(&mut made.data, &packet, &csum, mss)
+        let (csum, mtu) = (made.csum(), u32::from(mss) + if made.is_v6 { 60 } else { 40 });
+        clamp(&mut made.data, &packet, csum, mtu)
     }
 
     proptest! {
@@ -138,6 +140,7 @@ mod tests {
         }
         let mut made = segment([10, 0, 0, 1].into(), 2, &[], &option, false);
         assert!(!clamped(&mut made, 1400), "payload");
-        assert_eq!((of_mtu(1500, false), of_mtu(1500, true), of_mtu(10, true)), (1460, 1440, 0));
+        assert_eq!((of_mtu(1500, false), of_mtu(1500, true)), (1460, 1440));
+        assert_eq!((of_mtu(10, true), of_mtu(u32::MAX, false)), (0, u16::MAX));
     }
 }

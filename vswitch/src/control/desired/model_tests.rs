@@ -107,7 +107,7 @@ fn run(desired: &mut Desired, command: &Command) -> Result<()> {
             let from: Vec<_> = from.then(|| net("198.51.100.0/24")).into_iter().collect();
             let in_use = |_, _, ports: PortRange| {
                 let port = taken.filter(|port| (ports.first..=ports.last).contains(port));
-                Ok(port.map(|port| TakenPort { port, owner: "a program".to_owned() }))
+                Ok(port.map(|port| TakenPort { address: super::tests::ip("0.0.0.0"), port, owner: None }))
             };
             desired.publish(&br(bridge), &format!("ns{key}"), specs, &from, &view(&in_use)).map(|_| ())
         }

@@ -17,7 +17,12 @@ fn with_programs<T>(programs: Programs, decide: impl FnOnce(&PublishView<'_>) ->
             *of == protocol && overlaps(ip(address)) && (ports.first..=ports.last).contains(port)
         });
         let lowest = taken.min_by_key(|(_, _, port, _)| *port);
-        Ok(lowest.map(|(_, _, port, owner)| TakenPort { port: *port, owner: (*owner).to_owned() }))
+        let describe = |(_, address, port, owner): &(Transport, &str, u16, &str)| TakenPort {
+            address: ip(address),
+            port: *port,
+            owner: Some((*owner).to_owned()),
+        };
+        Ok(lowest.map(describe))
     };
     let addresses = vec![ip("127.0.0.1"), ip("::1"), ip("192.0.2.1"), ip("192.0.2.2"), ip("2001:db8::1")];
     decide(&PublishView { addresses, ephemeral: PortRange { first: 32768, last: 32777 }, in_use: &in_use })
@@ -152,7 +157,7 @@ fn programs_of_the_host_are_in_the_way_by_name() {
     for (form, says) in [
         ("22:22", "sshd uses port 22/tcp"),
         ("127.0.0.1:22:22", "sshd"),
-        ("1-100:1-100/udp", "unbound uses port 53/udp"),
+        ("1-100:1-100/udp", "unbound uses 192.0.2.1:53/udp"),
     ] {
         let error = refused(&ports(), ErrorCode::Conflict, says, |desired| {
             with_programs(programs, |host| desired.publish("br0", "a", &specs(&[form]), &[], host))

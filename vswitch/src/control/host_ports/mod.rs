@@ -35,11 +35,12 @@ use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering};
-use std::sync::{Mutex, MutexGuard, PoisonError};
+use std::sync::atomic::{AtomicU8, AtomicU32, AtomicUsize, Ordering, fence};
+use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use self::ephemeral::Division;
+pub use self::ephemeral::range as ephemeral_range;
 use self::held::HeldPorts;
 pub use self::owner::Owner;
 use self::port_set::PortSet;
@@ -138,6 +139,18 @@ pub fn in_use(protocol: Protocol, at: impl Into<HostAddresses>, ports: RangeIncl
     Ok(sockets.iter().map(describe).collect())
 }
 
+/// All ports for which [`in_use`] would name somebody, in one question to the kernel, and without the look for their
+/// owners: for who has many ports to ask about.
+///
+/// # Errors
+/// The kernel cannot be asked.
+pub fn ports_in_use(protocol: Protocol, at: impl Into<HostAddresses>) -> io::Result<BTreeSet<u16>> {
+    let at = at.into();
+    let sockets = sockets(protocol, &(0..=u16::MAX))?;
+    let sockets = sockets.iter().filter(|socket| socket.inode != 0 && socket.receives_at(at));
+    Ok(sockets.map(|socket| socket.port).collect())
+}
+
 /// Who uses a port of the host: the first of [`in_use`] that can be named.
 ///
 /// # Errors
@@ -160,15 +173,20 @@ fn sockets(protocol: Protocol, ports: &RangeInclusive<u16>) -> io::Result<Vec<Bo
 }
 
 /// The host's ports as NAT and the commands about published ports see them. For any thread.
+///
+/// It begins before there is a classifier: connections that outlived the last daemon have ports. What is taken until the
+/// ports are shared ([`HostPorts::share`]) is told to the kernel then.
 #[derive(Debug)]
 pub struct HostPorts {
-    shared: SharedPorts,
+    shared: OnceLock<SharedPorts>,
     /// A bit for each kind of flow and family, as in [`SharedPorts`]: the sockets that were listed last.
     listed: Box<[AtomicU8]>,
+    /// The same: what NAT has.
+    taken: Box<[AtomicU8]>,
+    /// How many ports that is.
+    taken_count: AtomicUsize,
     /// The range that the kernel chooses from and NAT keeps off: the first port in the upper half, the last one below.
     kernel: AtomicU32,
-    /// How many ports NAT has.
-    taken: AtomicUsize,
     control: Mutex<Control>,
 }
 
@@ -177,55 +195,104 @@ pub struct HostPorts {
 struct Control {
     division: Division,
     published: Vec<Published>,
-    reserved: ReservedPorts,
-    reservation: Option<Reservation>,
-    held: HeldPorts,
+    /// While the ports are shared.
+    sharing: Option<Sharing>,
+    /// Whether what is published and NAT's is kept from the kernel.
+    settled: bool,
     /// When listing sockets is worth its time again.
     not_before: Option<Instant>,
     /// What was said already.
     told: BTreeSet<&'static str>,
 }
 
+/// What keeps the host's programs and the kernel off the switch's ports.
+#[derive(Debug)]
+struct Sharing {
+    reserved: ReservedPorts,
+    /// None where the kernel has no such hook.
+    reservation: Option<Reservation>,
+    held: HeldPorts,
+}
+
 impl HostPorts {
-    /// Begins to share the ports of the calling thread's network namespace: what the host's programs have is listed, and
-    /// what the switch has is reserved from now on. `state_dir` is where it is written down what is to be put back.
+    /// Looks at the ports of the calling thread's network namespace.
     ///
     /// # Errors
-    /// The kernel cannot be asked for its ports, or the state directory not be read.
-    pub fn open(classifier: &mut Classifier, state_dir: &Path) -> io::Result<Self> {
-        let (boot_id, netns) = identity::of_host()?;
+    /// The kernel cannot be asked for its ports.
+    pub fn new() -> io::Result<Self> {
         let division = ephemeral::divide(ephemeral::range()?);
-        let reserved = ReservedPorts::open(state_dir, Whose { boot_id, netns_cookie: netns })?;
-        let mut told = BTreeSet::new();
-        let reservation = match reserve(classifier, netns) {
-            Ok(reservation) => Some(reservation),
-            Err(why) => {
-                told.insert("reservation");
-                let most = held::HELD_MAX;
-                tracing::warn!(
-                    %why,
-                    "programs of the host are not kept from ports of the switch, but for {most} published ones that are held"
-                );
-                None
-            }
-        };
+        let nothing = || (0..=u16::MAX).map(|_| AtomicU8::new(0)).collect();
         let ports = Self {
-            shared: classifier.ports(),
-            listed: (0..=u16::MAX).map(|_| AtomicU8::new(0)).collect(),
+            shared: OnceLock::new(),
+            listed: nothing(),
+            taken: nothing(),
+            taken_count: AtomicUsize::new(0),
             kernel: AtomicU32::new(packed(&division.kernel)),
-            taken: AtomicUsize::new(0),
             control: Mutex::new(Control {
                 division,
                 published: Vec::new(),
-                reserved,
-                reservation,
-                held: HeldPorts::default(),
+                sharing: None,
+                settled: false,
                 not_before: None,
-                told,
+                told: BTreeSet::new(),
             }),
         };
         ports.list()?;
         Ok(ports)
+    }
+
+    /// Begins to share the ports, if that has not begun: what the switch has is reserved from now on, and what the
+    /// host's programs bind is noted. What the kernel must not choose itself follows with [`HostPorts::set_published`]
+    /// or [`HostPorts::settle`]. `state_dir` is where it is written down what is to be put back. There is one
+    /// classifier, the same every time.
+    ///
+    /// # Errors
+    /// The kernel cannot be asked, or the state directory not be read.
+    pub fn share(&self, classifier: &mut Classifier, state_dir: &Path) -> io::Result<()> {
+        let mut control = self.control();
+        if control.sharing.is_some() {
+            return Ok(());
+        }
+        let (boot_id, netns_cookie) = identity::of_host()?;
+        let reserved = ReservedPorts::open(state_dir, Whose { boot_id, netns_cookie })?;
+        let reservation = reserve(classifier, netns_cookie)
+            .inspect_err(|why| {
+                if control.told.insert("reservation") {
+                    let most = held::HELD_MAX;
+                    tracing::warn!(
+                        %why,
+                        "programs of the host can have ports of the switch, but for {most} published ones that are held"
+                    );
+                }
+            })
+            .ok();
+        control.sharing = Some(Sharing { reserved, reservation, held: HeldPorts::default() });
+        control.settled = false;
+        drop(control);
+        let shared = self.shared.get_or_init(|| classifier.ports());
+        self.tell(shared);
+        // From here on what is bound is noted; what was bound before is listed.
+        self.list()
+    }
+
+    /// Tells the kernel what was taken before it could be told.
+    fn tell(&self, shared: &SharedPorts) {
+        // Whoever takes a port from here on sees that the ports are shared, or is seen here.
+        fence(Ordering::SeqCst);
+        for (port, taken) in (0..=u16::MAX).zip(&self.taken) {
+            if taken.load(Ordering::SeqCst) == 0 {
+                continue;
+            }
+            for (flow, ipv6) in Flow::ALL.into_iter().flat_map(|flow| [(flow, false), (flow, true)]) {
+                let is_taken = || taken.load(Ordering::SeqCst) & bit(flow, ipv6) != 0;
+                if is_taken() {
+                    shared.translated().set(flow, ipv6, port);
+                    if !is_taken() {
+                        shared.translated().clear(flow, ipv6, port);
+                    }
+                }
+            }
+        }
     }
 
     fn control(&self) -> MutexGuard<'_, Control> {
@@ -239,15 +306,32 @@ impl HostPorts {
     /// The kernel's list of reserved ports cannot be changed. The rest is done.
     pub fn set_published(&self, published: Vec<Published>) -> io::Result<()> {
         let mut control = self.control();
-        control.published = published;
-        control.hold();
-        control.reserve_ephemeral()
+        if published != control.published {
+            control.settled = false;
+            control.published = published;
+        }
+        control.settle()
+    }
+
+    /// Does what [`HostPorts::set_published`] does for what it was told last, where that is not done yet: the ports are
+    /// shared only now, or something was refused.
+    ///
+    /// # Errors
+    /// As there.
+    pub fn settle(&self) -> io::Result<()> {
+        self.control().settle()
+    }
+
+    /// Whether the ports are shared now.
+    #[must_use]
+    pub fn is_shared(&self) -> bool {
+        self.control().sharing.is_some()
     }
 
     /// Whether NAT has ports, so that [`HostPorts::refresh`] is due every second.
     #[must_use]
     pub fn is_used(&self) -> bool {
-        self.taken.load(Ordering::Relaxed) > 0
+        self.taken_count.load(Ordering::Relaxed) > 0
     }
 
     /// Looks again at the host's sockets and at the range of ports that the kernel chooses from. On a host with very
@@ -266,7 +350,8 @@ impl HostPorts {
             control.division = ephemeral::divide(range);
             self.kernel.store(packed(&control.division.kernel), Ordering::Release);
             control.told.remove("division");
-            control.reserve_ephemeral()?;
+            control.settled = false;
+            control.settle()?;
         }
         drop(control);
         self.list()?;
@@ -277,7 +362,7 @@ impl HostPorts {
     /// Lists the sockets of the host.
     fn list(&self) -> io::Result<()> {
         // Whoever binds a port from here on is in the list, or noted by the kernel, or both.
-        let noted = self.shared.bound();
+        let noted = self.shared.get().map(|shared| (shared, shared.bound()));
         let mut bits = vec![0u8; 1 << 16];
         let mut note = |flow: Flow, socket: &BoundSocket| {
             for ipv6 in socket.families() {
@@ -296,27 +381,40 @@ impl HostPorts {
         for (listed, bits) in self.listed.iter().zip(bits) {
             listed.store(bits, Ordering::Release);
         }
-        self.shared.forget_bound(&noted);
+        if let Some((shared, noted)) = noted {
+            shared.forget_bound(&noted);
+        }
         Ok(())
     }
 
-    /// Leaves everything to the host again, and puts back what would outlive the process.
+    /// Leaves all ports to the host again, and puts back what would outlive the process. They can be shared anew.
     ///
     /// # Errors
     /// The kernel's list of reserved ports cannot be put back.
-    pub fn close(&self) -> io::Result<()> {
+    pub fn give_back(&self) -> io::Result<()> {
         let mut control = self.control();
         control.published.clear();
-        control.held = HeldPorts::default();
-        control.reservation = None;
-        control.division.nat = None;
-        control.reserved.set(&PortSet::default())
+        match control.sharing.take() {
+            Some(mut sharing) => sharing.reserved.set(&PortSet::default()),
+            None => Ok(()),
+        }
     }
 }
 
 impl Control {
+    fn settle(&mut self) -> io::Result<()> {
+        if self.sharing.is_none() || self.settled {
+            return Ok(());
+        }
+        self.hold();
+        self.reserve_ephemeral()?;
+        self.settled = true;
+        Ok(())
+    }
+
     /// Makes the kernel keep off what is published or NAT's in the range that it chooses from.
     fn reserve_ephemeral(&mut self) -> io::Result<()> {
+        let Some(sharing) = &mut self.sharing else { return Ok(()) };
         let range: PortSet = [self.division.range.clone()].into_iter().collect();
         let published: PortSet = self.published.iter().map(|one| one.ports.clone()).collect();
         let mut wanted = published.intersection(&range);
@@ -330,13 +428,15 @@ impl Control {
                 );
             }
         }
-        self.reserved.set(&wanted)
+        sharing.reserved.set(&wanted)
     }
 
     /// Holds by sockets what is not reserved otherwise.
     fn hold(&mut self) {
-        let all = self.reservation.is_none();
-        let (missing, why) = self.held.set(self.published.iter().filter(|one| all || one.protocol == Protocol::Sctp));
+        let Some(sharing) = &mut self.sharing else { return };
+        let all = sharing.reservation.is_none();
+        let (missing, why) =
+            sharing.held.set(self.published.iter().filter(|one| all || one.protocol == Protocol::Sctp));
         match why {
             Some(why) if self.told.insert("held") => {
                 tracing::warn!(ports = missing, %why, "published ports are not reserved against programs of the host");
@@ -353,22 +453,32 @@ impl ExternalPorts for HostPorts {
     fn is_free(&self, flow: Flow, ipv6: bool, port: u16) -> bool {
         let kernel = self.kernel.load(Ordering::Relaxed);
         let chosen_from = (kernel >> 16) as u16..=kernel as u16;
-        let listed = self.listed[usize::from(port)].load(Ordering::Acquire);
-        listed & bit(flow, ipv6) == 0
-            && !self.shared.is_bound(flow, ipv6, port)
-            && !self.shared.is_served(flow, ipv6, port)
+        let is_shared = |shared: &SharedPorts| shared.is_bound(flow, ipv6, port) || shared.is_served(flow, ipv6, port);
+        port != 0
+            && self.listed[usize::from(port)].load(Ordering::Acquire) & bit(flow, ipv6) == 0
             && (flow == Flow::Icmp || !chosen_from.contains(&port))
+            && !self.shared.get().is_some_and(is_shared)
     }
 
     fn take(&self, flow: Flow, ipv6: bool, port: u16) {
-        self.taken.fetch_add(1, Ordering::Relaxed);
-        self.shared.translated().set(flow, ipv6, port);
+        let bit = bit(flow, ipv6);
+        if self.taken[usize::from(port)].fetch_or(bit, Ordering::SeqCst) & bit == 0 {
+            self.taken_count.fetch_add(1, Ordering::Relaxed);
+        }
+        fence(Ordering::SeqCst);
+        if let Some(shared) = self.shared.get() {
+            shared.translated().set(flow, ipv6, port);
+        }
     }
 
     fn release(&self, flow: Flow, ipv6: bool, port: u16) {
-        self.shared.translated().clear(flow, ipv6, port);
-        // A port that was never taken is not to be counted.
-        let _ = self.taken.fetch_update(Ordering::Relaxed, Ordering::Relaxed, |taken| taken.checked_sub(1));
+        let bit = bit(flow, ipv6);
+        if self.taken[usize::from(port)].fetch_and(!bit, Ordering::SeqCst) & bit != 0 {
+            self.taken_count.fetch_sub(1, Ordering::Relaxed);
+        }
+        if let Some(shared) = self.shared.get() {
+            shared.translated().clear(flow, ipv6, port);
+        }
     }
 }
 
@@ -436,10 +546,12 @@ mod tests {
         for at in [HostAddresses::All, HostAddresses::AllIpv4, HostAddresses::One(address.ip())] {
             let found = in_use(Protocol::Tcp, at, ports.clone()).expect("the kernel answers");
             assert_eq!(found.len(), 1, "{found:?}");
+            assert!(ports_in_use(Protocol::Tcp, at).expect("the kernel answers").contains(&address.port()));
             assert!(found[0].to_string().ends_with(&format!("(process {us}), at 127.0.0.1")), "{}", found[0]);
         }
         for at in [HostAddresses::AllIpv6, HostAddresses::One("127.0.0.2".parse().expect("an address"))] {
             assert_eq!(in_use(Protocol::Tcp, at, ports.clone()).expect("the kernel answers"), []);
+            assert!(!ports_in_use(Protocol::Tcp, at).expect("the kernel answers").contains(&address.port()));
         }
         assert_eq!(in_use(Protocol::Udp, None, ports.clone()).expect("the kernel answers"), []);
         drop(listener);

@@ -132,6 +132,47 @@ async fn every_refusal_is_json() {
 }
 
 #[tokio::test]
+async fn what_is_published_and_tracked_is_asked_for_by_bridge_and_port() {
+    let daemon = Daemon::start();
+    daemon.ask("POST", "/v1/bridges", Some(r#"{"name":"sw0","l2":true}"#)).await;
+    for path in ["/v1/publications", "/v1/publications?bridge=sw0"] {
+        assert_eq!(daemon.ask("GET", path, None).await, (200, json!([])), "{path}");
+    }
+    for path in ["/v1/conntrack", "/v1/conntrack?bridge=sw0", "/v1/conntrack?cursor=4294967295"] {
+        assert_eq!(daemon.ask("GET", path, None).await, (200, json!({"connections": []})), "{path}");
+    }
+    assert_eq!(daemon.ask("DELETE", "/v1/conntrack?bridge=sw0", None).await, (200, json!({"removed": 0})));
+    assert_eq!(daemon.ask("GET", "/v1/stats", None).await.1["gateway"]["connections"], 0);
+    for path in ["/v1/publications?bridge=sw9", "/v1/conntrack?bridge=sw9"] {
+        daemon.refused("GET", path, None, 404, "not_found", "sw9").await;
+    }
+    daemon.refused("DELETE", "/v1/conntrack?bridge=sw9", None, 404, "not_found", "sw9").await;
+    daemon.refused("GET", "/v1/publications?bridge=sw0&port=web", None, 404, "not_found", "web").await;
+    daemon.refused("GET", "/v1/publications?port=web", None, 400, "invalid", "without its bridge").await;
+    daemon.refused("GET", "/v1/conntrack?cursor=-1", None, 400, "invalid", "query").await;
+    let path = "/v1/bridges/sw0/ports/web/publications";
+    daemon.refused("POST", path, Some(r#"{"specs":["8080:80"]}"#), 404, "not_found", "web").await;
+    daemon.refused("POST", path, Some(r#"{"specs":[]}"#), 400, "invalid", "nothing").await;
+    for (body, says) in [
+        (r#"{"specs":["80:x"]}"#, "`x` is not a port"),
+        (r#"{"specs":["80/ip"]}"#, "`ip` is not a protocol"),
+        (r#"{"specs":["a:1:2"]}"#, "`a` is not an IP address"),
+        (r#"{"specs":["1-2:3-5"]}"#, "differ in length"),
+        (r#"{"specs":["80"],"from":["10.0.0.0/33"]}"#, "body"),
+        (r#"{"specs":["80"],"form":[]}"#, "form"),
+    ] {
+        daemon.refused("POST", path, Some(body), 400, "invalid", says).await;
+    }
+    daemon.refused("DELETE", path, None, 400, "invalid", "specs").await;
+    daemon.refused("DELETE", &format!("{path}?specs=80,x"), None, 400, "invalid", "`x`").await;
+    daemon.refused("DELETE", &format!("{path}?specs=80"), None, 404, "not_found", "web").await;
+    for option in [r#""internal":true"#, r#""masquerade":false"#, r#""mss_clamp":true"#, r#""host_ips":["::1"]"#] {
+        let body = format!("{{{option}}}");
+        daemon.refused("PATCH", "/v1/bridges/sw0", Some(&body), 400, "invalid", "no gateway").await;
+    }
+}
+
+#[tokio::test]
 async fn bodies_of_another_kind_and_size_are_refused() {
     let daemon = Daemon::start();
     let form = b"POST /v1/bridges HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Switch;
-use super::services::Taken;
+use super::taken::Taken;
 use crate::api::{self, CONNECTION_PAGE_MAX, ConnectionEnd, ConnectionPage};
 use crate::control::desired::{Desired, PortRecord};
 use crate::control::refusal::Result;
@@ -158,4 +158,102 @@ fn containers(desired: &Desired) -> HashMap<IpAddr, Container<'_>> {
         }
     }
     containers
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::api::{BridgeChange, BridgeSpec, PortRange, PortSpec};
+    use crate::control::desired::{HostView, Owner, PortTarget, PublishView};
+    use crate::control::netns::{NetnsId, NetnsRef};
+
+    fn publish(desired: &mut Desired, port: &str, spec: &str) {
+        let host = PublishView {
+            addresses: Vec::new(),
+            ephemeral: PortRange { first: 32768, last: 60999 },
+            in_use: &|_, _, _| Ok(None),
+        };
+        desired.publish("br0", port, &[spec.parse().expect("a spec")], &[], &host).expect("publishes");
+    }
+
+    /// Two containers, 10.0.0.2 and 10.0.0.3, the first of which publishes a port.
+    fn two() -> Desired {
+        let mut desired = Desired::default();
+        let subnets = vec!["10.0.0.0/24".parse().expect("a network")];
+        let spec = BridgeSpec { name: "br0".into(), subnets, ..BridgeSpec::default() };
+        desired.add_bridge(&spec, &HostView::default()).expect("a bridge");
+        for n in [2, 3] {
+            let target = PortTarget {
+                netns: NetnsRef::Name(format!("ns{n}")),
+                id: NetnsId { dev: 4, ino: n },
+                cookie: None,
+                owner: Owner { dev: 1, ino: 2 },
+                random: [0; 4],
+            };
+            desired.add_port("br0", &PortSpec::default(), &target).expect("a port");
+        }
+        publish(&mut desired, "ns2", "8000-8010:80-90");
+        desired
+    }
+
+    fn gone(change: impl FnOnce(&mut Desired)) -> Gone {
+        let before = two();
+        let mut after = before.clone();
+        change(&mut after);
+        Gone::between(&before, &after)
+    }
+
+    fn addresses(gone: &Gone) -> Vec<String> {
+        let mut addresses: Vec<_> = gone.containers.iter().map(ToString::to_string).collect();
+        addresses.sort();
+        addresses
+    }
+
+    #[test]
+    fn what_stays_keeps_its_connections() {
+        let more = gone(|desired| {
+            desired
+                .change_bridge("br0", &BridgeChange { icc: Some(false), ..BridgeChange::default() })
+                .expect("changes");
+        });
+        assert!(more.containers.is_empty() && more.unpublished.is_none());
+        // What is new cannot have any.
+        let more = gone(|desired| publish(desired, "ns3", "9000:9000"));
+        assert!(more.containers.is_empty());
+        let (before, after) = more.unpublished.expect("something differs");
+        assert!(
+            after.has(6, "192.0.2.1".parse().expect("an address"), 9000) && !before.has(6, [127, 0, 0, 1].into(), 9000)
+        );
+    }
+
+    #[test]
+    fn containers_that_are_gone_or_shut_in_lose_theirs() {
+        let one = gone(|desired| drop(desired.remove_port("br0", "ns2")));
+        assert_eq!(addresses(&one), ["10.0.0.2"]);
+        assert!(one.unpublished.is_none(), "what it published goes with it");
+        let all = gone(|desired| drop(desired.remove_bridge("br0", true)));
+        assert_eq!(addresses(&all), ["10.0.0.2", "10.0.0.3"]);
+        let internal = BridgeChange { internal: Some(true), ..BridgeChange::default() };
+        let shut_in = gone(|desired| {
+            desired.unpublish("br0", "ns2", &["80-90".parse().expect("a spec")]).expect("takes back");
+            desired.change_bridge("br0", &internal).expect("changes");
+        });
+        assert_eq!(addresses(&shut_in), ["10.0.0.2", "10.0.0.3"]);
+        let another = gone(|desired| {
+            let port = desired.bridges.get_mut("br0").and_then(|bridge| bridge.ports.get_mut("ns3")).expect("a port");
+            port.netns_id.ino = 9;
+        });
+        assert_eq!(addresses(&another), ["10.0.0.3"], "another namespace has its name");
+    }
+
+    #[test]
+    fn ports_that_are_not_published_any_more_lose_theirs() {
+        let some =
+            gone(|desired| desired.unpublish("br0", "ns2", &["83-84".parse().expect("a spec")]).expect("takes back"));
+        assert!(some.containers.is_empty());
+        let (before, after) = some.unpublished.expect("something is gone");
+        let lost = |port| before.has(6, [192, 0, 2, 1].into(), port) && !after.has(6, [192, 0, 2, 1].into(), port);
+        assert_eq!((7999..8012).filter(|port| lost(*port)).collect::<Vec<u16>>(), [8003, 8004]);
+        assert!(!before.has(17, [192, 0, 2, 1].into(), 8003) && !before.has(6, IpAddr::from([0u16; 8]), 8003));
+    }
 }

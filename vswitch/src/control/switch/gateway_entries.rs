@@ -8,6 +8,8 @@ use std::collections::{BTreeMap, HashMap};
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
+
 use super::live::{LiveBridge, LivePort};
 use crate::control::desired::{BridgeRecord, PortRecord};
 use crate::nat::{Publication, Services};
@@ -37,7 +39,7 @@ pub(super) fn gateway(record: &BridgeRecord, live: &LiveBridge) -> Option<Arc<Ga
 /// was told to have none.
 pub(super) fn guard(bridge: &BridgeRecord, port: &PortRecord) -> Option<Arc<Guard>> {
     let guarded = !bridge.l2 && !port.unguarded;
-    guarded.then(|| Arc::new(Guard { mac: port.mac.0, addresses: port.ips.iter().map(ipnet::IpNet::addr).collect() }))
+    guarded.then(|| Arc::new(Guard { mac: port.mac.0, addresses: port.ips.iter().map(IpNet::addr).collect() }))
 }
 
 /// What all ports that have an interface publish.
@@ -45,6 +47,7 @@ pub(super) fn services(
     records: &BTreeMap<String, BridgeRecord>,
     bridges: &BTreeMap<String, LiveBridge>,
 ) -> Arc<Services> {
+    let everybody: Arc<[IpNet]> = Arc::default();
     let mut publications = Vec::new();
     for (name, live) in bridges {
         let Some(record) = records.get(name).filter(|record| !record.internal) else { continue };
@@ -58,7 +61,7 @@ pub(super) fn services(
                     bridge: live.id,
                     target: target(port, one.host.is_ipv6())?,
                     target_first: one.target,
-                    from: one.from.as_slice().into(),
+                    from: if one.from.is_empty() { Arc::clone(&everybody) } else { one.from.as_slice().into() },
                 })
             }));
         }
@@ -68,7 +71,7 @@ pub(super) fn services(
 
 /// The address of a container that what it publishes leads to: its first one of the family.
 pub(super) fn target(port: &PortRecord, ipv6: bool) -> Option<IpAddr> {
-    port.ips.iter().map(ipnet::IpNet::addr).find(|ip| ip.is_ipv6() == ipv6)
+    port.ips.iter().map(IpNet::addr).find(|ip| ip.is_ipv6() == ipv6)
 }
 
 /// The ports of a bridge that have an interface.

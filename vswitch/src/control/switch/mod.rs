@@ -43,12 +43,14 @@ mod loopback;
 mod overlay;
 mod port_link;
 mod ports;
+mod programs;
 mod readers;
 mod reconcile;
 mod services;
 mod settings;
 mod shared_uplinks;
 mod stats;
+mod taken;
 mod tunnels;
 mod uplinks;
 
@@ -65,7 +67,7 @@ use interface::Interface;
 use interface::veth::HostSide;
 use live::{Attachment, Live, LiveBridge, LivePort};
 use port_link::XdpOpener;
-use services::Taken;
+use services::ServicePlane;
 use shared_uplinks::UplinkPlane;
 use tunnels::OverlayWatch;
 
@@ -91,8 +93,8 @@ pub struct Switch {
     uplinks: UplinkPlane,
     /// The ways in and out of the gateway.
     gateway: GatewayPlane,
-    /// What the classifier of the shared uplinks was told to take of published ports.
-    services: Taken,
+    /// What the host's side of the switch was told of published ports.
+    services: ServicePlane,
 }
 
 impl Switch {
@@ -116,7 +118,7 @@ impl Switch {
             overlay_watch: OverlayWatch::default(),
             uplinks: UplinkPlane::default(),
             gateway: GatewayPlane::default(),
-            services: Taken::default(),
+            services: ServicePlane::default(),
         })
     }
 

@@ -7,7 +7,7 @@ use super::identity::Lookup;
 use super::interface::{self, Opened};
 use super::live::{Attachment, LivePort, port_entry, untagged_vlan};
 use super::port_link::PortLink;
-use super::services::Taken;
+use super::taken::Taken;
 use super::{Switch, host_interface, identity, random_tail};
 use crate::api::{ErrorCode, Port, PortSpec};
 use crate::control::desired::{BridgeRecord, Desired, PortTarget};
@@ -53,11 +53,11 @@ impl Switch {
 
     /// Makes a port of `next` carry packets, `next` the state and `link` durable; or nothing of it.
     fn carry(&mut self, bridge: &str, name: &str, link: PortLink, next: Desired) -> Result<()> {
-        if let Err(error) = self.take_services(&Taken::by(&next)) {
+        let taken = self.take_services(&Taken::by(&next));
+        if let Err(error) = taken.and_then(|()| self.attach(&next, bridge, name, link.clone())) {
             self.release_services();
             return Err(error);
         }
-        self.attach(&next, bridge, name, link.clone())?;
         self.publish(&next);
         let before = self.desired.clone();
         if let Err(error) = self.commit(next) {

@@ -1,70 +1,40 @@
 //! Publishing ports, and keeping what stands outside of the snapshot in line with what is published.
 //!
-//! Theory of operation. The desired state says what is published. Two things outside of the snapshot follow from it: the
-//! classifier of the shared uplinks, which takes the packets from the host's interface, and the connections
-//! that began through a published port. Both are brought in line by what is *wanted* and what is *there*, whatever the
-//! command was, so that every way in which a port comes or goes (a command, its undoing, a namespace that ends, an
-//! uplink that is attached anew) is served by the same few lines.
+//! Theory of operation. The desired state says what is published. Three things outside of the snapshot follow from it:
+//! the classifier of the shared uplinks, which takes the packets from the host's interface, the reservation
+//! against the host's programs, and the connections that began through a published port. They are brought in line by
+//! what is *wanted* and what is *there*, whatever the command was, so that every way in which a port comes or goes (a
+//! command, its undoing, a namespace that ends, an uplink that is attached anew) is served by the same few lines.
 //!
 //! The order is that of all commands. What comes: the classifier first, so that no packet that the snapshot has a
-//! service for is still the host's; then the snapshot, then the store. What goes: the snapshot first, until no
-//! worker makes connections any more; the store; then the classifier; and last the connections, so that whoever has the
-//! address or the port next gets the very next datagram.
+//! service for is still the host's, and no program can bind the port any more; then the snapshot, then the store. What
+//! goes: the snapshot first, until no worker makes connections any more; the store; then the classifier and the
+//! reservation; and last the connections, so that whoever has the address or the port next gets the very next datagram.
 //!
 //! What is wanted follows from the records alone and not from which ports have an interface: the ports of a container
 //! whose interface is gone for a moment are nobody else's meanwhile.
 
-use std::collections::BTreeMap;
 use std::net::IpAddr;
 
 use super::conntrack::Gone;
 use super::describe::{describe_publication, describe_publications};
+use super::programs::Programs;
+use super::taken::{Endpoint, Taken, kernel_addresses, kernel_protocol};
 use super::{Switch, netlink_failed};
-use crate::api::{self, Flushed, PortRange, Publish, PublishSpec, Transport};
-use crate::bpf::{Classifier, ClassifierError, HostAddresses, Protocol};
+use crate::api::{self, Flushed, PortRange, Publish, PublishSpec};
+use crate::bpf::{Classifier, ClassifierError};
 use crate::control::desired::{Desired, PublishView};
+use crate::control::host_ports::ephemeral_range;
 use crate::control::netlink::{Netlink, NetlinkError};
-use crate::control::refusal::{Result, from_sentence, invalid};
+use crate::control::refusal::{Result, failed, from_sentence, invalid};
 
-/// The range of `net.ipv4.ip_local_port_range` where it cannot be read: the kernel's default.
-const EPHEMERAL_DEFAULT: PortRange = PortRange { first: 32768, last: 60999 };
-/// Where it is read. It is that of the reader's network namespace.
-const EPHEMERAL_FILE: &str = "/proc/sys/net/ipv4/ip_local_port_range";
-
-/// Ports of one protocol at one address; unspecified: at all of its family.
-type Endpoint = (Transport, IpAddr);
-/// Ranges that neither overlap nor touch, in order.
-type Ranges = Vec<PortRange>;
-
-/// Published ports as the classifier knows them: where, whatever they lead to.
+/// What was told to whom.
 #[derive(Debug, Default)]
-pub(super) struct Taken(BTreeMap<Endpoint, Ranges>);
-
-impl Taken {
-    /// What `desired` publishes.
-    pub(super) fn by(desired: &Desired) -> Self {
-        let mut taken = Self::default();
-        let ports = desired.bridges.values().flat_map(|record| record.ports.values());
-        for one in ports.flat_map(|port| &port.publications) {
-            taken.0.entry((one.protocol, one.host)).or_default().push(one.host_ports());
-        }
-        taken.0.values_mut().for_each(|ranges| *ranges = merged(std::mem::take(ranges)));
-        taken
-    }
-
-    /// Whether `port` of `host` is among them.
-    pub(super) fn has(&self, protocol: u8, host: IpAddr, port: u16) -> bool {
-        let Some(protocol) = Transport::ALL.into_iter().find(|one| one.number() == protocol) else { return false };
-        [host, api::any_address(host.is_ipv6())].into_iter().any(|ip| {
-            let ranges = self.at((protocol, ip));
-            let behind = ranges.partition_point(|range| range.last < port);
-            ranges.get(behind).is_some_and(|range| range.first <= port)
-        })
-    }
-
-    fn at(&self, endpoint: Endpoint) -> &[PortRange] {
-        self.0.get(&endpoint).map(Vec::as_slice).unwrap_or_default()
-    }
+pub(super) struct ServicePlane {
+    /// What the classifier takes.
+    taken: Taken,
+    /// What is reserved against the host's programs.
+    reserved: Taken,
 }
 
 impl Switch {
@@ -128,7 +98,13 @@ impl Switch {
             Ok(Netlink::open()?.addrs(None)?.iter().map(|address| address.net.addr()).collect())
         };
         let addresses = look().map_err(|error| netlink_failed("the host's addresses cannot be read", &error))?;
-        decide(&PublishView { addresses, ephemeral: ephemeral_ports(), in_use: &|_, _, _| Ok(None) })
+        let ephemeral = ephemeral_range().map_err(|error| {
+            failed(format!("the range of ports that the kernel chooses from cannot be read: {error}"), "")
+        })?;
+        let ephemeral = PortRange { first: (*ephemeral.start()).max(1), last: *ephemeral.end() };
+        let programs = Programs::default();
+        let in_use = |protocol, host, ports| programs.lowest(protocol, host, ports);
+        decide(&PublishView { addresses, ephemeral, in_use: &in_use })
     }
 
     /// Makes `next`, which differs in what is published, the state.
@@ -157,41 +133,62 @@ impl Switch {
     /// The kernel refuses, or a tunnel receives there. Everything else is taken then; it is the caller's to have it
     /// taken back, by [`Switch::release_services`].
     pub(super) fn take_services(&mut self, wanted: &Taken) -> Result<()> {
-        let Some(classifier) = self.uplinks.classifier() else {
-            // Nothing is taken from any interface; one that is attached later is told everything.
-            self.services = Taken::default();
-            return Ok(());
-        };
+        if !wanted.is_empty() {
+            // With the first published port the classifier is loaded.
+            self.host_ports()?;
+        }
+        let Some(classifier) = self.uplinks.classifier() else { return Ok(()) };
         let mut outcome = Ok(());
-        for (&endpoint, ranges) in &wanted.0 {
-            for ports in difference(ranges, self.services.at(endpoint)) {
-                match take(classifier, endpoint, ports) {
-                    Ok(()) => {
-                        let there = self.services.0.entry(endpoint).or_default();
-                        *there = merged(there.iter().copied().chain([ports]));
-                    }
-                    Err(error) => outcome = Err(from_sentence(api::ErrorCode::Conflict, &error)),
-                }
+        let missing: Vec<_> = wanted.without(&self.services.taken).collect();
+        for (endpoint, ports) in missing {
+            match take(classifier, endpoint, ports) {
+                Ok(()) => self.services.taken.insert(endpoint, ports),
+                Err(error) => outcome = Err(from_sentence(api::ErrorCode::Conflict, &error)),
             }
         }
         outcome
     }
 
-    /// Makes the classifier leave to the host what the state does not publish.
+    /// Leaves to the host and to its programs what the state does not publish, and nothing else.
     pub(super) fn release_services(&mut self) {
-        let Some(classifier) = self.uplinks.classifier() else { return };
         let wanted = Taken::by(&self.desired);
-        for (&endpoint, there) in &mut self.services.0 {
-            for ports in difference(there, wanted.at(endpoint)) {
-                match release(classifier, endpoint, ports) {
-                    Ok(()) => *there = difference(there, &[ports]),
-                    Err(error) => {
-                        tracing::warn!(%error, "packets of ports that are not published any more are taken from the host");
-                    }
+        self.release_taken(&wanted);
+        self.reserve(wanted);
+    }
+
+    fn release_taken(&mut self, wanted: &Taken) {
+        let Some(classifier) = self.uplinks.classifier() else { return };
+        let unwanted: Vec<_> = self.services.taken.without(wanted).collect();
+        for (endpoint, ports) in unwanted {
+            match release(classifier, endpoint, ports) {
+                Ok(()) => self.services.taken.remove(endpoint, ports),
+                Err(error) => {
+                    tracing::warn!(%error, "packets of ports that are not published any more are taken from the host");
                 }
             }
         }
-        self.services.0.retain(|_, ranges| !ranges.is_empty());
+    }
+
+    /// Remembers that the host has all its ports again.
+    pub(super) fn forget_reserved(&mut self) {
+        self.services.reserved = Taken::default();
+    }
+
+    /// Makes `wanted` what the kernel does not choose for the host's programs.
+    fn reserve(&mut self, wanted: Taken) {
+        if wanted == self.services.reserved {
+            return;
+        }
+        let published = wanted.published();
+        let reserved = self.host_ports().and_then(|ports| {
+            ports.set_published(published).map_err(|error| failed(error.to_string(), "see the daemon's log"))
+        });
+        match reserved {
+            Ok(()) => self.services.reserved = wanted,
+            Err(error) => {
+                tracing::warn!(error = %error.message, "programs of the host may be given ports that are published");
+            }
+        }
     }
 
     /// Gives to the next owner what is gone from the state: ports of the host, and containers' addresses. No worker may
@@ -210,40 +207,6 @@ impl Switch {
     }
 }
 
-/// The same ports in as few ranges as possible, in order.
-fn merged(ranges: impl IntoIterator<Item = PortRange>) -> Ranges {
-    let mut ranges: Vec<_> = ranges.into_iter().collect();
-    ranges.sort_unstable();
-    let mut merged: Ranges = Vec::with_capacity(ranges.len());
-    for range in ranges {
-        match merged.last_mut() {
-            Some(last) if range.first <= last.last.saturating_add(1) => last.last = last.last.max(range.last),
-            _ => merged.push(range),
-        }
-    }
-    merged
-}
-
-/// The ports of `ranges` that are not in `others`; both in order and without overlaps.
-fn difference(ranges: &[PortRange], others: &[PortRange]) -> Ranges {
-    let mut left = Vec::new();
-    let mut at = 0;
-    for range in ranges {
-        // What ends before this range ends before the next ones, too.
-        at += others[at..].iter().take_while(|other| other.last < range.first).count();
-        let mut first = Some(range.first);
-        for other in others[at..].iter().take_while(|other| other.first <= range.last) {
-            let Some(begin) = first else { break };
-            if other.first > begin {
-                left.push(PortRange { first: begin, last: other.first - 1 });
-            }
-            first = other.last.checked_add(1).filter(|next| *next <= range.last);
-        }
-        left.extend(first.map(|first| PortRange { first, last: range.last }));
-    }
-    left
-}
-
 fn take(
     classifier: &mut Classifier,
     (protocol, host): Endpoint,
@@ -258,74 +221,4 @@ fn release(
     ports: PortRange,
 ) -> std::result::Result<(), ClassifierError> {
     classifier.unpublish_range(kernel_protocol(protocol), kernel_addresses(host), ports.first..=ports.last)
-}
-
-fn kernel_addresses(host: IpAddr) -> HostAddresses {
-    match host {
-        IpAddr::V4(ip) if ip.is_unspecified() => HostAddresses::AllIpv4,
-        IpAddr::V6(ip) if ip.is_unspecified() => HostAddresses::AllIpv6,
-        one => HostAddresses::One(one),
-    }
-}
-
-fn kernel_protocol(protocol: Transport) -> Protocol {
-    match protocol {
-        Transport::Tcp => Protocol::Tcp,
-        Transport::Udp => Protocol::Udp,
-        Transport::Sctp => Protocol::Sctp,
-    }
-}
-
-/// The ports that the kernel chooses from for the host's programs.
-fn ephemeral_ports() -> PortRange {
-    let range = std::fs::read_to_string(EPHEMERAL_FILE).ok().and_then(|text| parse_ephemeral(&text));
-    range.unwrap_or(EPHEMERAL_DEFAULT)
-}
-
-fn parse_ephemeral(text: &str) -> Option<PortRange> {
-    let mut numbers = text.split_whitespace().map(str::parse::<u16>);
-    let range = PortRange { first: numbers.next()?.ok()?, last: numbers.next()?.ok()? };
-    (range.first > 0 && range.first <= range.last).then_some(range)
-}
-
-#[cfg(test)]
-mod tests {
-    use proptest::prelude::*;
-
-    use super::*;
-
-    fn range(first: u16, last: u16) -> PortRange {
-        PortRange { first, last }
-    }
-
-    #[test]
-    fn ranges_that_touch_are_one() {
-        assert_eq!(merged([range(5, 6), range(1, 2), range(3, 4), range(9, 9)]), [range(1, 6), range(9, 9)]);
-        assert_eq!(merged([range(65535, 65535), range(1, 65535)]), [range(1, 65535)]);
-    }
-
-    #[test]
-    fn the_kernels_own_range_is_read() {
-        assert_eq!(parse_ephemeral("32768\t60999\n"), Some(range(32768, 60999)));
-        for text in ["", "1", "0 5", "9 8", "x y", "1 65536"] {
-            assert_eq!(parse_ephemeral(text), None, "{text:?}");
-        }
-    }
-
-    fn ranges() -> impl Strategy<Value = Ranges> {
-        let one = (1u16..60, 0u16..8).prop_map(|(first, more)| range(first, first + more));
-        prop::collection::vec(one, 0..8).prop_map(merged)
-    }
-
-    proptest! {
-        #[test]
-        fn a_difference_has_what_only_one_side_has(a in ranges(), b in ranges()) {
-            let has = |ranges: &[PortRange], port| ranges.iter().any(|r| (r.first..=r.last).contains(&port));
-            let left = difference(&a, &b);
-            prop_assert_eq!(&merged(left.clone()), &left, "in order and without overlaps");
-            for port in 1..80 {
-                prop_assert_eq!(has(&left, port), has(&a, port) && !has(&b, port), "{}", port);
-            }
-        }
-    }
 }

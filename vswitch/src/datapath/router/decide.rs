@@ -54,13 +54,17 @@ pub(super) fn decide(
     packet: &Packet,
     place: Place,
     segment: &Segment,
+    questions: &mut ArrayVec<Question, QUESTIONS_MAX>,
 ) -> Result<Found, Result<Decision, Refusal>> {
     let tuple = &packet.tuple;
     if is_martian(tuple.source, place) || is_martian(tuple.destination, place) {
         return Err(Err((DropReason::Martian, None)));
     }
+    if is_impostor(source, tuple.source, place) {
+        return Err(Err((DropReason::Martian, None)));
+    }
     match place {
-        Place::Container => from_container(source, conntrack, packet, segment),
+        Place::Container => from_container(source, conntrack, packet, segment, questions),
         Place::Outside | Place::Loopback => from_host_side(source, conntrack, packet, place, segment),
     }
 }
@@ -83,11 +87,26 @@ fn is_martian(address: IpAddr, place: Place) -> bool {
     }
 }
 
+/// Whether nobody at `place` can have the source address: outside, nobody is this host or one of its containers; and
+/// nobody at all has a network's broadcast address.
+fn is_impostor(source: &Source<'_>, address: IpAddr, place: Place) -> bool {
+    let mut gateways = source.snapshot.bridges.iter().flatten().filter_map(|bridge| bridge.gateway.as_ref());
+    match place {
+        Place::Container => source.bridge.gateway.as_ref().is_some_and(|gateway| gateway.is_broadcast(address)),
+        Place::Outside => {
+            source.snapshot.routing.host_addresses.contains(&address)
+                || gateways.any(|gateway| gateway.has_network_of(address))
+        }
+        Place::Loopback => false,
+    }
+}
+
 fn from_container(
     source: &Source<'_>,
     conntrack: &Conntrack,
     packet: &Packet,
     segment: &Segment,
+    questions: &mut ArrayVec<Question, QUESTIONS_MAX>,
 ) -> Result<Found, Result<Decision, Refusal>> {
     let Some(gateway) = source.bridge.gateway.as_deref() else { return Err(Err((DropReason::NoConnection, None))) };
     let (tuple, routing) = (&packet.tuple, &source.snapshot.routing);
@@ -109,13 +128,15 @@ fn from_container(
             None => Err(to_host(gateway)),
         };
     }
+    if gateway.is_broadcast(destination) {
+        return Err(Err((DropReason::Martian, None)));
+    }
     if gateway.has_network_of(destination) {
         // Sent to the gateway although it is a neighbour: on link all the same, where neighbours may talk.
         if !source.bridge.icc {
             return Err(Err(tell(DropReason::Isolated, Problem::Prohibited)));
         }
-        let mut questions = ArrayVec::new();
-        return Err(station(source, source.bridge, destination, &mut questions).map(Decision::Forward));
+        return Err(station(source, source.bridge, destination, questions).map(Decision::Forward));
     }
     let elsewhere = |other: &BridgeEntry| other.gateway.as_ref().is_some_and(|other| other.has_network_of(destination));
     let bridges = source.snapshot.bridges.iter().flatten();

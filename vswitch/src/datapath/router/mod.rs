@@ -33,9 +33,10 @@ use super::egress;
 use super::flow::FlowKey;
 use super::pipeline::Source;
 use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Offload};
-use crate::nat::cache::{Action, Quick};
+
 use crate::nat::conntrack::{Conntrack, Segment};
-use crate::nat::{Fragment, FragmentKey, FragmentTable, NatCache, Packet, Place, Rewrite, Upper, mss};
+
+use crate::nat::{Action, Fragment, FragmentTable, Later, NatCache, Packet, Place, Quick, Rewrite, Upper, mss};
 use crate::snapshot::{BridgeId, PortId, PortKind};
 use crate::wire::icmp_error::Problem;
 use crate::wire::tcp::Flags;
@@ -62,11 +63,8 @@ pub(super) enum Routed {
 pub(super) struct HeldFragment {
     pub(super) from: PortId,
     pub(super) incarnation: u64,
-    /// Empty where what is done with it was known.
     pub(super) bytes: Vec<u8>,
     pub(super) offload: Offload,
-    /// Which of all fragments that were looked at it is.
-    number: u64,
 }
 
 /// What is to be told to the sender of a frame that was dropped.
@@ -91,7 +89,7 @@ pub(super) struct Question {
 pub(super) struct Pending {
     pub(super) refused: ArrayVec<Refused, BURST_FRAMES_MAX>,
     pub(super) questions: ArrayVec<Question, QUESTIONS_MAX>,
-    /// Fragments whose first one came.
+    /// Fragments whose first one came: they are to be routed again.
     pub(super) released: Vec<HeldFragment>,
     /// Fragments that are not to go on.
     pub(super) given_up: Vec<(HeldFragment, DropReason)>,
@@ -112,15 +110,17 @@ struct FragmentAction {
     index: Option<u32>,
 }
 
+/// What is done with the fragments of a packet.
+type FragmentDecision = Result<FragmentAction, DropReason>;
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub(super) struct Router {
     conntrack: Arc<Conntrack>,
     cache: NatCache,
     quicks: Box<[Quick; BURST_FRAMES_MAX]>,
-    fragments: FragmentTable<Result<FragmentAction, DropReason>, HeldFragment>,
-    /// How many later fragments were looked at.
-    fragments_seen: u64,
+    fragments: FragmentTable<FragmentDecision, HeldFragment>,
+
     pub(super) pending: Pending,
 }
 
@@ -133,8 +133,8 @@ impl Router {
             conntrack,
             cache: NatCache::new(seed)?,
             quicks: Box::new([Quick::SLOW; BURST_FRAMES_MAX]),
-            fragments: FragmentTable::default(),
-            fragments_seen: 0,
+            fragments: FragmentTable::new(),
+
             pending: Pending::default(),
         })
     }
@@ -263,7 +263,7 @@ impl Router {
         let segment = segment_of(packet);
         let decision = match self.conntrack.find(tuple, place) {
             Some(found) => Ok(found),
-            None => decide::decide(source, &self.conntrack, packet, place, &segment),
+            None => decide::decide(source, &self.conntrack, packet, place, &segment, &mut self.pending.questions),
         };
         let decision = decision.map(decide::Decision::Connection).or_else(|other| other)?;
         let (rewrite, out, index, cacheable) = match decision {
@@ -328,12 +328,11 @@ impl Router {
         &mut self,
         source: &Source<'_>,
         packet: &Packet,
-        decision: Result<FragmentAction, DropReason>,
+        decision: FragmentDecision,
     ) -> Result<(), DropReason> {
-        let Some(key) = FragmentKey::of(packet, source.port.id) else { return Ok(()) };
-        let waiting = self.fragments.first(key, packet.fragment, decision, source.now.s);
-        self.pending.given_up.extend(self.fragments.dropped());
-        self.pending.released.extend(waiting?);
+        let key = packet.fragment_key(source.port.id);
+        let waiting = self.fragments.first(key, packet, decision, source.now.s)?;
+        self.pending.released.extend(waiting);
         Ok(())
     }
 
@@ -343,33 +342,20 @@ impl Router {
         frame: &mut Frame,
         packet: &Packet,
     ) -> Result<Routed, Refusal> {
-        let Some(key) = FragmentKey::of(packet, source.port.id) else { return Err((DropReason::Malformed, None)) };
-        let is_known = self.fragments.knows(&key);
-        if !is_known && !frame.is_linear() {
-            return Err((DropReason::FragmentsFull, None));
-        }
-        self.fragments_seen += 1;
-        let number = self.fragments_seen;
-        let held = HeldFragment {
-            from: source.port.id,
-            incarnation: source.port.incarnation,
-            bytes: if is_known { Vec::new() } else { frame.data().to_vec() },
-            offload: frame.offload,
-            number,
-        };
-        let decided = self.fragments.later(key, packet.fragment, held, frame.len(), source.now.s);
-        let mut own_reason = None;
-        for (held, reason) in self.fragments.dropped() {
-            if held.number == number {
-                own_reason = Some(reason);
-            } else {
-                self.pending.given_up.push((held, reason));
+        let key = packet.fragment_key(source.port.id);
+        let FragmentAction { rewrite, out, index } = match self.fragments.later(key, packet, source.now.s) {
+            Later::Known(decision) => decision.map_err(|reason| (reason, None))?,
+            Later::Unknown(room) if frame.is_linear() => {
+                let held = HeldFragment {
+                    from: source.port.id,
+                    incarnation: source.port.incarnation,
+                    bytes: frame.data().to_vec(),
+                    offload: frame.offload,
+                };
+                return room.hold(held).map(|()| Routed::Held).map_err(|reason| (reason, None));
             }
-        }
-        let FragmentAction { rewrite, out, index } = match (decided, own_reason) {
-            (Some((Ok(action), _)), _) => action,
-            (Some((Err(reason), _)), _) | (None, Some(reason)) => return Err((reason, None)),
-            (None, None) => return Ok(Routed::Held),
+            Later::Unknown(_) => return Err((DropReason::FragmentsFull, None)),
+            Later::Refused(reason) => return Err((reason, None)),
         };
         if out.hop && packet.hops <= 1 {
             return Err((DropReason::TtlExceeded, None));
@@ -391,8 +377,7 @@ impl Router {
     /// Gives up the packets whose fragments did not come in time.
     pub(super) fn expire_fragments(&mut self, now_s: u32) {
         if !self.fragments.is_empty() {
-            self.fragments.expire(now_s);
-            self.pending.given_up.extend(self.fragments.dropped());
+            self.fragments.expire(now_s, |held, reason| self.pending.given_up.push((held, reason)));
         }
     }
 }
@@ -468,8 +453,7 @@ fn clamp_mss(source: &Source<'_>, out: &Out, frame: &mut Frame, packet: &Packet)
     let mtus = [mtu_of(source, source.port.id), mtu_of(source, out.port)];
     if let Some(mtu) = mtus.into_iter().flatten().min() {
         let csum = frame.offload.csum;
-        let mtu = u16::try_from(mtu).unwrap_or(u16::MAX);
-        mss::clamp(frame.data_mut(), packet, &csum, mss::of_mtu(mtu, packet.is_v6));
+        mss::clamp(frame.data_mut(), packet, csum, mtu);
     }
 }
 
