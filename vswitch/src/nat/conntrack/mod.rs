@@ -78,7 +78,7 @@ pub struct ConntrackConfig {
     pub timeouts: Timeouts,
     /// Whether what comes in to a mapping keeps it alive, as what goes out always does (RFC 4787 REQ-6a).
     pub inbound_refresh: bool,
-    /// Whether UDP's external ports are even where the container's are (RFC 4787 REQ-4, RFC 7857 section 9).
+    /// Whether UDP's external ports are even where the container's are (RFC 4787 REQ-4, RFC 7857 section 8).
     pub udp_parity: bool,
 }
 

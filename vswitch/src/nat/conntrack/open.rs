@@ -178,7 +178,8 @@ impl Conntrack {
     /// A slot for one more connection of a container, if need be that of another one which may be nothing.
     fn reserve(&self, container: IpAddr, now_s: u32) -> Result<(u32, u32), Refusal> {
         let take = || self.containers.take(container, self.config.per_container_max);
-        if !take() && !(self.evict(Some(container), now_s) && take()) {
+        let has_room = take() || (self.evict(Some(container), now_s) && take());
+        if !has_room {
             return Err(Refusal::ContainerLimit);
         }
         let slot = self.slab.allocate();

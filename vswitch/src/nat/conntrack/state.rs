@@ -160,7 +160,7 @@ pub struct Step {
     pub state: State,
     /// Whether the time in the state begins anew.
     pub restarts: bool,
-    /// Whether the connection counts as seen: errors and RST do not keep it alive (RFC 7857 section 8).
+    /// Whether the connection counts as seen: errors and RST do not keep it alive (RFC 7857 section 7.1).
     pub refreshes: bool,
 }
 

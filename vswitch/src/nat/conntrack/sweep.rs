@@ -11,6 +11,7 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::sync::atomic::{Ordering, fence};
 
+use super::super::cache::VALID_S;
 use super::super::{Place, Tuple};
 use super::Conntrack;
 use super::entry::{Entry, Progress};
@@ -24,9 +25,9 @@ pub const SWEEP_BUDGET: usize = 1 << 16;
 /// Slots that are looked at for one that may be evicted.
 const EVICTION_SLOTS: u32 = 64;
 
-/// Seconds after which no worker has a flow in its cache that it has not seen: the ten of the cache, and the one in which
-/// it says once that it has seen it.
-const UNCACHED_S: u32 = 12;
+/// Seconds after which no worker has a flow in its cache that it has not seen: those of the cache, the one in which it
+/// says once that it has seen it, and one because clocks are read at different times.
+const UNCACHED_S: u32 = VALID_S + 2;
 
 /// What a sweep did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]

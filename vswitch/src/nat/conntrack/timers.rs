@@ -6,6 +6,7 @@
 
 use std::io;
 
+use super::super::cache::VALID_S;
 use super::state::State;
 use crate::wire::protocol;
 
@@ -17,8 +18,8 @@ pub const UDP_MIN_S: u32 = 120;
 /// 4787 asks nothing; as Linux has it (`nf_conntrack_udp_timeout`). Otherwise a name server that is asked from a new port
 /// each time would have all its connections in use with two hundred questions per second.
 pub const UDP_QUERY_S: u32 = 30;
-/// Longer than workers keep a flow in their caches that is not used, which is ten seconds.
-pub const UDP_QUERY_MIN_S: u32 = 20;
+/// Longer than workers keep a flow in their caches that is not used.
+pub const UDP_QUERY_MIN_S: u32 = 2 * VALID_S;
 /// RFC 5508 REQ-2: an ICMP query session lives 60 seconds at least.
 pub const ICMP_QUERY_S: u32 = 60;
 /// RFC 5382 REQ-5, "established connection idle-timeout": two hours and four minutes at least, which is longer than the
@@ -91,7 +92,7 @@ impl Timeouts {
     pub fn check(&self) -> io::Result<()> {
         let floors = [
             ("UDP", self.udp_s, UDP_MIN_S, "RFC 4787 REQ-5"),
-            ("UDP query", self.udp_query_s, UDP_QUERY_MIN_S, "flows are cached for ten"),
+            ("UDP query", self.udp_query_s, UDP_QUERY_MIN_S, "longer than flows are cached"),
             ("ICMP", self.icmp_s, ICMP_QUERY_S, "RFC 5508 REQ-2"),
             ("partially open TCP", self.tcp_partial_open_s, TCP_TRANSITORY_S, "RFC 5382 REQ-5"),
             ("established TCP", self.tcp_established_s, TCP_ESTABLISHED_S, "RFC 5382 REQ-5"),
