@@ -128,6 +128,11 @@ impl Entry {
         Owner { internal, place, bridge: self.bridge }
     }
 
+    /// Whether a slot with these flags has a connection to a published port.
+    pub(super) fn has_published(flags: u16) -> bool {
+        flags & PUBLISHED != 0
+    }
+
     /// Whether packets of a direction keep the connection alive: those from behind a mapping do, and so do all of a
     /// connection without one; what comes in to a mapping does as configured (RFC 4787 REQ-6).
     pub(super) fn refreshes(flags: u16, direction: Direction, inbound_refresh: bool) -> bool {

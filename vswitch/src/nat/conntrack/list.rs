@@ -61,6 +61,8 @@ pub struct Counts {
     pub mappings: u32,
     /// External ports that are kept from others after their use.
     pub held: u32,
+    /// Connections that gave way to others: to published ports, from addresses that may be invented.
+    pub evicted: u64,
     /// What was refused, by the refusal's number.
     pub refused: [u64; Refusal::ALL.len()],
 }
@@ -129,6 +131,7 @@ impl Conntrack {
             counts.mappings += mappings.live();
             counts.held += mappings.held();
         }
+        counts.evicted = self.evicted.load(Ordering::Relaxed);
         for (count, refused) in counts.refused.iter_mut().zip(&self.refused) {
             *count = refused.load(Ordering::Relaxed);
         }

@@ -78,7 +78,7 @@ pub struct ConntrackConfig {
     pub timeouts: Timeouts,
     /// Whether what comes in to a mapping keeps it alive, as what goes out always does (RFC 4787 REQ-6a).
     pub inbound_refresh: bool,
-    /// Whether UDP's external ports are even where the container's are (RFC 4787 REQ-4, RFC 7857 section 9).
+    /// Whether UDP's external ports are even where the container's are (RFC 4787 REQ-4, RFC 7857 section 8).
     pub udp_parity: bool,
 }
 
@@ -108,9 +108,12 @@ pub struct Conntrack {
     containers: Containers,
     connections: AtomicU32,
     refused: [AtomicU64; Refusal::ALL.len()],
+    evicted: AtomicU64,
     epoch: AtomicU64,
     /// Where the sweep goes on.
     hand: Mutex<u32>,
+    /// Where the next victim of an eviction is looked for.
+    victim: AtomicU32,
 }
 
 impl Conntrack {
@@ -142,8 +145,10 @@ impl Conntrack {
             containers: Containers::new(),
             connections: AtomicU32::new(0),
             refused: Default::default(),
+            evicted: AtomicU64::new(0),
             epoch: AtomicU64::new(1),
             hand: Mutex::new(0),
+            victim: AtomicU32::new(0),
         };
         let restored = table.restore(used, now_s);
         Ok((table, restored))
@@ -237,7 +242,8 @@ impl Conntrack {
     }
 
     fn deadline_s(&self, slot: &Slot, tag: Tag, progress: Progress) -> u32 {
-        self.config.timeouts.deadline_s(tag.protocol, progress.state, progress.times(slot))
+        let is_published = Entry::has_published(tag.flags);
+        self.config.timeouts.deadline_s(tag.protocol, is_published, progress.state, progress.times(slot))
     }
 }
 

@@ -67,7 +67,7 @@ impl Conntrack {
             bridge: new.bridge,
             container: new.container,
         };
-        let reserved = self.reserve(new.container)?;
+        let reserved = self.reserve(new.container, now_s)?;
         if let SourceNat::External(address) = new.source
             && let Err(refusal) = self.map_source(&mut entry, address, new.bridge, now_s)
         {
@@ -148,7 +148,7 @@ impl Conntrack {
             Denied::Refusal(refusal)
         };
         let state = first_state(tuple.protocol, segment, false).map_err(release)?;
-        let reserved = self.reserve(entry.container).map_err(release)?;
+        let reserved = self.reserve(entry.container, now_s).map_err(release)?;
         if from == Place::Container
             && let Err(refusal) = self.map_source(&mut entry, external.address, bridge, now_s)
         {
@@ -162,7 +162,8 @@ impl Conntrack {
     fn attempt(&self, arrival: &Arrival, now_s: u32) {
         let Tuple { protocol: number, source, source_port, destination, .. } = arrival.tuple;
         let state = if number == protocol::TCP { State::SynSentOriginal } else { State::Unreplied };
-        let until_s = self.config.timeouts.deadline_s(number, state, Times { since_s: now_s, last_seen_s: now_s });
+        let until_s =
+            self.config.timeouts.deadline_s(number, false, state, Times { since_s: now_s, last_seen_s: now_s });
         let internal = Endpoint { address: source, port: source_port };
         let owner = Owner { internal, place: arrival.from, bridge: arrival.bridge };
         let Some(mut mappings) = self.mappings_of(number, destination.is_ipv6()) else { return };
@@ -174,12 +175,16 @@ impl Conntrack {
         }
     }
 
-    /// A slot for one more connection of a container.
-    fn reserve(&self, container: IpAddr) -> Result<(u32, u32), Refusal> {
-        if !self.containers.take(container, self.config.per_container_max) {
+    /// A slot for one more connection of a container, if need be that of another one which may be nothing.
+    fn reserve(&self, container: IpAddr, now_s: u32) -> Result<(u32, u32), Refusal> {
+        let take = || self.containers.take(container, self.config.per_container_max);
+        let has_room = take() || (self.evict(Some(container), now_s) && take());
+        if !has_room {
             return Err(Refusal::ContainerLimit);
         }
-        self.slab.allocate().ok_or_else(|| {
+        let slot = self.slab.allocate();
+        let slot = slot.or_else(|| if self.evict(None, now_s) { self.slab.allocate() } else { None });
+        slot.ok_or_else(|| {
             self.containers.give(container);
             Refusal::TableFull
         })

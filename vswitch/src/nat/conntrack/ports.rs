@@ -1,9 +1,9 @@
 //! Which external port a new mapping gets.
 //!
 //! Theory of operation. Ports are drawn at random from a keyed hash of a secret, the internal endpoint and a counter
-//! (RFC 6056 section 3.3; RFC 7857 section 10 asks for it), so that nobody outside can tell the next one. The container's
+//! (RFC 6056 section 3.3; RFC 7857 section 9 asks for it), so that nobody outside can tell the next one. The container's
 //! own port is *not* kept: hosts differ in how well they choose, and it would tell which of them speaks. What is kept
-//! is the range, 0 to 1023 or 1024 to 65535 (RFC 4787 REQ-3a), and UDP's parity (REQ-4; RFC 7857 section 9 would have it
+//! is the range, 0 to 1023 or 1024 to 65535 (RFC 4787 REQ-3a), and UDP's parity (REQ-4; RFC 7857 section 8 would have it
 //! configurable, which it is). SCTP's port is kept if it is free, because its checksum is dear to change.
 //!
 //! When a number of draws finds nothing, all ports are tried in turn. If that finds nothing either, the answer is

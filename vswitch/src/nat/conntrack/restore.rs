@@ -52,7 +52,9 @@ impl Conntrack {
                 Kind::Held => self.restore_held(at, tag, now_s),
                 Kind::Free => false,
             };
-            if !is_kept {
+            if !is_kept && at + 1 == self.slab.fresh() {
+                self.slab.trim();
+            } else if !is_kept {
                 self.slab.release(at);
             }
         }

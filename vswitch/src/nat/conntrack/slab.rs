@@ -35,8 +35,8 @@ pub(super) const LAYOUT: u32 = 1;
 pub(super) const MAGIC: [u8; 8] = *b"vswitch\xc7";
 /// Slots for which blocks are allocated at once.
 const GROW_SLOTS: u32 = 2048;
-/// The most slots: a handle is a slot and a direction in 32 bits.
-pub(super) const SLOTS_MAX: u32 = 1 << 30;
+/// The most slots: a handle is a slot and a direction, in 31 bits because of what workers keep beside it.
+pub(super) const SLOTS_MAX: u32 = 1 << 29;
 
 /// No slot.
 pub(super) const NIL: u32 = u32::MAX;
@@ -280,6 +280,16 @@ impl Slab {
         let mut free = self.lock_free();
         slot.next_free.store(free.head.wrapping_add(1), Ordering::Relaxed);
         free.head = at;
+    }
+
+    /// Gives the last slot back to those that were never used; for a slab that nobody else uses yet.
+    pub(super) fn trim(&self) {
+        let mut free = self.lock_free();
+        if let Some(last) = free.fresh.checked_sub(1) {
+            self.slot(last).retract();
+            free.fresh = last;
+            self.fresh.store(last, Ordering::Release);
+        }
     }
 
     fn lock_free(&self) -> MutexGuard<'_, Free> {

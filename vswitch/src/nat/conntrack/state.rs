@@ -111,6 +111,12 @@ impl State {
         !matches!(self, Self::Unreplied | Self::Replied)
     }
 
+    /// Whether the initiator has not shown yet that it gets the responder's answers.
+    #[must_use]
+    pub const fn is_unproven(self) -> bool {
+        matches!(self, Self::Unreplied | Self::SynSentOriginal | Self::SynReceivedOriginal)
+    }
+
     /// Whether packets without SYN, FIN and RST change nothing, so that a worker need not show them to the table.
     #[must_use]
     pub const fn is_cacheable(self) -> bool {
@@ -154,7 +160,7 @@ pub struct Step {
     pub state: State,
     /// Whether the time in the state begins anew.
     pub restarts: bool,
-    /// Whether the connection counts as seen: errors and RST do not keep it alive (RFC 7857 section 8).
+    /// Whether the connection counts as seen: errors and RST do not keep it alive (RFC 7857 section 7.1).
     pub refreshes: bool,
 }
 

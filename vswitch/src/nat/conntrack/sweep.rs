@@ -11,14 +11,23 @@ use std::net::IpAddr;
 use std::sync::PoisonError;
 use std::sync::atomic::{Ordering, fence};
 
+use super::super::cache::VALID_S;
 use super::super::{Place, Tuple};
 use super::Conntrack;
 use super::entry::{Entry, Progress};
 use super::mapping::{Endpoint, Owner};
-use super::slab::{Kind, Tag};
+use super::slab::{Kind, Slot, Tag};
+use crate::wire::protocol;
 
 /// Slots per second that make a round over a million connections short against the shortest of the timeouts.
 pub const SWEEP_BUDGET: usize = 1 << 16;
+
+/// Slots that are looked at for one that may be evicted.
+const EVICTION_SLOTS: u32 = 64;
+
+/// Seconds after which no worker has a flow in its cache that it has not seen: those of the cache, the one in which it
+/// says once that it has seen it, and one because clocks are read at different times.
+const UNCACHED_S: u32 = VALID_S + 2;
 
 /// What a sweep did.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
@@ -27,6 +36,13 @@ pub struct Swept {
     pub visited: usize,
     /// Connections that had expired.
     pub expired: usize,
+}
+
+/// Whether no worker translates packets of the connection without a look at the table.
+fn is_uncached(slot: &Slot, tag: Tag, now_s: u32) -> bool {
+    // With TCP, whose flows are cached when they are established, it follows from the state.
+    let idle_s = now_s.saturating_sub(slot.last_seen_s.load(Ordering::Relaxed));
+    tag.protocol == protocol::TCP || idle_s >= UNCACHED_S
 }
 
 impl Conntrack {
@@ -97,6 +113,27 @@ impl Conntrack {
         }
         self.unmap(&entry, (at, tag.generation), now_s);
         true
+    }
+
+    /// Makes room for a connection, of a container or of any, at the cost of one that came from somebody who may have
+    /// invented his address: to a published port, and not answered for. Otherwise such a flood would shut out everybody
+    /// else for minutes. It is found among a bounded number of slots, of which most are such ones in a flood.
+    pub(super) fn evict(&self, container: Option<IpAddr>, now_s: u32) -> bool {
+        let fresh = self.slab.fresh().max(1);
+        let start = self.victim.fetch_add(EVICTION_SLOTS, Ordering::Relaxed);
+        let is_evicted = (0..EVICTION_SLOTS.min(fresh)).any(|step| {
+            let at = start.wrapping_add(step) % fresh;
+            let Some(slot) = self.slab.get(at) else { return false };
+            let tag = slot.tag();
+            tag.kind == Kind::Live
+                && Entry::has_published(tag.flags)
+                && Progress::read(slot, tag.generation).is_some_and(|progress| progress.state.is_unproven())
+                && is_uncached(slot, tag, now_s)
+                && Entry::read(slot, tag).is_some_and(|entry| container.is_none_or(|wanted| wanted == entry.container))
+                && self.remove(at, tag, None, now_s)
+        });
+        self.evicted.fetch_add(u64::from(is_evicted), Ordering::Relaxed);
+        is_evicted
     }
 
     /// Removes all connections for which `is_wanted_gone` holds; how many. What is made meanwhile may be passed over: by

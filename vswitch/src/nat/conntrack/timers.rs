@@ -6,6 +6,7 @@
 
 use std::io;
 
+use super::super::cache::VALID_S;
 use super::state::State;
 use crate::wire::protocol;
 
@@ -13,6 +14,12 @@ use crate::wire::protocol;
 pub const UDP_S: u32 = 300;
 /// RFC 4787 REQ-5: what no configuration may go below.
 pub const UDP_MIN_S: u32 = 120;
+/// A question to a published port and its answer, over UDP. Its external port is no mapping that could expire, so RFC
+/// 4787 asks nothing; as Linux has it (`nf_conntrack_udp_timeout`). Otherwise a name server that is asked from a new port
+/// each time would have all its connections in use with two hundred questions per second.
+pub const UDP_QUERY_S: u32 = 30;
+/// Longer than workers keep a flow in their caches that is not used.
+pub const UDP_QUERY_MIN_S: u32 = 2 * VALID_S;
 /// RFC 5508 REQ-2: an ICMP query session lives 60 seconds at least.
 pub const ICMP_QUERY_S: u32 = 60;
 /// RFC 5382 REQ-5, "established connection idle-timeout": two hours and four minutes at least, which is longer than the
@@ -33,6 +40,8 @@ pub const HOLD_S: u32 = 120;
 pub struct Timeouts {
     /// UDP; at least [`UDP_MIN_S`].
     pub udp_s: u32,
+    /// UDP to a published port, as long as it is no more than a question and an answer; at least [`UDP_QUERY_MIN_S`].
+    pub udp_query_s: u32,
     /// ICMP and ICMPv6 queries; at least [`ICMP_QUERY_S`].
     pub icmp_s: u32,
     /// TCP before both sides have agreed to talk; at least [`TCP_TRANSITORY_S`].
@@ -55,6 +64,7 @@ impl Default for Timeouts {
     fn default() -> Self {
         Self {
             udp_s: UDP_S,
+            udp_query_s: UDP_QUERY_S,
             icmp_s: ICMP_QUERY_S,
             tcp_partial_open_s: TCP_TRANSITORY_S,
             tcp_established_s: TCP_ESTABLISHED_S,
@@ -82,6 +92,7 @@ impl Timeouts {
     pub fn check(&self) -> io::Result<()> {
         let floors = [
             ("UDP", self.udp_s, UDP_MIN_S, "RFC 4787 REQ-5"),
+            ("UDP query", self.udp_query_s, UDP_QUERY_MIN_S, "longer than flows are cached"),
             ("ICMP", self.icmp_s, ICMP_QUERY_S, "RFC 5508 REQ-2"),
             ("partially open TCP", self.tcp_partial_open_s, TCP_TRANSITORY_S, "RFC 5382 REQ-5"),
             ("established TCP", self.tcp_established_s, TCP_ESTABLISHED_S, "RFC 5382 REQ-5"),
@@ -99,10 +110,16 @@ impl Timeouts {
         Ok(())
     }
 
-    /// When a connection ends unless something happens, in seconds.
-    pub(super) fn deadline_s(&self, protocol: u8, state: State, times: Times) -> u32 {
+    /// When a connection ends unless something happens, in seconds; `is_published` is whether it came to a published
+    /// port.
+    pub(super) fn deadline_s(&self, number: u8, is_published: bool, state: State, times: Times) -> u32 {
+        // Seen again after the second in which it was new, or was answered: it is not only a question.
+        let goes_on = times.last_seen_s > times.since_s.saturating_add(1);
         let (from_s, timeout_s) = match state {
-            State::Unreplied | State::Replied => (times.last_seen_s, self.idle_s(protocol)),
+            State::Unreplied | State::Replied if number == protocol::UDP && is_published && !goes_on => {
+                (times.last_seen_s, self.udp_query_s)
+            }
+            State::Unreplied | State::Replied => (times.last_seen_s, self.idle_s(number)),
             // Only another SYN prolongs these: RFC 6146 section 3.5.2.2, INIT.
             State::SynSentOriginal
             | State::SynSentReply
@@ -115,9 +132,7 @@ impl Timeouts {
             State::Closing => (times.since_s, self.tcp_closing_s),
             // Traffic after the RST that was seen on the hit path only: the connection lives (RFC 7857 section 2.2).
             // What was under way when the RST was seen is of the same second or of the next one.
-            State::Reset if times.last_seen_s > times.since_s.saturating_add(1) => {
-                (times.last_seen_s, self.tcp_established_s)
-            }
+            State::Reset if goes_on => (times.last_seen_s, self.tcp_established_s),
             State::Reset => (times.since_s, self.tcp_reset_s),
         };
         from_s.saturating_add(timeout_s)

@@ -26,6 +26,55 @@ fn a_container_has_no_more_than_its_share_of_connections() {
 }
 
 #[test]
+fn a_flood_from_invented_addresses_does_not_shut_out_others() {
+    let config = ConntrackConfig { per_container_max: 50, connections_max: 256, ..Default::default() };
+    let world = World::with(config);
+    let syn =
+        |client: u32| published(TCP, &format!("203.0.113.{}:{client}", client % 200), "192.0.2.1:80", "172.17.0.2:80");
+    let first = world.establish(&syn(1));
+    for client in 2..500 {
+        world.open(&syn(client));
+        assert!(world.table.connections_of(ip("172.17.0.2")) <= 50);
+    }
+    // The container's own, too.
+    world.outbound(TCP, "172.17.0.2:5000", "198.51.100.7:80");
+    assert_eq!(world.state(&first[0]), Some(State::Established));
+    assert_eq!(world.table.counts().evicted, 500 - 50);
+    // Nobody loses what is in use.
+    let world = World::with(config);
+    for client in 1..=50 {
+        world.establish(&syn(client));
+    }
+    assert_eq!(world.table.open_connection(&syn(51), world.now_s), Err(Refusal::ContainerLimit));
+}
+
+#[test]
+fn a_question_to_a_published_port_does_not_count_for_long() {
+    let mut world = World::new();
+    let ask = |world: &World, port: u16| {
+        let new = published(UDP, &format!("198.51.100.7:{port}"), "192.0.2.1:53", "172.17.0.2:53");
+        let found = world.open(&new);
+        let answer = world.table.find(&found.translated.reversed(), Place::Container).unwrap();
+        world.table.track(&answer, Segment::default(), world.now_s);
+        found
+    };
+    ask(&world, 1);
+    let goes_on = ask(&world, 2);
+    world.pass(2);
+    world.table.touch(goes_on.index, world.now_s);
+    world.pass(27);
+    assert_eq!(world.connections(), 2);
+    world.pass(1);
+    assert_eq!(world.connections(), 1);
+    world.pass(271);
+    assert_eq!(world.connections(), 1);
+    world.pass(1);
+    assert_eq!(world.connections(), 0);
+    let short = Timeouts { udp_query_s: 10, ..Timeouts::default() };
+    assert!(short.check().unwrap_err().to_string().contains("UDP query"));
+}
+
+#[test]
 fn a_container_has_no_more_than_its_share_of_ports() {
     let config = ConntrackConfig { per_container_ports_max: 10, connections_max: 64, ..Default::default() };
     let mut world = World::with(config);

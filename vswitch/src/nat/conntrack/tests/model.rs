@@ -81,9 +81,19 @@ struct One {
     responder: Place,
     container: IpAddr,
     bridge: u16,
+    since_s: u32,
+    is_answered: bool,
     seen_s: u32,
-    /// The external port that it uses.
+    /// The external port that it uses; none if it came to a published one.
     port: Option<u16>,
+}
+
+impl One {
+    /// RFC 4787 REQ-5 for mappings; a published port's connection is short until it goes on.
+    fn ends_s(&self) -> u32 {
+        let is_query = self.port.is_none() && self.seen_s <= self.since_s + 1;
+        self.seen_s + if is_query { 30 } else { 300 }
+    }
 }
 
 /// An external port that somebody has, or had.
@@ -108,6 +118,26 @@ impl Model {
         self.ones.iter().filter(|one| one.container == container).count() >= PER_CONTAINER
     }
 
+    /// Whether a connection may give way to another one of its container.
+    fn may_go(&self, one: &One, container: IpAddr) -> bool {
+        one.container == container && one.port.is_none() && !one.is_answered && one.seen_s + 12 <= self.now_s
+    }
+
+    /// Whether the container may have no more connections, whatever gives way.
+    fn is_refused(&self, container: IpAddr) -> bool {
+        self.is_full(container) && !self.ones.iter().any(|one| self.may_go(one, container))
+    }
+
+    /// Learns from the table which of a container's connections gave way to another one, if one had to.
+    fn evict(&mut self, container: IpAddr, table: &Conntrack) {
+        if self.is_full(container) {
+            let is_gone = |one: &One| self.may_go(one, container) && table.find(&one.original, one.origin).is_none();
+            let gone: Vec<One> = self.ones.iter().filter(|one| is_gone(one)).cloned().collect();
+            assert_eq!(gone.len(), 1);
+            self.ones.retain(|one| *one != gone[0]);
+        }
+    }
+
     /// Removes connections, and holds the ports that nobody uses any more.
     fn remove(&mut self, is_gone: impl Fn(&One) -> bool) -> usize {
         let before = self.ones.len();
@@ -123,7 +153,7 @@ impl Model {
     fn pass(&mut self, seconds: u32) {
         self.now_s += seconds;
         let now_s = self.now_s;
-        self.remove(|one| one.seen_s + 300 <= now_s);
+        self.remove(|one| one.ends_s() <= now_s);
         self.ports.retain(|port| port.held_until_s.is_none_or(|until_s| until_s > now_s));
     }
 
@@ -215,11 +245,16 @@ impl Run {
         }
         let may = self.model.may_map(owner);
         match outcome {
-            Err(Refusal::ContainerLimit) => assert!(self.model.is_full(new.container)),
-            Err(refusal) => assert_eq!((refusal, may), (Refusal::PortsExhausted, vec![])),
+            Err(Refusal::ContainerLimit) => assert!(self.model.is_refused(new.container)),
+            Err(refusal) => {
+                // Room was made for it before it was found to have no port.
+                self.model.evict(new.container, &self.world.table);
+                assert_eq!((refusal, may), (Refusal::PortsExhausted, vec![]));
+            }
             Ok(found) => {
                 let port = found.translated.source_port;
-                assert!(may.contains(&port) && !self.model.is_full(new.container));
+                self.model.evict(new.container, &self.world.table);
+                assert!(may.contains(&port));
                 let reply = found.translated.reversed();
                 assert_eq!(reply, Tuple { destination: ip(EXTERNAL), destination_port: port, ..new.tuple.reversed() });
                 self.model.map(owner, port);
@@ -235,10 +270,10 @@ impl Run {
             New { bridge: 2 + u16::from(service), ..published(UDP, &client, &format!("{EXTERNAL}:{port}"), &target) };
         let known = self.model.ones.iter().any(|one| one.original == new.tuple);
         match self.world.table.open_connection(&new, self.world.now_s) {
-            Err(refusal) => assert!(refusal == Refusal::ContainerLimit && self.model.is_full(new.container)),
+            Err(refusal) => assert!(refusal == Refusal::ContainerLimit && self.model.is_refused(new.container)),
             Ok(found) if known => assert_eq!(found.translated, tuple(UDP, &client, &target)),
             Ok(found) => {
-                assert!(!self.model.is_full(new.container));
+                self.model.evict(new.container, &self.world.table);
                 self.add(&new, found.translated.reversed(), None);
             }
         }
@@ -262,10 +297,11 @@ impl Run {
             Admission::Admitted(_) if known => {}
             Admission::Filtered => assert!(!may),
             Admission::Refused(refusal) => {
-                assert!(may && refusal == Refusal::ContainerLimit && self.model.is_full(owner.0));
+                assert!(may && refusal == Refusal::ContainerLimit && self.model.is_refused(owner.0));
             }
             Admission::Admitted(found) => {
-                assert!(may && !self.model.is_full(owner.0));
+                self.model.evict(owner.0, &self.world.table);
+                assert!(may);
                 let inside = Tuple { destination: owner.0, destination_port: owner.1, ..arrived };
                 assert_eq!(found.translated, inside);
                 let IpAddr::V4(address) = owner.0 else { panic!() };
@@ -276,6 +312,8 @@ impl Run {
                     responder: Place::Container,
                     container: owner.0,
                     bridge: address.octets()[3].into(),
+                    since_s: self.model.now_s,
+                    is_answered: false,
                     seen_s: self.model.now_s,
                     port: Some(port),
                 };
@@ -287,8 +325,9 @@ impl Run {
 
     fn add(&mut self, new: &New, reply: Tuple, port: Option<u16>) {
         let New { tuple: original, origin, responder, container, bridge, .. } = *new;
-        let seen_s = self.model.now_s;
-        self.model.ones.push(One { original, reply, origin, responder, container, bridge, seen_s, port });
+        let (since_s, seen_s, is_answered) = (self.model.now_s, self.model.now_s, false);
+        let one = One { original, reply, origin, responder, container, bridge, since_s, is_answered, seen_s, port };
+        self.model.ones.push(one);
     }
 
     fn touch(&mut self, nth: usize, reply: bool, on_hit_path: bool) {
@@ -302,6 +341,9 @@ impl Run {
             assert!(self.world.table.track(&found, Segment::default(), self.world.now_s).cacheable);
         }
         one.seen_s = self.model.now_s;
+        if reply && !on_hit_path && !one.is_answered {
+            (one.is_answered, one.since_s) = (true, self.model.now_s);
+        }
     }
 
     fn check(&self) {
@@ -310,7 +352,7 @@ impl Run {
             (one.original, one.reply, one.origin as u8, one.responder as u8, one.container, one.bridge, one.timeout_s)
         };
         let expected = |one: &One| {
-            let timeout_s = one.seen_s + 300 - now_s;
+            let timeout_s = one.ends_s() - now_s;
             (one.original, one.reply, one.origin as u8, one.responder as u8, one.container, one.bridge, timeout_s)
         };
         let mut listed: Vec<_> = table.list(&Filter::default(), *now_s).iter().map(shown).collect();

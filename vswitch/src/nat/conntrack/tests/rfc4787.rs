@@ -154,8 +154,10 @@ fn req_6_what_comes_to_a_published_port_keeps_its_connection_alive() {
     let config = ConntrackConfig { inbound_refresh: false, connections_max: 16, ..ConntrackConfig::default() };
     let mut world = World::with(config);
     let found = world.open(&published(UDP, "198.51.100.7:999", "192.0.2.1:514", "172.17.0.2:514"));
-    world.pass(250);
-    world.table.touch(found.index, world.now_s);
+    for _ in 0..20 {
+        world.pass(25);
+        world.table.touch(found.index, world.now_s);
+    }
     world.pass(250);
     assert_eq!(world.connections(), 1);
 }

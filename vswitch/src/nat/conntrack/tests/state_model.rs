@@ -130,7 +130,7 @@ fn every_state_and_segment_is_as_the_table_has_it() {
                 assert_eq!(name(step.state), expected, "{key:?}");
                 // A rule restarts the time of a state; without one, it goes on.
                 assert_eq!(step.restarts, rules.contains_key(&key), "{key:?}");
-                // RFC 7857 section 8.
+                // RFC 7857 section 7.1.
                 assert_eq!(step.refreshes, !["RST", "none"].contains(&segment), "{key:?}");
                 used.insert(key);
             }
