@@ -2,17 +2,17 @@
 //!
 //! Theory of operation. A port of the host belongs to one of four:
 //!
-//! - *a program of the host* that has bound it or connected from it. The kernel lists its sockets ([`sock_diag`],
-//!   [`proc_net`]), which is asked for before a port is published ([`in_use`]) and, while NAT uses ports, every second
+//! - *a program of the host* that has bound it or connected from it. The kernel lists its sockets (`sock_diag`,
+//!   `proc_net`), which is asked for before a port is published ([`in_use`]) and, while NAT uses ports, every second
 //!   ([`HostPorts::refresh`]). In between the kernel notes what is bound ([`crate::bpf::SharedPorts`]);
-//! - *the kernel*, which chooses ports for whoever does not name one, from a range of its own ([`ephemeral`]). NAT keeps
-//!   off that range, and the kernel off what is published in there ([`reserved`]);
+//! - *the kernel*, which chooses ports for whoever does not name one, from a range of its own (`ephemeral`). NAT keeps
+//!   off that range, and the kernel off what is published in there (`reserved`);
 //! - *a container*, to which it is published;
 //! - *NAT*, for as long as something is translated to it ([`ExternalPorts`]).
 //!
 //! The other way round the switch's ports are refused to programs that want to bind them: by a program at the hook
 //! behind bind(2), for which a port costs a bit. Where that cannot be attached, and for SCTP, which has no such hook,
-//! sockets hold some of them ([`held`]).
+//! sockets hold some of them (`held`).
 //!
 //! Ports are counted alike for all of the host's addresses as far as NAT is concerned, and so are protocols' ports for
 //! both families of a socket that has both.
