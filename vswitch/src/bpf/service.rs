@@ -296,7 +296,7 @@ impl Services {
 /// The blocks that a range touches, each with the bits of its ports in there.
 fn blocks(ports: &RangeInclusive<u16>) -> impl Iterator<Item = (u16, u64)> {
     let (first, last) = (*ports.start(), *ports.end());
-    let numbers = if first <= last { first / BLOCK..=last / BLOCK } else { 1..=0 };
+    let numbers = (first <= last).then_some(first / BLOCK..=last / BLOCK).into_iter().flatten();
     numbers.map(move |number| {
         let from = if number == first / BLOCK { first % BLOCK } else { 0 };
         let to = if number == last / BLOCK { last % BLOCK } else { BLOCK - 1 };

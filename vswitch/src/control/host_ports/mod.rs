@@ -2,17 +2,17 @@
 //!
 //! Theory of operation. A port of the host belongs to one of four:
 //!
-//! - *a program of the host* that has bound it or connected from it. The kernel lists its sockets ([`sock_diag`],
-//!   [`proc_net`]), which is asked for before a port is published ([`in_use`]) and, while NAT uses ports, every second
+//! - *a program of the host* that has bound it or connected from it. The kernel lists its sockets (`sock_diag`,
+//!   `proc_net`), which is asked for before a port is published ([`in_use`]) and, while NAT uses ports, every second
 //!   ([`HostPorts::refresh`]). In between the kernel notes what is bound ([`crate::bpf::SharedPorts`]);
-//! - *the kernel*, which chooses ports for whoever does not name one, from a range of its own ([`ephemeral`]). NAT keeps
-//!   off that range, and the kernel off what is published in there ([`reserved`]);
+//! - *the kernel*, which chooses ports for whoever does not name one, from a range of its own (`ephemeral`). NAT keeps
+//!   off that range, and the kernel off what is published in there (`reserved`);
 //! - *a container*, to which it is published;
 //! - *NAT*, for as long as something is translated to it ([`ExternalPorts`]).
 //!
 //! The other way round the switch's ports are refused to programs that want to bind them: by a program at the hook
 //! behind bind(2), for which a port costs a bit. Where that cannot be attached, and for SCTP, which has no such hook,
-//! sockets hold some of them ([`held`]).
+//! sockets hold some of them (`held`).
 //!
 //! Ports are counted alike for all of the host's addresses as far as NAT is concerned, and so are protocols' ports for
 //! both families of a socket that has both.
@@ -27,11 +27,10 @@ mod port_set;
 mod proc_net;
 mod reserved;
 mod sock_diag;
+mod sockets;
 
 use std::collections::BTreeSet;
-use std::fmt;
 use std::io;
-use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::os::fd::AsFd;
 use std::path::Path;
@@ -45,44 +44,14 @@ use self::held::HeldPorts;
 pub use self::owner::Owner;
 use self::port_set::PortSet;
 use self::reserved::{ReservedPorts, Whose};
+use self::sockets::{BoundSocket, sockets};
+pub use self::sockets::{Use, in_use, owner_of, ports_in_use};
 use crate::bpf::{Classifier, Flow, HostAddresses, Protocol, Reservation, SharedPorts};
 use crate::control::switch::identity;
 use crate::nat::ExternalPorts;
 
 /// How much of a thread's time listing sockets may take: one part of so many.
 const REFRESH_SHARE: u32 = 20;
-
-/// A socket with a port.
-#[derive(Debug, Clone, PartialEq, Eq)]
-struct BoundSocket {
-    port: u16,
-    address: IpAddr,
-    /// Whether it is bound to all addresses of both families.
-    both: bool,
-    /// Zero when no process has it any more.
-    inode: u64,
-}
-
-impl BoundSocket {
-    /// The families whose packets it receives; `true` is IPv6.
-    fn families(&self) -> impl Iterator<Item = bool> {
-        let other = self.both.then_some(false);
-        [Some(self.address.is_ipv6()), other].into_iter().flatten()
-    }
-
-    /// Whether it receives packets to `at`.
-    fn receives_at(&self, at: HostAddresses) -> bool {
-        match at {
-            HostAddresses::All => true,
-            HostAddresses::AllIpv4 => self.families().any(|ipv6| !ipv6),
-            HostAddresses::AllIpv6 => self.families().any(|ipv6| ipv6),
-            HostAddresses::One(address) if self.address.is_unspecified() => {
-                self.families().any(|ipv6| ipv6 == address.is_ipv6())
-            }
-            HostAddresses::One(address) => self.address == address,
-        }
-    }
-}
 
 /// A published range of ports.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -93,83 +62,6 @@ pub struct Published {
     pub at: HostAddresses,
     /// The host's ports.
     pub ports: RangeInclusive<u16>,
-}
-
-/// A port that a program of the host uses.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Use {
-    /// The port.
-    pub port: u16,
-    /// The address it is used at; unspecified: all.
-    pub address: IpAddr,
-    /// The program, where that can be known: the kernel has sockets, too, and in a container with the host's network
-    /// the host's processes may not be seen.
-    pub owner: Option<Owner>,
-}
-
-impl fmt::Display for Use {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match (&self.owner, self.address.is_unspecified()) {
-            (Some(owner), true) => write!(f, "{owner}"),
-            (Some(owner), false) => write!(f, "{owner}, at {}", self.address),
-            (None, true) => f.write_str("the kernel or a process that cannot be seen"),
-            (None, false) => write!(f, "the kernel or a process that cannot be seen, at {}", self.address),
-        }
-    }
-}
-
-/// Which ports of `ports` programs of the host use at `at`, the lowest first, each once for each address; in the network
-/// namespace of the calling thread. A connection's own port counts as well; what a program has closed does not, though
-/// the kernel may keep it for a minute.
-///
-/// # Errors
-/// The kernel cannot be asked.
-pub fn in_use(protocol: Protocol, at: impl Into<HostAddresses>, ports: RangeInclusive<u16>) -> io::Result<Vec<Use>> {
-    let at = at.into();
-    let mut sockets = sockets(protocol, &ports)?;
-    sockets.retain(|socket| socket.inode != 0 && ports.contains(&socket.port) && socket.receives_at(at));
-    sockets.sort_by_key(|socket| (socket.port, socket.address, socket.inode));
-    sockets.dedup_by_key(|socket| (socket.port, socket.address));
-    let owners = owner::owners(&sockets.iter().map(|socket| socket.inode).collect::<BTreeSet<_>>());
-    let describe = |socket: &BoundSocket| Use {
-        port: socket.port,
-        address: socket.address,
-        owner: owners.get(&socket.inode).cloned(),
-    };
-    Ok(sockets.iter().map(describe).collect())
-}
-
-/// All ports for which [`in_use`] would name somebody, in one question to the kernel, and without the look for their
-/// owners: for who has many ports to ask about.
-///
-/// # Errors
-/// The kernel cannot be asked.
-pub fn ports_in_use(protocol: Protocol, at: impl Into<HostAddresses>) -> io::Result<BTreeSet<u16>> {
-    let at = at.into();
-    let sockets = sockets(protocol, &(0..=u16::MAX))?;
-    let sockets = sockets.iter().filter(|socket| socket.inode != 0 && socket.receives_at(at));
-    Ok(sockets.map(|socket| socket.port).collect())
-}
-
-/// Who uses a port of the host: the first of [`in_use`] that can be named.
-///
-/// # Errors
-/// The kernel cannot be asked.
-pub fn owner_of(protocol: Protocol, at: impl Into<HostAddresses>, port: u16) -> io::Result<Option<Owner>> {
-    Ok(in_use(protocol, at, port..=port)?.into_iter().find_map(|one| one.owner))
-}
-
-/// The sockets of a protocol with a port of `ports`. A protocol that the kernel does not have has none.
-fn sockets(protocol: Protocol, ports: &RangeInclusive<u16>) -> io::Result<Vec<BoundSocket>> {
-    if let Some(sockets) = sock_diag::list(protocol.number(), ports)? {
-        return Ok(sockets);
-    }
-    let sockets = match protocol {
-        Protocol::Tcp => proc_net::list("tcp")?,
-        Protocol::Udp => proc_net::list("udp")?,
-        Protocol::Sctp => None,
-    };
-    Ok(sockets.unwrap_or_default())
 }
 
 /// The host's ports as NAT and the commands about published ports see them. For any thread.
@@ -513,50 +405,6 @@ fn packed(range: &RangeInclusive<u16>) -> u32 {
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    fn socket(address: &str, both: bool) -> BoundSocket {
-        BoundSocket { port: 80, address: address.parse().expect("an address"), both, inode: 1 }
-    }
-
-    #[test]
-    fn wildcards_of_both_kinds_meet_everything_of_their_families() {
-        use HostAddresses::{All, AllIpv4, AllIpv6, One};
-        let one = |text: &str| One(text.parse().expect("an address"));
-        let at = [All, AllIpv4, AllIpv6, one("192.0.2.1"), one("127.0.0.1"), one("2001:db8::1")];
-        for (address, both, expected) in [
-            ("0.0.0.0", false, [true, true, false, true, true, false]),
-            ("::", true, [true, true, true, true, true, true]),
-            ("::", false, [true, false, true, false, false, true]),
-            ("192.0.2.1", false, [true, true, false, true, false, false]),
-            ("127.0.0.1", false, [true, true, false, false, true, false]),
-            ("2001:db8::1", false, [true, false, true, false, false, true]),
-        ] {
-            assert_eq!(at.map(|at| socket(address, both).receives_at(at)), expected, "{address} {both}");
-        }
-    }
-
-    #[test]
-    fn a_listener_is_found_with_its_owner() {
-        let listener = std::net::TcpListener::bind("127.0.0.1:0").expect("a port");
-        let address = listener.local_addr().expect("bound");
-        let ports = address.port()..=address.port();
-        let us = std::process::id();
-        let owner = owner_of(Protocol::Tcp, Some(address.ip()), address.port()).expect("the kernel answers");
-        assert_eq!(owner.map(|owner| owner.pid), Some(us));
-        for at in [HostAddresses::All, HostAddresses::AllIpv4, HostAddresses::One(address.ip())] {
-            let found = in_use(Protocol::Tcp, at, ports.clone()).expect("the kernel answers");
-            assert_eq!(found.len(), 1, "{found:?}");
-            assert!(ports_in_use(Protocol::Tcp, at).expect("the kernel answers").contains(&address.port()));
-            assert!(found[0].to_string().ends_with(&format!("(process {us}), at 127.0.0.1")), "{}", found[0]);
-        }
-        for at in [HostAddresses::AllIpv6, HostAddresses::One("127.0.0.2".parse().expect("an address"))] {
-            assert_eq!(in_use(Protocol::Tcp, at, ports.clone()).expect("the kernel answers"), []);
-            assert!(!ports_in_use(Protocol::Tcp, at).expect("the kernel answers").contains(&address.port()));
-        }
-        assert_eq!(in_use(Protocol::Udp, None, ports.clone()).expect("the kernel answers"), []);
-        drop(listener);
-        assert_eq!(in_use(Protocol::Tcp, None, ports).expect("the kernel answers"), []);
-    }
 
     #[test]
     fn a_range_is_packed_and_unpacked() {

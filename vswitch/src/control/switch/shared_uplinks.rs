@@ -14,6 +14,7 @@ use std::collections::BTreeSet;
 use std::net::IpAddr;
 use std::sync::Arc;
 
+use ipnet::IpNet;
 use tokio::sync::watch;
 
 use super::live::Detached;
@@ -252,7 +253,20 @@ impl Switch {
         {
             tracing::warn!(%error, "packets to some of the host's addresses are not told apart");
         }
+        let routed = self.routed_networks();
+        if let Some(Err(error)) =
+            self.uplinks.classifier.as_mut().map(|classifier| classifier.set_routed_networks(routed))
+        {
+            tracing::warn!(%error, "packets to containers that are not masqueraded are the host's, which drops them");
+        }
         self.program_services();
+    }
+
+    /// The networks whose containers speak to the outside with their own addresses: whoever is there routes them here.
+    fn routed_networks(&self) -> Vec<IpNet> {
+        let routed =
+            self.desired.bridges.values().filter(|bridge| !bridge.l2 && !bridge.internal && !bridge.masquerade);
+        routed.flat_map(|bridge| bridge.subnets.iter().map(|subnet| subnet.net)).collect()
     }
 
     fn follow_one(&mut self, at: usize) {

@@ -264,7 +264,7 @@ impl Mirror {
     /// IPv4 and IPv6, each family's best one first.
     ///
     /// That is the source that the default route by this interface names, else the address that the host chooses
-    /// itself ([`source`]); the interface's others follow. Of IPv6, temporary addresses stand behind lasting ones:
+    /// itself (`source`); the interface's others follow. Of IPv6, temporary addresses stand behind lasting ones:
     /// connections may outlive them. An interface without an address of its own lends one of another interface, as the
     /// host does. Link-local addresses are none to send from beyond the link, nor are loopback addresses, nor such that
     /// are not usable yet.
