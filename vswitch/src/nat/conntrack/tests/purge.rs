@@ -72,6 +72,45 @@ fn connections_to_a_port_that_is_not_published_any_more_go() {
 }
 
 #[test]
+fn several_containers_and_ports_go_in_one_round() {
+    let world = World::new();
+    for n in 2..6 {
+        world.outbound(UDP, &format!("172.17.0.{n}:5000"), "198.51.100.7:53");
+        world.open(&published(TCP, "198.51.100.7:4000", &format!("192.0.2.1:808{n}"), &format!("172.17.0.{n}:80")));
+        world.open(&published(TCP, "198.51.100.7:4000", &format!("192.0.2.2:808{n}"), &format!("172.17.0.{n}:80")));
+    }
+    let gone = [ip("172.17.0.2"), ip("172.17.0.3"), ip("172.17.0.9")].into();
+    assert_eq!(world.table.purge_containers(&gone, world.now_s), 6);
+    let is_gone = |number, host, port| (number, host) == (TCP, ip("192.0.2.2")) && [8084, 5000, 53].contains(&port);
+    assert_eq!(world.table.purge_services(is_gone, world.now_s), 1);
+    assert_eq!(world.table.purge_services(|_, _, _| true, world.now_s), 3, "what is not published stays");
+    assert_eq!(world.connections(), 2);
+}
+
+#[test]
+fn pages_are_the_list() {
+    let world = World::new();
+    for port in 5000..5050 {
+        world.open(&New { bridge: port % 2, ..outbound(UDP, &format!("172.17.0.2:{port}"), "198.51.100.7:53") });
+    }
+    world.table.purge_services(|_, _, _| true, world.now_s);
+    let filter = Filter { bridge: Some(1), ..Filter::default() };
+    for (max, pages) in [(1, 25), (7, 4), (25, 1), (1000, 1)] {
+        let (mut all, mut cursor, mut count) = (Vec::new(), Some(0), 0);
+        while let Some(at) = cursor {
+            let (page, next) = world.table.page(&filter, at, max, world.now_s);
+            assert!(page.len() <= max);
+            all.extend(page);
+            (cursor, count) = (next, count + 1);
+        }
+        assert_eq!(all, world.table.list(&filter, world.now_s), "{max}");
+        assert_eq!(all.len(), 25);
+        assert!((pages..=pages + 1).contains(&count), "{max}: {count}");
+    }
+    assert_eq!(world.table.page(&filter, u32::MAX, 9, world.now_s), (vec![], None));
+}
+
+#[test]
 fn connections_at_an_address_that_the_host_has_lost_go() {
     let world = World::new();
     world.outbound(UDP, "172.17.0.2:5000", "198.51.100.7:53");
