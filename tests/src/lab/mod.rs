@@ -33,6 +33,8 @@ pub struct Options {
     pub env: Vec<(String, String)>,
     /// Of which type ports are where `add-port` is not told.
     pub ports: PortTypes,
+    /// Whether containers may send as anybody, where `add-port` is not told: for tests that make frames up.
+    pub unguarded: bool,
 }
 
 /// Of which type the ports of a lab are.
@@ -63,6 +65,7 @@ pub struct Lab {
     background: Vec<Background>,
     directory: TempDir,
     ports: PortTypes,
+    unguarded: bool,
     /// The containers that were attached, by the words that named them, in the order of their first time.
     attached: Mutex<Vec<String>>,
     finished: bool,
@@ -115,6 +118,7 @@ impl Lab {
             background: Vec::new(),
             directory,
             ports: options.ports,
+            unguarded: options.unguarded,
             attached: Mutex::default(),
             finished: false,
         })
@@ -184,6 +188,9 @@ impl Lab {
             && !args.contains(&"--type")
         {
             args.extend(["--type", self.port_type(netns)]);
+        }
+        if self.unguarded && matches!(args[..], ["add-port", ..]) && !args.contains(&"--no-guard") {
+            args.push("--no-guard");
         }
         must(self.config.ctl(&self.host, &args))
     }

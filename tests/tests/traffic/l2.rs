@@ -10,7 +10,7 @@ use vswitch_tests::lab::must;
 use vswitch_tests::process::wait_until;
 use vswitch_tests::raw::PacketSocket;
 
-use super::lab;
+use super::raw_lab;
 
 const QUIET: Duration = Duration::from_millis(150);
 
@@ -45,7 +45,7 @@ fn entry(lab: &Lab, address: [u8; 6]) -> Option<FdbEntry> {
 
 #[test]
 fn frames_are_flooded_until_the_destination_is_learned() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a, b, c] = wires(&mut lab, "", ["a", "b", "c"]);
     let before = lab.port_stats("br0", "a").total;
 
@@ -73,7 +73,7 @@ fn frames_are_flooded_until_the_destination_is_learned() {
 
 #[test]
 fn an_address_that_moves_is_followed_at_once() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a, b, c] = wires(&mut lab, "", ["a", "b", "c"]);
     must(a.send(&test_frame(BROADCAST, mac(1))));
     must(c.send(&test_frame(mac(1), mac(3))));
@@ -89,7 +89,7 @@ fn an_address_that_moves_is_followed_at_once() {
 
 #[test]
 fn the_forwarding_database_is_shown_edited_and_flushed() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a, b, c] = wires(&mut lab, "", ["a", "b", "c"]);
     must(a.send(&test_frame(BROADCAST, mac(1))));
     must(b.send(&test_frame(BROADCAST, mac(2))));
@@ -120,7 +120,7 @@ fn the_forwarding_database_is_shown_edited_and_flushed() {
 
 #[test]
 fn a_static_entry_refuses_to_move() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a, b, c] = wires(&mut lab, "", ["a", "b", "c"]);
     lab.ctl(&["fdb-add", "br0", &mac_text(mac(1)), "a"]);
     must(b.send(&test_frame(BROADCAST, mac(1))));
@@ -133,7 +133,7 @@ fn a_static_entry_refuses_to_move() {
 
 #[test]
 fn silent_addresses_are_forgotten() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a, b, c] = wires(&mut lab, "--ageing 2s", ["a", "b", "c"]);
     must(a.send(&test_frame(BROADCAST, mac(1))));
     lab.ctl(&["fdb-add", "br0", &mac_text(mac(7)), "c"]);
@@ -148,7 +148,7 @@ fn silent_addresses_are_forgotten() {
 
 #[test]
 fn traffic_keeps_an_address_young() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a, _b] = wires(&mut lab, "--ageing 2s", ["a", "b"]);
     for _ in 0..20 {
         must(a.send(&test_frame(mac(9), mac(1))));
@@ -160,7 +160,7 @@ fn traffic_keeps_an_address_young() {
 
 #[test]
 fn a_port_that_floods_addresses_evicts_its_own() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a, b, c] = wires(&mut lab, "--mac-limit 64 --port-mac-limit 48 --storm-limit 0", ["a", "b", "c"]);
     for number in 0..10 {
         must(b.send(&test_frame(BROADCAST, mac(1000 + number))));
@@ -181,7 +181,7 @@ fn a_port_that_floods_addresses_evicts_its_own() {
 
 #[test]
 fn the_limit_of_a_port_holds() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a, _b] = wires(&mut lab, "--port-mac-limit 8 --storm-limit 0", ["a", "b"]);
     for number in 0..200 {
         must(a.send(&test_frame(BROADCAST, mac(number))));
@@ -199,7 +199,7 @@ fn the_limit_of_a_port_holds() {
 
 #[test]
 fn a_broadcast_storm_is_limited_and_counted() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a, b] = wires(&mut lab, "--storm-limit 100", ["a", "b"]);
     let before = lab.port_stats("br0", "a").total.rx_frames;
     for _ in 0..1000 {
@@ -226,7 +226,7 @@ fn a_broadcast_storm_is_limited_and_counted() {
 
 #[test]
 fn a_loop_is_detected_and_named() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     lab.allow_log("loop");
     let [a, _b] = wires(&mut lab, "--storm-limit 2000", ["a", "b"]);
     // Two ports of the same namespace, joined inside by a bridge of the kernel.
@@ -255,7 +255,7 @@ fn a_loop_is_detected_and_named() {
 
 #[test]
 fn bad_frames_are_dropped_by_named_reason() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a, b] = wires(&mut lab, "--mtu 1500", ["a", "b"]);
     must(wait_until("rest", Duration::from_secs(1), || Some(())));
     // A group address cannot be a source (IEEE 802.3 clause 3.2.5).
@@ -286,7 +286,7 @@ fn bad_frames_are_dropped_by_named_reason() {
 
 #[test]
 fn a_frame_too_big_for_its_port_is_dropped_there() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a] = wires(&mut lab, "--mtu 1500", ["a"]);
     must(lab.add_container("b").sysctl("net.ipv6.conf.default.disable_ipv6", "1"));
     lab.attach("br0", "b", "--mtu 1000");
@@ -301,7 +301,7 @@ fn a_frame_too_big_for_its_port_is_dropped_there() {
 
 #[test]
 fn a_lone_port_has_nobody_to_talk_to() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a] = wires(&mut lab, "", ["a"]);
     must(a.send(&test_frame(BROADCAST, mac(1))));
     must(wait_until("the drop", Duration::from_secs(2), || {

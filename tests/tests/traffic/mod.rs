@@ -28,6 +28,12 @@ fn lab() -> Option<Lab> {
     Lab::with(options())
 }
 
+/// The same, whose containers may send frames that they have made up.
+#[track_caller]
+fn raw_lab() -> Option<Lab> {
+    Lab::with(Options { unguarded: true, ..options() })
+}
+
 /// A lab whose daemon is not started yet.
 #[track_caller]
 fn lab_without_daemon() -> Option<Lab> {

@@ -10,11 +10,11 @@ use vswitch_tests::lab::must;
 use vswitch_tests::raw::{BURST_MAX, PacketSocket};
 use vswitch_tests::{Lab, announce};
 
-use super::lab;
+use super::raw_lab;
 
 #[test]
 fn four_senders_to_one_receiver_are_accounted_to_the_frame() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     lab.add_bridge("br0", "--l2 --storm-limit 0");
     let roles = ["a", "b", "c", "d", "sink"];
     for role in roles {
@@ -85,7 +85,7 @@ fn four_senders_to_one_receiver_are_accounted_to_the_frame() {
 
 #[test]
 fn nearly_nothing_is_lost_over_a_restart() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     lab.add_bridge("br0", "--l2");
     for role in ["a", "b"] {
         must(lab.add_container(role).sysctl("net.ipv6.conf.default.disable_ipv6", "1"));

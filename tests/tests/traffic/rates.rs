@@ -8,7 +8,7 @@ use vswitch_tests::raw::PacketSocket;
 use vswitch_tests::stream::{Plan, Transfer};
 use vswitch_tests::{Lab, announce};
 
-use super::lab;
+use super::raw_lab;
 
 /// Sends 1000-byte frames from a to b for a second, five times as fast as 40 Mbit/s, and returns
 /// what arrived, in Mbit/s.
@@ -33,7 +33,7 @@ fn offered_200_mbit(lab: &Lab) -> f64 {
 
 #[test]
 fn a_senders_rate_is_limited_at_ingress() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     lab.add_bridge("br0", "--subnet 10.1.0.0/24 --storm-limit 0");
     lab.attach("br0", "a", "--ingress-rate 40mbit");
     let b = lab.attach("br0", "b", "");
@@ -47,7 +47,7 @@ fn a_senders_rate_is_limited_at_ingress() {
 
 #[test]
 fn a_receivers_rate_is_limited_at_egress() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     lab.add_bridge("br0", "--subnet 10.1.0.0/24 --storm-limit 0");
     lab.attach("br0", "a", "");
     let b = lab.attach("br0", "b", "--egress-rate 40mbit");

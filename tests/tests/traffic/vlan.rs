@@ -9,7 +9,7 @@ use vswitch_tests::raw::PacketSocket;
 use vswitch_tests::stream::{Plan, Transfer, datagrams};
 use vswitch_tests::{Lab, announce};
 
-use super::lab;
+use super::raw_lab;
 
 /// Ports in namespaces that send nothing by themselves, with a raw socket each.
 fn wires<const N: usize>(lab: &mut Lab, ports: [(&str, &str); N]) -> [PacketSocket; N] {
@@ -35,7 +35,7 @@ fn plain(number: u32) -> Vec<u8> {
 
 #[test]
 fn access_ports_of_one_vlan_hear_each_other_and_nobody_else() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a, b, c] = wires(&mut lab, [("a", "--vlan 10"), ("b", "--vlan 10"), ("c", "--vlan 20")]);
     must(a.send(&plain(1)));
     assert_eq!(received(&b), [plain(1)], "untagged in, untagged out");
@@ -52,7 +52,7 @@ fn access_ports_of_one_vlan_hear_each_other_and_nobody_else() {
 
 #[test]
 fn trunk_ports_carry_their_vlans_tagged() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a, b, t] = wires(&mut lab, [("a", "--vlan 10"), ("b", "--vlan 20"), ("t", "--trunk 10,20")]);
     // Access to trunk: the tag is pushed.
     must(a.send(&plain(1)));
@@ -72,7 +72,7 @@ fn trunk_ports_carry_their_vlans_tagged() {
 
 #[test]
 fn one_address_lives_in_two_vlans() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [a, b, t] = wires(&mut lab, [("a", "--vlan 10"), ("b", "--vlan 20"), ("t", "--trunk 10,20")]);
     must(a.send(&plain(1)));
     must(b.send(&plain(1)));
@@ -87,7 +87,7 @@ fn one_address_lives_in_two_vlans() {
 
 #[test]
 fn a_trunk_may_carry_untagged_frames_too() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     let [t, u, p] = wires(&mut lab, [("t", "--trunk 0,10"), ("u", "--trunk 0,10"), ("p", "")]);
     must(t.send(&plain(1)));
     assert_eq!((received(&u), received(&p)), (vec![plain(1)], vec![plain(1)]));
@@ -99,7 +99,7 @@ fn a_trunk_may_carry_untagged_frames_too() {
 
 #[test]
 fn tagged_super_frames_cross_between_access_and_trunk_whole() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     // a and b on br0, u and w on br1; in between, in the namespace t, a bridge of the kernel joins a
     // trunk port of each. So every stream from one side to the other is tagged on its way through
     // the kernel, and tags are pushed and popped around it.
@@ -141,7 +141,7 @@ fn tagged_super_frames_cross_between_access_and_trunk_whole() {
 
 #[test]
 fn the_kernels_vlan_interfaces_speak_with_a_trunk_port() {
-    let Some(mut lab) = lab() else { return };
+    let Some(mut lab) = raw_lab() else { return };
     lab.add_bridge("br0", "--l2");
     lab.attach("br0", "a", "--vlan 10 --ip 10.9.10.1/24");
     lab.attach("br0", "t", "--trunk 10,20");

@@ -102,8 +102,6 @@ pub(super) struct Forwarder {
     loop_reports: Bucket,
     /// Nor can they make us answer more often than this.
     answers: Bucket,
-    /// Whether the frames in `burst` were counted as received before.
-    counted: bool,
 }
 
 impl Forwarder {
@@ -128,7 +126,6 @@ impl Forwarder {
             underlays: Underlays::default(),
             loop_reports: Bucket::frames(LOOP_REPORTS_PER_SECOND),
             answers: Bucket::frames(ANSWERS_PER_SECOND),
-            counted: false,
         })
     }
 
@@ -306,14 +303,12 @@ impl Forwarder {
         let shared = &*self.shared;
         let WorkerShared { counters, .. } = &shared.workers[self.number];
         let bytes = self.burst.iter().map(Frame::len).sum();
-        if !std::mem::take(&mut self.counted) {
-            counters.add(row, Cell::RxFrames, self.burst.len() as u64);
-            counters.add(row, Cell::RxBytes, bytes as u64);
-        }
+        counters.add(row, Cell::RxBytes, bytes as u64);
         // The same id may be another port by now, whose frames these are not.
         let lane = self.lanes.get_mut(port.index()).and_then(Option::as_mut);
         let lane = lane.filter(|lane| Some(lane.entry.incarnation) == incarnation || row == INJECTED_ROW);
         let (Some(epoch), Some(lane)) = (epoch, lane) else {
+            counters.add(row, Cell::RxFrames, self.burst.len() as u64);
             counters.add_drops(row, DropReason::PortDetached, self.burst.len() as u64);
             self.pool.free_all(self.burst.drain(..));
             return bytes;
@@ -321,6 +316,8 @@ impl Forwarder {
         let source =
             Source { snapshot: &self.snapshot, port: &lane.entry, bridge: &lane.bridge, epoch, nat_epoch, now };
         let tally = self.pipeline.process(&source, &mut lane.ingress, &mut self.burst, &mut self.scatter);
+        // Fragments that wait for their first one are received when it comes, or does not.
+        counters.add(row, Cell::RxFrames, self.burst.len() as u64 - u64::from(tally.held));
         if let Some(Loop { mac, vlan, ports }) = tally.looped
             && self.loop_reports.admit_frame(now.ns)
         {
@@ -375,19 +372,21 @@ impl Forwarder {
         self.pool.free_all(self.burst.drain(..));
         for (HeldFragment { from, incarnation, .. }, reason) in given_up {
             let row = if self.is_same(from, incarnation) { from.index() } else { INJECTED_ROW };
-            self.shared.workers[self.number].counters.add_drops(row, reason, 1);
+            let counters = &self.shared.workers[self.number].counters;
+            counters.add(row, Cell::RxFrames, 1);
+            counters.add_drops(row, reason, 1);
         }
         for HeldFragment { from, incarnation, bytes, offload } in released {
             let frame = self.pool.alloc().filter(|_| self.is_same(from, incarnation));
             let Some(mut frame) = frame else {
-                self.shared.workers[self.number].counters.add_drops(INJECTED_ROW, DropReason::PortDetached, 1);
+                let counters = &self.shared.workers[self.number].counters;
+                counters.add(INJECTED_ROW, Cell::RxFrames, 1);
+                counters.add_drops(INJECTED_ROW, DropReason::PortDetached, 1);
                 continue;
             };
             frame.copy_from(&bytes);
             frame.offload = offload;
             self.burst.push(frame);
-            // It was counted when it came.
-            self.counted = true;
             self.process_burst(from, from.index(), watcher);
         }
         for Question { bridge, station } in questions {

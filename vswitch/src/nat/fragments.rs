@@ -244,12 +244,6 @@ impl<A, H> FragmentTable<A, H> {
         self.packets.is_empty() && self.dropped.is_empty()
     }
 
-    /// Whether something was decided for the packet, so that its next fragment is not held.
-    #[must_use]
-    pub fn knows(&self, key: &FragmentKey) -> bool {
-        self.packets.get(key).is_some_and(|packet| packet.decision.is_some())
-    }
-
     /// How many fragments are held.
     #[must_use]
     pub fn held(&self) -> usize {

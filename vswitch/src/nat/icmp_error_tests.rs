@@ -116,8 +116,9 @@ proptest! {
 
 #[test]
 fn what_has_no_tuple_is_refused() {
+    type Change<'a> = &'a dyn Fn(&mut Vec<u8>);
     let tuple = Body::Udp.tuple(ip("203.0.113.9"), ip("198.51.100.7"), [1000, 53]);
-    let parse = |change: &dyn Fn(&mut Vec<u8>)| {
+    let parse = |change: Change<'_>| {
         let mut quoted = Recipe::plain(Body::Udp, tuple, &[0; 100]).make().data[14..].to_vec();
         change(&mut quoted);
         quoted[10..12].fill(0);
@@ -129,7 +130,7 @@ fn what_has_no_tuple_is_refused() {
     assert_eq!(parse(&|_| ()), Ok(tuple));
     assert_eq!(parse(&|quoted| quoted.truncate(28)), Ok(tuple));
     assert_eq!(parse(&|quoted| quoted[6] = 0x20), Ok(tuple), "a first fragment");
-    let refused: [(&str, &dyn Fn(&mut Vec<u8>)); 5] = [
+    let refused: [(&str, Change<'_>); 5] = [
         ("a later fragment", &|quoted| quoted[7] = 1),
         ("seven bytes", &|quoted| quoted.truncate(27)),
         ("an error", &|quoted| (quoted[9], quoted[20]) = (1, 3)),

@@ -49,6 +49,13 @@ impl GatewayEntry {
         self.addresses.iter().any(|gateway| gateway.contains(&address))
     }
 
+    /// Whether `address` is the broadcast address of one of the bridge's networks, or the network itself (RFC 919).
+    #[must_use]
+    pub fn is_broadcast(&self, address: IpAddr) -> bool {
+        let is = |net: &IpNet| net.prefix_len() < 31 && (net.broadcast() == address || net.network() == address);
+        address.is_ipv4() && self.addresses.iter().any(is)
+    }
+
     /// Whether `address` is the gateway's own.
     #[must_use]
     pub fn is_own(&self, address: IpAddr) -> bool {

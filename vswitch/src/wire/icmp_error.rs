@@ -19,7 +19,7 @@ use super::ethernet::{self, EtherType};
 use super::{be16, icmp, icmpv6, ipv4, ipv6, protocol};
 use crate::frame::checksum;
 
-/// The longest frame that [`write`] writes: Ethernet with two tags, and IPv6's minimum MTU.
+/// The longest frame that [`write()`] writes: Ethernet with two tags, and IPv6's minimum MTU.
 pub const BYTES_MAX: usize = ethernet::HEADER_BYTES + 8 + 1280;
 
 const ERROR_V4_BYTES_MAX: usize = 576;

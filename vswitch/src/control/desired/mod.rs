@@ -33,9 +33,11 @@ mod limits;
 mod model_tests;
 mod names;
 mod port;
+mod publication;
 mod publish;
 #[cfg(test)]
 mod publish_tests;
+mod publish_view;
 mod reboot;
 #[cfg(test)]
 mod tests;
@@ -47,7 +49,8 @@ mod uplink;
 pub use host_end::{HostEnd, Owner};
 pub use limits::*;
 pub use names::{INTERFACE_NAME_BYTES_MAX, NAME_BYTES_MAX};
-pub use publish::{PublicationRecord, PublishView, TakenPort};
+pub use publication::PublicationRecord;
+pub use publish_view::{PublishView, TakenPort};
 pub use tunnel::overhead;
 pub use uplink::{UplinkRecord, UplinkTarget};
 

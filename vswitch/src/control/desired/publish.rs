@@ -1,125 +1,21 @@
 //! Publishing ports of containers at the host's addresses.
 //!
-//! What was asked for, a [`PublishSpec`], leaves things open: the host's address, its port. What is kept, a
-//! [`PublicationRecord`], does not: one range of one address, or of all addresses of one family, leads to one range of
-//! the container. A port that is published at all addresses has a record for each family in which the container has an
-//! address. A range is one record however long it is.
+//! What was asked for, a [`PublishSpec`], leaves things open: the host's address, its port. They are decided here, once;
+//! what is kept, a [`PublicationRecord`], leaves nothing open. What is published already is not published again, so
+//! that a command may be repeated.
 
 use std::net::IpAddr;
 use std::rc::Rc;
 
 use ipnet::IpNet;
-use serde::{Deserialize, Serialize};
 
 use super::endpoints::{Endpoints, Owner};
 use super::limits::{PUBLICATIONS_MAX, PUBLISH_NETWORKS_MAX};
+use super::publication::{PublicationRecord, difference};
+use super::publish_view::PublishView;
 use super::{BridgeRecord, Desired, PortRecord};
 use crate::api::{ExposeSpec, HostPort, PortRange, PublishSpec, Transport, any_address};
 use crate::control::refusal::{Result, conflict, invalid, limit, not_found};
-
-/// Published ports: each of the host's leads to its counterpart of the container.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
-pub struct PublicationRecord {
-    /// The protocol.
-    pub protocol: Transport,
-    /// The host's address; unspecified: all of its family.
-    pub host: IpAddr,
-    /// The host's first port.
-    pub first: u16,
-    /// The host's last port.
-    pub last: u16,
-    /// The container's port for `first`; the next ones follow.
-    pub target: u16,
-    /// The networks that may use it; everybody if empty.
-    #[serde(default, skip_serializing_if = "Vec::is_empty")]
-    pub from: Vec<IpNet>,
-}
-
-impl PublicationRecord {
-    /// The host's ports.
-    #[must_use]
-    pub fn host_ports(&self) -> PortRange {
-        PortRange { first: self.first, last: self.last }
-    }
-
-    /// The container's ports.
-    #[must_use]
-    pub fn container_ports(&self) -> PortRange {
-        PortRange { first: self.target, last: self.target.saturating_add(self.last.saturating_sub(self.first)) }
-    }
-
-    /// The host's ports that `spec` means among these; none if it means none of them.
-    fn meant_by(&self, spec: &PublishSpec) -> Option<PortRange> {
-        let host_matches = spec.host_ip.is_none_or(|ip| ip == self.host);
-        if spec.protocol != self.protocol || !host_matches {
-            return None;
-        }
-        let container = self.container_ports().intersection(spec.container)?;
-        let at = |port: u16| self.first + (port - self.target);
-        let by_container = PortRange { first: at(container.first), last: at(container.last) };
-        let Some(host) = spec.host else { return Some(by_container) };
-        // Ranges of several ports on both sides mean each port and its counterpart.
-        let paired =
-            spec.container.count() == 1 || i32::from(host.first) - i32::from(spec.container.first) == self.offset();
-        by_container.intersection(host).filter(|_| paired)
-    }
-
-    fn offset(&self) -> i32 {
-        i32::from(self.first) - i32::from(self.target)
-    }
-
-    /// What is left of it on both sides when `ports` of the host are taken out.
-    fn without(self, ports: PortRange) -> impl Iterator<Item = Self> {
-        let below = (self.first < ports.first).then(|| Self { last: ports.first - 1, ..self.clone() });
-        let above = (self.last > ports.last).then(|| {
-            let first = ports.last + 1;
-            Self { first, target: self.target + (first - self.first), ..self }
-        });
-        below.into_iter().chain(above)
-    }
-}
-
-/// A port of the host that one of its programs has.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct TakenPort {
-    /// The address at which it has it; unspecified: all.
-    pub address: IpAddr,
-    /// The port.
-    pub port: u16,
-    /// The program, where it can be known.
-    pub owner: Option<String>,
-}
-
-impl TakenPort {
-    /// Who uses what, as a sentence.
-    fn describe(&self, protocol: Transport) -> String {
-        let owner = self.owner.as_deref().unwrap_or("the kernel, or a process that cannot be seen,");
-        if self.address.is_unspecified() {
-            return format!("{owner} uses port {}/{protocol} of the host", self.port);
-        }
-        format!("{owner} uses {}/{protocol}", HostPort { ip: self.address, ports: PortRange::one(self.port) })
-    }
-}
-
-/// What decisions about published ports need to know of the host.
-pub struct PublishView<'a> {
-    /// The host's own addresses.
-    pub addresses: Vec<IpAddr>,
-    /// The ports that are chosen from where none is named: those that the kernel chooses from, too.
-    pub ephemeral: PortRange,
-    /// The lowest of the ports of an address (unspecified: of any of its family) that a program of the host has.
-    pub in_use: &'a dyn Fn(Transport, IpAddr, PortRange) -> Result<Option<TakenPort>>,
-}
-
-impl std::fmt::Debug for PublishView<'_> {
-    fn fmt(&self, f: &mut std::fmt::Formatter<'_>) -> std::fmt::Result {
-        f.debug_struct("PublishView")
-            .field("addresses", &self.addresses)
-            .field("ephemeral", &self.ephemeral)
-            .finish_non_exhaustive()
-    }
-}
 
 impl Desired {
     /// Publishes `specs` of a port, for whoever has an address of `from`, or for everybody; returns what they come to.
@@ -313,15 +209,6 @@ fn no_port(bridge: &str, port: &str) -> crate::api::Error {
         format!("the bridge {bridge:?} has no port {port:?}"),
         format!("`vswitchctl list-ports {bridge}` lists its ports"),
     )
-}
-
-/// What of `range` is not in `other`.
-fn difference(range: PortRange, other: PortRange) -> impl Iterator<Item = PortRange> {
-    let whole = (!range.overlaps(other)).then_some(range);
-    let cut = range.overlaps(other);
-    let below = (cut && range.first < other.first).then(|| PortRange { last: other.first - 1, ..range });
-    let above = (cut && range.last > other.last).then(|| PortRange { first: other.last + 1, ..range });
-    whole.into_iter().chain(below).chain(above)
 }
 
 impl BridgeRecord {

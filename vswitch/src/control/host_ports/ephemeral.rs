@@ -36,7 +36,7 @@ pub(super) fn divide(range: RangeInclusive<u16>) -> Division {
 ///
 /// # Errors
 /// `/proc` cannot be read.
-pub(super) fn range() -> io::Result<RangeInclusive<u16>> {
+pub fn range() -> io::Result<RangeInclusive<u16>> {
     let text = std::fs::read_to_string(SETTING)?;
     parse(&text).ok_or_else(|| io::Error::new(io::ErrorKind::InvalidData, format!("{SETTING} says {text:?}")))
 }

@@ -40,6 +40,7 @@ use std::sync::{Mutex, MutexGuard, OnceLock, PoisonError};
 use std::time::Instant;
 
 use self::ephemeral::Division;
+pub use self::ephemeral::range as ephemeral_range;
 use self::held::HeldPorts;
 pub use self::owner::Owner;
 use self::port_set::PortSet;

@@ -9,7 +9,7 @@ use std::net::IpAddr;
 use std::sync::Arc;
 
 use super::Switch;
-use super::services::Taken;
+use super::taken::Taken;
 use crate::api::{self, CONNECTION_PAGE_MAX, ConnectionEnd, ConnectionPage};
 use crate::control::desired::{Desired, PortRecord};
 use crate::control::refusal::Result;

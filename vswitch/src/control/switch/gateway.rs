@@ -142,6 +142,7 @@ impl Switch {
         }
         let outside = self.ways_out();
         let loopback = self.way_to_host();
+        self.follow_host_ports(!outside.is_empty(), self.is_loopback_wanted());
         let mut changed = self.follow_addresses();
         let is_gone = |port: &mut RoutedPort| !outside.iter().chain(&loopback).any(|way| port.is(way));
         let mut gone: Vec<_> = self.gateway.outside.extract_if(.., is_gone).collect();
@@ -167,7 +168,6 @@ impl Switch {
             self.forget_routed(&port);
         }
         self.release_ways();
-        self.follow_host_ports(self.is_outside_wanted(), self.is_loopback_wanted());
     }
 
     /// The connections.

@@ -39,11 +39,9 @@ impl Switch {
         self.uplinks.host_ports.as_ref().filter(|ports| ports.is_used()).cloned()
     }
 
-    /// Shares the host's ports while containers reach the outside or something is published, and leaves them to the host
-    /// otherwise.
+    /// Shares the host's ports while there is a way to the outside or something is published, and leaves them to the
+    /// host otherwise. To be called before anything goes that way, so that the kernel knows which ports it has.
     pub(super) fn follow_host_ports(&mut self, outside: bool, published: bool) {
-        // Where nothing could be attached, nothing is translated.
-        let outside = outside && self.uplinks.classifier().is_some();
         if !outside && !published {
             self.release_host_ports();
             return;

@@ -43,12 +43,14 @@ mod loopback;
 mod overlay;
 mod port_link;
 mod ports;
+mod programs;
 mod readers;
 mod reconcile;
 mod services;
 mod settings;
 mod shared_uplinks;
 mod stats;
+mod taken;
 mod tunnels;
 mod uplinks;
 

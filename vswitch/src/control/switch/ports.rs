@@ -7,7 +7,7 @@ use super::identity::Lookup;
 use super::interface::{self, Opened};
 use super::live::{Attachment, LivePort, port_entry, untagged_vlan};
 use super::port_link::PortLink;
-use super::services::Taken;
+use super::taken::Taken;
 use super::{Switch, host_interface, identity, random_tail};
 use crate::api::{ErrorCode, Port, PortSpec};
 use crate::control::desired::{BridgeRecord, Desired, PortTarget};

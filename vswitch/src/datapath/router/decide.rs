@@ -60,6 +60,9 @@ pub(super) fn decide(
     if is_martian(tuple.source, place) || is_martian(tuple.destination, place) {
         return Err(Err((DropReason::Martian, None)));
     }
+    if is_impostor(source, tuple.source, place) {
+        return Err(Err((DropReason::Martian, None)));
+    }
     match place {
         Place::Container => from_container(source, conntrack, packet, segment, questions),
         Place::Outside | Place::Loopback => from_host_side(source, conntrack, packet, place, segment),
@@ -81,6 +84,20 @@ fn is_martian(address: IpAddr, place: Place) -> bool {
                 || v6.is_unspecified()
                 || v6.to_ipv4_mapped().is_some()
         }
+    }
+}
+
+/// Whether nobody at `place` can have the source address: outside, nobody is this host or one of its containers; and
+/// nobody at all has a network's broadcast address.
+fn is_impostor(source: &Source<'_>, address: IpAddr, place: Place) -> bool {
+    let mut gateways = source.snapshot.bridges.iter().flatten().filter_map(|bridge| bridge.gateway.as_ref());
+    match place {
+        Place::Container => source.bridge.gateway.as_ref().is_some_and(|gateway| gateway.is_broadcast(address)),
+        Place::Outside => {
+            source.snapshot.routing.host_addresses.contains(&address)
+                || gateways.any(|gateway| gateway.has_network_of(address))
+        }
+        Place::Loopback => false,
     }
 }
 
@@ -110,6 +127,9 @@ fn from_container(
             Some(admitted) => admitted.map_err(Err),
             None => Err(to_host(gateway)),
         };
+    }
+    if gateway.is_broadcast(destination) {
+        return Err(Err((DropReason::Martian, None)));
     }
     if gateway.has_network_of(destination) {
         // Sent to the gateway although it is a neighbour: on link all the same, where neighbours may talk.

@@ -19,8 +19,10 @@ struct Usage {
 }
 
 impl Usage {
+    /// Whether there is nothing to know: no connections, and nobody else who has the counter.
     fn is_idle(&self) -> bool {
-        self.connections == 0 && self.hairpins == 0 && self.counter.is_none()
+        let is_awaited = self.counter.as_ref().is_some_and(|counter| Arc::strong_count(counter) > 1);
+        self.connections == 0 && self.hairpins == 0 && !is_awaited
     }
 }
 
@@ -90,6 +92,11 @@ impl Containers {
             counter.iter().for_each(|new| _ = new.fetch_add(usage.hairpins, Ordering::Relaxed));
             usage.counter = counter;
         });
+    }
+
+    /// Forgets a container that nobody asks about any more.
+    pub(super) fn tidy(&self, container: IpAddr) {
+        self.change(container, |_| {});
     }
 
     fn change(&self, container: IpAddr, change: impl FnOnce(&mut Usage)) {

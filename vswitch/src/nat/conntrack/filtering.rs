@@ -101,7 +101,8 @@ impl Filtering {
     /// An attempt whose time is over, which is to be counted no longer.
     pub(super) fn expired_attempt(&mut self, now_s: u32) -> Option<(u32, IpAddr)> {
         loop {
-            let (_, mapping, remote) = self.order.pop_front_if(|(until_s, ..)| *until_s <= now_s)?;
+            let &(_, mapping, remote) = self.order.front().filter(|(until_s, ..)| *until_s <= now_s)?;
+            self.order.pop_front();
             match self.attempts.get(&(mapping, remote)) {
                 Some(&until_s) if until_s > now_s => self.order.push_back((until_s, mapping, remote)),
                 Some(_) => {

@@ -131,7 +131,7 @@ impl Conntrack {
             [entry.container, entry.original.source, entry.reply.source].iter().any(|end| addresses.contains(end))
         });
         self.disown(now_s, |owner| addresses.contains(&owner.internal.address));
-        addresses.iter().for_each(|address| self.containers.share_hairpins(*address, None));
+        addresses.iter().for_each(|address| self.containers.tidy(*address));
         purged
     }
 

@@ -248,4 +248,9 @@ fn hairpins_are_counted_for_the_port_of_the_container_that_answers() {
     assert_eq!((now(&one), now(&next)), (0, 2));
     world.pass(300);
     assert_eq!(now(&next), 0);
+    // The next container with that address has its counter before the one before it is purged.
+    world.table.share_hairpins(ip("172.17.0.2"), Some(one.clone()));
+    world.table.purge_container(ip("172.17.0.2"), world.now_s);
+    world.open(&new);
+    assert_eq!((now(&one), now(&next)), (1, 0));
 }
