@@ -319,12 +319,12 @@ fn exhaustion_is_said_and_counted() {
     let to = parse_mac(lab.bridge("br0").mac.as_deref().expect("a MAC"));
     // What the kernel does not choose from for the host's own programs is 36,000 ports, of which a container may have
     // 28,672: the first one is at its limit, the second one finds none left.
-    for (at, role) in ["a", "b"].into_iter().enumerate() {
+    for (at, (role, reason)) in [("a", "connection-limit"), ("b", "nat-ports-exhausted")].into_iter().enumerate() {
         let header = Header::new(address(&ports[at], false), far(false));
         let from = parse_mac(&ports[at].mac);
-        let before = lab.dropped("nat-ports-exhausted");
+        let before = lab.dropped(reason);
         let frames = (2000..64_000).map(|port| unpadded(to, from, IPV4, &header.udp(port, 9999, b"one more")));
-        let exhausted = send_slowly(&lab, role, frames, || lab.dropped("nat-ports-exhausted") > before);
+        let exhausted = send_slowly(&lab, role, frames, || lab.dropped(reason) > before);
         assert!(exhausted, "{role}: {:?}", lab.stats().drops);
         let inside = must(PacketSocket::open(lab.container(role), "eth0"));
         for port in 1024..1200 {

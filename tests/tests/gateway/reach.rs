@@ -93,7 +93,7 @@ fn a_family_that_the_container_does_not_have_is_not_published() {
     must(server.meet(lab.far(), SocketAddr::new(host(false), 7000)).map(drop));
     assert!(server.misses(lab.far(), SocketAddr::new(host(true), 7000)));
     // That port is still the host's in the other family.
-    let own = must(Server::any(Protocol::Tcp, lab.host(), true, 7000));
+    let own = must(Server::bind(Protocol::Tcp, lab.host(), SocketAddr::new(host(true), 7000)));
     must(own.meet(lab.far(), SocketAddr::new(host(true), 7000)).map(drop));
     finish(lab);
 }
