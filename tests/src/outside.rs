@@ -119,7 +119,8 @@ impl Lab {
         must(lab.near().sysctl("net.ipv6.conf.all.forwarding", "1"));
         // Answers of routers are limited to one a second for each neighbour: tests ask more often.
         for namespace in [lab.near(), lab.far()] {
-            must(namespace.sysctl("net.ipv4.icmp_ratelimit", "0"));
+            // Not the rate itself: a rate of zero leaves nothing of the peer's allowance for other errors.
+            must(namespace.sysctl("net.ipv4.icmp_ratemask", "0"));
             must(namespace.sysctl("net.ipv6.icmp.ratelimit", "0"));
         }
         // Until the link has settled, the host is not what it will be found to be.

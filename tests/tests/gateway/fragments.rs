@@ -50,8 +50,13 @@ fn datagrams_larger_than_the_mtu_come_in_to_a_published_port() {
             for size in SIZES {
                 let mut sent = vec![0; size];
                 fill(size as u64, 0, &mut sent);
-                must(socket.send(&sent).map(drop));
-                let (heard, from) = must(hear(&server));
+                // The host's loopback interface takes them whole, and forbids to cut them, until it is told better.
+                let attempts = if client.name() == lab.host().name() { 4 } else { 1 };
+                let arrived = (0..attempts).find_map(|_| {
+                    let _ = socket.send(&sent);
+                    hear(&server).ok()
+                });
+                let (heard, from) = arrived.unwrap_or_else(|| panic!("{size} bytes from {}", client.name()));
                 assert!(heard == sent, "{size} bytes from {} arrive as {}", client.name(), heard.len());
                 must(server.send_to(&heard, from).map(drop));
                 assert!(must(hear(&socket)).0 == sent, "{size} bytes back to {}", client.name());

@@ -17,7 +17,7 @@ const ENDS: [fn(&mut Lab); 2] = [Lab::stop_daemon, Lab::kill_daemon];
 
 /// Streams of ten seconds and more, were it not for the end of the daemon in between.
 const SLOW: Plan =
-    Plan { up_bytes: 3 << 20, down_bytes: 3 << 20, write_bytes: 8 << 10, pause: Duration::from_millis(10) };
+    Plan { up_bytes: 12 << 20, down_bytes: 12 << 20, write_bytes: 8 << 10, pause: Duration::from_millis(10) };
 
 #[test]
 fn streams_run_through_restarts() {

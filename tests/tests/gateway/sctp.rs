@@ -4,7 +4,7 @@ use std::net::IpAddr;
 use std::time::Duration;
 
 use vswitch_tests::lab::must;
-use vswitch_tests::outside::{far, host};
+use vswitch_tests::outside::{far, far_second, host};
 use vswitch_tests::process::wait_until;
 use vswitch_tests::{Lab, Namespace, requirement};
 
@@ -60,6 +60,9 @@ fn containers_reach_sctp_outside() {
     if !available() {
         return;
     }
+    // An association is with all addresses of a host: with more than one it is multihoming, which no translator can do
+    // for it (RFC 4960 section 3.3.2.1).
+    must(lab.far().ip(&format!("addr del {}/24 dev eth0", far_second(false))));
     serve(&mut lab, "far");
     for role in ["a", "b"] {
         must(wait_until("an echo", Duration::from_secs(15), || {
