@@ -254,7 +254,8 @@ fn snapshot(devices: &[FlowDevice], incarnation: u64) -> Snapshot {
         routing: Arc::new(Routing {
             services: Arc::new(Services::new(containers.iter().map(publication).collect())),
             host_addresses: Arc::new(HashSet::from(own)),
-            outside: vec![Outside { port: OUTSIDE, addresses: vec![EXTERNAL.into()] }],
+            routes: None,
+            outside: vec![Outside { port: OUTSIDE, index: 2, addresses: vec![EXTERNAL.into()] }],
             loopback: None,
         }),
     }

@@ -41,6 +41,28 @@ impl Switch {
         })
     }
 
+    /// Goes on with the connections that have outlived another process: those of what is still there.
+    pub(super) fn resume_connections(&self) {
+        let (conntrack, now_s) = (self.datapath.conntrack(), now_s());
+        if conntrack.counts().connections == 0 {
+            return;
+        }
+        let bridges = self.live.bridges.iter().filter_map(|(name, live)| {
+            let record = self.desired.bridges.get(name).filter(|record| !record.l2)?;
+            Some((record.host_addresses().collect::<Vec<_>>(), live.id.0))
+        });
+        let bridges = bridges.collect::<Vec<_>>();
+        let number_of = |ip: IpAddr| {
+            let has = |(networks, _): &&(Vec<ipnet::IpNet>, u16)| networks.iter().any(|network| network.contains(&ip));
+            bridges.iter().find(has).map(|(_, number)| *number)
+        };
+        let published = Taken::by(&self.desired);
+        let ended = conntrack.retain_containers(|ip| number_of(ip).is_some(), now_s)
+            + conntrack.purge_services(|protocol, host, port| !published.has(protocol, host, port), now_s);
+        conntrack.number_bridges(number_of);
+        tracing::debug!(ended, "connections of what went meanwhile have ended");
+    }
+
     /// Ends the connections of what is gone. No worker may make new ones by then: it has seen a snapshot without it.
     pub(super) fn end_connections(&self, gone: &Gone) {
         if gone.containers.is_empty() && gone.unpublished.is_none() {

@@ -89,6 +89,7 @@ impl Switch {
             self.commit(next)?;
         }
         self.program_services();
+        self.resume_connections();
         self.end_connections(&gone);
         Ok(())
     }

@@ -179,6 +179,19 @@ impl Conntrack {
         purged
     }
 
+    /// Bridges have other numbers than when the connections were made: another process has given them.
+    pub fn number_bridges(&self, number_of: impl Fn(IpAddr) -> Option<u16>) {
+        for at in 0..self.slab.fresh() {
+            let slot = self.slab.slot(at);
+            let tag = slot.tag();
+            if tag.kind == Kind::Live
+                && let Some(number) = Entry::read(slot, tag).and_then(|entry| number_of(entry.container))
+            {
+                slot.bridge.store(u32::from(number), Ordering::Relaxed);
+            }
+        }
+    }
+
     fn disown(&self, now_s: u32, is_gone: impl Fn(&Owner) -> bool) {
         for mappings in &self.mappings {
             let mut mappings = mappings.lock().unwrap_or_else(PoisonError::into_inner);
