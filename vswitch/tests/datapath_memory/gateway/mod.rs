@@ -97,6 +97,7 @@ pub(crate) fn lab_with(change: impl FnOnce(&mut Topology)) -> Lab {
     let own = ["192.0.2.1", "2001:db8::1"].map(ip);
     let gateways = ["10.0.0.1", "fd00::1", "10.1.0.1", "fd01::1", "127.0.0.1", "::1"].map(ip);
     topology.routing = Routing {
+        routes: None,
         services: Arc::new(Services::new(publications())),
         host_addresses: Arc::new(own.into_iter().chain(gateways).collect::<HashSet<_>>()),
         outside: vec![Outside { port: UPLINK, index: 2, addresses: own.to_vec() }],
