@@ -15,6 +15,8 @@ mod layer2;
 mod life;
 #[path = "classifier/loopback.rs"]
 mod loopback;
+#[path = "classifier/rear.rs"]
+mod rear;
 #[path = "classifier/uplink.rs"]
 mod uplink;
 

@@ -46,7 +46,8 @@ impl Lab {
     fn conclude(&mut self) {
         self.finished = true;
         self.background.clear();
-        if self.daemon.is_some() {
+        let cleaned = self.daemon.is_some();
+        if cleaned {
             self.assert_accounted();
             self.ctl(&["shutdown", "--cleanup"]);
         }
@@ -56,6 +57,10 @@ impl Lab {
         }
         let complaints = self.complaints();
         assert!(complaints.is_empty(), "the daemon's log has lines that no test announced:\n{}", complaints.join("\n"));
+        if cleaned {
+            let hooks = must(self.host.run("tc qdisc show"));
+            assert!(!hooks.contains("clsact"), "the host has hooks that it did not have:\n{hooks}");
+        }
         for (role, before) in &self.before {
             let namespace = if role == "host" { &self.host } else { &self.containers[role] };
             let differences = before.differences(&must(Inventory::take(namespace)));

@@ -35,9 +35,11 @@ use super::programs::delete_clsact_if_empty;
 use super::{Result, sys};
 use crate::control::netlink::{Filter, Netlink};
 
-/// The place of the filter among those of others: before the ones that ask for none (49152 and below), and a number
-/// that nobody else has in mind, since what somebody attaches at the same place could replace it. 'vs'.
-const PRIORITY: u16 = 0x7673;
+/// The place of the filter among those of others. The kernel gives a filter that asks for no place the one before the
+/// first from 32768 on, or else 49152 (`tcf_auto_prio` in net/sched/cls_api.c): so the classifier, where it is such a
+/// filter, comes before a guard that is there. A number that nobody else has in mind, since what somebody attaches at
+/// the same place could replace it.
+const PRIORITY: u16 = 0xb673;
 /// A filter's number: this bit, its owner's number, and eight bits to tell an owner's filters apart.
 const HANDLE: u32 = 1 << 30;
 const OWNER_BITS: u32 = 22;

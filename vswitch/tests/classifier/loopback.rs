@@ -6,7 +6,7 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
-use vswitch::bpf::{Attachment, Classifier, Counter, Protocol, TcHook, attached_programs};
+use vswitch::bpf::{Attachment, Classifier, Counter, GuardOwner, Protocol, RearGuard, TcHook, attached_programs};
 use vswitch::frame::{Burst, Pool};
 use vswitch::io::tap::TapDevice;
 use vswitch::io::{Device, RxReport, TxReport};
@@ -97,14 +97,17 @@ fn host() -> (Namespace, TapDevice) {
     (host, carry)
 }
 
-fn attach(host: &Namespace, hook: TcHook) -> (Classifier, Attachment) {
+/// With a rear guard behind it, which has to leave alone what comes from the switch.
+fn attach(host: &Namespace, hook: TcHook) -> (Classifier, Attachment, RearGuard) {
     let mut classifier = Classifier::load().unwrap();
     classifier.set_local_addresses([HOST4, HOST6].map(ip)).unwrap();
     for protocol in Protocol::ALL {
         classifier.publish_range(protocol, None, PORT..=PORT + 1).unwrap();
     }
+    let guard = host.inside(|| classifier.guard_lo("lo", GuardOwner(1))).unwrap();
     let attachment = host.inside(|| classifier.attach_lo("lo", "carry", hook)).unwrap();
-    (classifier, attachment)
+    classifier.stand_until(Duration::from_secs(u32::MAX.into())).unwrap();
+    (classifier, attachment, guard)
 }
 
 fn settings(host: &Namespace) -> String {
@@ -134,7 +137,7 @@ fn a_host_reaches_the_switch_at_its_own_addresses() {
     for hook in [TcHook::Tcx, TcHook::Clsact] {
         let (host, carry) = host();
         let before = settings(&host);
-        let (classifier, attachment) = attach(&host, hook);
+        let (classifier, attachment, guard) = attach(&host, hook);
         let mirror = Mirror::of(&carry);
         let mut datagrams = 0;
         for to in OWN.map(ip) {
@@ -186,6 +189,10 @@ fn a_host_reaches_the_switch_at_its_own_addresses() {
         assert_eq!(settings(&host), before);
 
         host.inside(|| drop(attachment));
+        let silent = host
+            .inside(|| TcpStream::connect_timeout(&SocketAddr::new(ip("127.0.0.1"), PORT), Duration::from_millis(200)));
+        assert_eq!(silent.unwrap_err().kind(), ErrorKind::TimedOut, "the rear guard stands");
+        host.inside(|| drop(guard));
         assert_eq!(host.inside(|| attached_programs("lo")).unwrap(), []);
         let refused = host.inside(|| TcpStream::connect(("127.0.0.1", PORT))).unwrap_err();
         assert_eq!(refused.kind(), ErrorKind::ConnectionRefused, "the host answers again");
