@@ -92,8 +92,7 @@ fn assert_the_hosts_traffic_passes(lab: &Lab) {
 fn assert_one_guard(lab: &Lab) {
     let one = wait_until("one guard", Duration::from_secs(3), || {
         let filters = lab.host().run("tc filter show dev phy0 ingress").ok()?;
-        let is_one = filters.matches(" bpf ").count() >= 1 && filters.matches("vswitch_rear").count() == 1;
-        (is_one && !filters.contains("vswitch_tc")).then_some(())
+        (filters.matches(" handle ").count() == 1 && filters.contains(" name vswitch_rear ")).then_some(())
     });
     assert!(one.is_ok(), "{}", must(lab.host().run("tc filter show dev phy0 ingress")));
 }
