@@ -56,7 +56,8 @@ fn datagrams_larger_than_the_mtu_come_in_to_a_published_port() {
                     let _ = socket.send(&sent);
                     hear(&server).ok()
                 });
-                let (heard, from) = arrived.unwrap_or_else(|| panic!("{size} bytes from {}", client.name()));
+                let (heard, from) =
+                    arrived.unwrap_or_else(|| panic!("{size} bytes from {}, IPv6 {ipv6}", client.name()));
                 assert!(heard == sent, "{size} bytes from {} arrive as {}", client.name(), heard.len());
                 must(server.send_to(&heard, from).map(drop));
                 assert!(must(hear(&socket)).0 == sent, "{size} bytes back to {}", client.name());
