@@ -141,6 +141,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     switch.reconcile().map_err(|error| StartError::Reconcile(error.message))?;
     switch.settle_gateway();
     switch.settle_host_ports();
+    switch.keep_watch();
     let (bridges, ports) = (switch.bridges().len(), switch.ports(None).map_or(0, |ports| ports.len()));
 
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -183,6 +184,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
                     switch.cleanup();
                 }
                 switch.release_host_ports();
+                switch.end_watch(!cleanup);
                 Ok(())
             })
             .await;

@@ -268,6 +268,29 @@ fn the_hosts_loopback_addresses_are_its_own() {
 }
 
 #[test]
+fn the_rear_guard_stands_until_its_deadline() {
+    if !can_run("the_rear_guard_stands_until_its_deadline") {
+        return;
+    }
+    let mut both = host();
+    let (peer, host) = v4();
+    let frames = [(6, tcp(9, 80, &[])), (17, udp(9, 40000, &[])), (6, tcp(9, 22, &[])), (17, udp(9, 4789, &[]))];
+    let frames = frames.map(|(protocol, payload)| frame(&ip(peer, host, protocol, &payload)));
+    let mut dropped = |deadline: Duration| {
+        both.classifier.stand_until(deadline).unwrap();
+        frames.each_ref().map(|frame| {
+            let program = both.classifier.program_fd(Program::Rear).unwrap();
+            test_run::run(program, frame, None).unwrap().0 == both::TC_TAKEN
+        })
+    };
+    let now = both::now();
+    // Published, translated; the host's, a tunnel's.
+    assert_eq!(dropped(now + Duration::from_secs(60)), [true, true, false, false]);
+    assert_eq!(dropped(now), [false; 4], "its time is over");
+    assert_eq!(dropped(Duration::ZERO), [false; 4], "it has not begun");
+}
+
+#[test]
 fn what_the_fuzzers_found_is_classified_alike() {
     if !can_run("what_the_fuzzers_found_is_classified_alike") {
         return;

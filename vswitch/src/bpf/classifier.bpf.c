@@ -16,6 +16,10 @@
 #define TC_ACT_SHOT 2
 #define PACKET_HOST 0
 
+/* The words of a packet that programs of one hook have in common, and what is in them: see pass() and guard(). */
+#define CB_SEEN 0
+#define CB_OURS 1
+
 static __always_inline void count(__u32 which)
 {
 	__u64 *counter = bpf_map_lookup_elem(&counters, &which);
@@ -68,20 +72,20 @@ static __always_inline bool is_translated(__u16 port, __u8 bit)
 	return has_bit(&translated, port, bit);
 }
 
-/* The rule of a port in `services`, or PASSED. */
-static __always_inline __u32 rule_of(const struct service_key *key, __u16 port)
+/* The rule of a port in `services`, or PASSED; of tunnels only if they are asked for. */
+static __always_inline __u32 rule_of(const struct service_key *key, __u16 port, const bool tunnels)
 {
 	struct service_block *block = bpf_map_lookup_elem(&services, key);
 	__u64 bit = 1ULL << (port % SERVICE_BLOCK);
 
 	if (!block)
 		return PASSED;
-	return block->published & bit ? PUBLISHED : block->vxlan & bit ? VXLAN : PASSED;
+	return block->published & bit ? PUBLISHED : tunnels && block->vxlan & bit ? VXLAN : PASSED;
 }
 
 /* The rule by which a port of `address`, which is one of the host's, is ours, or PASSED. */
 static __always_inline __u32 service_of(const struct packet *packet, const struct address *address, __u16 port,
-					__u8 bit)
+					__u8 bit, const bool tunnels)
 {
 	struct service_key key = {
 		.address = *address,
@@ -91,11 +95,11 @@ static __always_inline __u32 service_of(const struct packet *packet, const struc
 	__u32 rule;
 
 	if (has_bit(&service_ports, port, bit)) {
-		rule = rule_of(&key, port);
+		rule = rule_of(&key, port, tunnels);
 		if (rule != PASSED)
 			return rule;
 		key.address = (struct address){ { 0, 0, packet->ipv6 ? 0 : bpf_htonl(0xffff), 0 } };
-		rule = rule_of(&key, port);
+		rule = rule_of(&key, port, tunnels);
 		if (rule != PASSED)
 			return rule;
 	}
@@ -171,7 +175,7 @@ static __always_inline bool is_icmp(const struct packet *packet)
  * Whether the packet inside of an ICMP error, of which routers return at least eight bytes of transport header
  * (RFC 792), is one that the switch has sent. An error comes to the address that its packet came from.
  */
-static __always_inline bool is_error_of_ours(void *context, const bool xdp, const bool lo,
+static __always_inline bool is_error_of_ours(void *context, const bool xdp, const bool lo, const bool tunnels,
 					     const struct packet *packet)
 {
 	struct packet inner;
@@ -201,15 +205,15 @@ static __always_inline bool is_error_of_ours(void *context, const bool xdp, cons
 			return false;
 		/* A tunnel's own port is the destination of what it sends (RFC 7348 section 5). */
 		return (is_translated(bpf_ntohs(ports.source), bit) ||
-			service_of(&inner, &inner.source, bpf_ntohs(ports.source), bit) != PASSED ||
-			service_of(&inner, &inner.source, bpf_ntohs(ports.destination), bit) == VXLAN) &&
+			service_of(&inner, &inner.source, bpf_ntohs(ports.source), bit, tunnels) != PASSED ||
+			service_of(&inner, &inner.source, bpf_ntohs(ports.destination), bit, tunnels) == VXLAN) &&
 		       is_local(&inner.source, lo);
 	}
 	return false;
 }
 
 /* The rule by which a packet with a transport header is ours. */
-static __always_inline __u32 classify_transport(void *context, const bool xdp, const bool lo,
+static __always_inline __u32 classify_transport(void *context, const bool xdp, const bool lo, const bool tunnels,
 						const struct packet *packet)
 {
 	__u32 header_bytes, rule;
@@ -225,7 +229,7 @@ static __always_inline __u32 classify_transport(void *context, const bool xdp, c
 		    !load(context, xdp, packet->transport, &ports, sizeof(ports)))
 			return PASSED;
 		port = bpf_ntohs(ports.destination);
-		rule = service_of(packet, &packet->destination, port, bit);
+		rule = service_of(packet, &packet->destination, port, bit, tunnels);
 		if (rule == PASSED && is_translated(port, bit))
 			rule = TRANSLATED;
 		return rule != PASSED && is_local(&packet->destination, lo) ? rule : PASSED;
@@ -243,7 +247,7 @@ static __always_inline __u32 classify_transport(void *context, const bool xdp, c
 				       ECHO_REPLY :
 				       PASSED;
 		case ICMP_IS_ERROR:
-			return is_error_of_ours(context, xdp, lo, packet) ? ICMP_ERROR : PASSED;
+			return is_error_of_ours(context, xdp, lo, tunnels, packet) ? ICMP_ERROR : PASSED;
 		default:
 			return PASSED;
 		}
@@ -253,13 +257,14 @@ static __always_inline __u32 classify_transport(void *context, const bool xdp, c
 
 /*
  * The rules. `frame_bytes` is the whole length, also of what is not in the linear part; `lo`: the packet is the host's
- * own, to itself.
+ * own, to itself; `tunnels`: what comes for a tunnel counts.
  *
  * Fragments: the first one decides for the packet, and anew each time, since identifications come round again. A
  * later fragment that overtakes the first passes: nobody can know whose it is, and to hold it back would delay the
  * host's packets. Its datagram is lost, and both the kernel and the switch forget their halves after 30 s.
  */
-static __always_inline __u32 classify(void *context, const bool xdp, const bool lo, __u32 frame_bytes)
+static __always_inline __u32 classify(void *context, const bool xdp, const bool lo, const bool tunnels,
+				      __u32 frame_bytes)
 {
 	struct {
 		__u8 destination[6];
@@ -287,7 +292,7 @@ static __always_inline __u32 classify(void *context, const bool xdp, const bool 
 	if (!lo && is_routed(&packet))
 		return ROUTED;
 	if (packet.fragment == FRAGMENT_NONE)
-		return classify_transport(context, xdp, lo, &packet);
+		return classify_transport(context, xdp, lo, tunnels, &packet);
 
 	key.source = packet.source;
 	key.destination = packet.destination;
@@ -298,7 +303,7 @@ static __always_inline __u32 classify(void *context, const bool xdp, const bool 
 
 		return taken && bpf_ktime_get_ns() - *taken < FRAGMENT_FRESH_NS ? LATER_FRAGMENT : PASSED;
 	}
-	rule = classify_transport(context, xdp, lo, &packet);
+	rule = classify_transport(context, xdp, lo, tunnels, &packet);
 	if (rule == PASSED) {
 		bpf_map_delete_elem(&fragments, &key);
 	} else {
@@ -321,6 +326,20 @@ static __always_inline int redirect(struct __sk_buff *skb, bool by_neighbour)
 	return by_neighbour ? bpf_redirect_neigh(*target, NULL, 0, 0) : bpf_redirect(*target, 0);
 }
 
+/*
+ * Lets the host have a packet. The rear guard, if it is this classifier's, need not look at it again: the words that
+ * the programs of one hook have in common stay with the packet until the last of them has run.
+ */
+static __always_inline int pass(struct __sk_buff *skb)
+{
+	__u32 zero = 0;
+	struct watch *watch = bpf_map_lookup_elem(&rear_watch, &zero);
+
+	if (watch)
+		skb->cb[CB_SEEN] = watch->classifier;
+	return TC_ACT_UNSPEC;
+}
+
 /* Ingress of an interface of the host. The kernel has coalesced by now: super-frames are taken whole. */
 SEC("classifier")
 int vswitch_tc(struct __sk_buff *skb)
@@ -330,9 +349,9 @@ int vswitch_tc(struct __sk_buff *skb)
 	/* A tag is in the metadata, not in the frame: another network, whose packets look the same. */
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return TC_ACT_UNSPEC;
-	rule = classify(skb, false, false, skb->len);
+	rule = classify(skb, false, false, true, skb->len);
 	if (rule == PASSED)
-		return TC_ACT_UNSPEC;
+		return pass(skb);
 	count(rule);
 	return redirect(skb, false);
 }
@@ -347,7 +366,7 @@ int vswitch_xdp(struct xdp_md *xdp)
 	__u32 interface = xdp->ingress_ifindex, rule, *place;
 	long action;
 
-	rule = classify(xdp, true, false, bpf_xdp_get_buff_len(xdp));
+	rule = classify(xdp, true, false, true, bpf_xdp_get_buff_len(xdp));
 	if (rule == PASSED)
 		return XDP_PASS;
 	count(rule);
@@ -406,15 +425,16 @@ int vswitch_lo(struct __sk_buff *skb)
 		}
 		skb->mark = 0;
 		skb->tc_index = 0;
+		skb->cb[CB_OURS] = OURS_ON_LO;
 		/* The TAP's address is not the one that the frame was sent to. */
 		bpf_skb_change_type(skb, PACKET_HOST);
 		return TC_ACT_UNSPEC;
 	}
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return TC_ACT_UNSPEC;
-	rule = classify(skb, false, true, skb->len);
+	rule = classify(skb, false, true, true, skb->len);
 	if (rule == PASSED)
-		return TC_ACT_UNSPEC;
+		return pass(skb);
 	count(rule);
 	return redirect(skb, false);
 }
@@ -460,6 +480,42 @@ SEC("classifier")
 int vswitch_l2(struct __sk_buff *skb)
 {
 	return redirect(skb, false);
+}
+
+/*
+ * The rear guard stands behind the classifier, as a filter that outlives the process: while nobody is there to take the
+ * switch's packets, it keeps them from the host, which knows nothing of their connections and would reset them. For a
+ * peer they are lost on the way, and sent again. It ends by itself: nobody is there for long, and the host has
+ * all that is its own. What comes for a tunnel is let through, since nobody resets anything for it.
+ *
+ * While the switch lives, nothing is left for it to drop: either the classifier has taken a packet, or has passed it.
+ */
+static __always_inline int guard(struct __sk_buff *skb, const bool lo)
+{
+	__u32 zero = 0;
+	struct watch *watch = bpf_map_lookup_elem(&rear_watch, &zero);
+
+	if (!watch || skb->cb[CB_SEEN] == watch->classifier || watch->until < bpf_ktime_get_ns())
+		return TC_ACT_UNSPEC;
+	if (lo && skb->cb[CB_OURS] == OURS_ON_LO)
+		return TC_ACT_UNSPEC;
+	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
+		return TC_ACT_UNSPEC;
+	return classify(skb, false, lo, false, skb->len) == PASSED ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+}
+
+/* Behind `vswitch_tc` and `vswitch_xdp`. */
+SEC("classifier")
+int vswitch_rear(struct __sk_buff *skb)
+{
+	return guard(skb, false);
+}
+
+/* Behind `vswitch_lo`. */
+SEC("classifier")
+int vswitch_lo_rear(struct __sk_buff *skb)
+{
+	return guard(skb, true);
 }
 
 #include "reserve.h"

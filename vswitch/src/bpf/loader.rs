@@ -17,6 +17,7 @@ use rustix::process::{Resource, Rlimit};
 use super::counters::Counter;
 use super::error::ClassifierError;
 use super::ports::{PortBits, SharedPorts, TranslatedPorts, bit};
+use super::rear::Watch;
 use super::service::{self, BlockKey, BlockValue, HostAddresses, Protocol, Services, address_key};
 use super::{OBJECT, Result};
 
@@ -35,6 +36,10 @@ pub enum Program {
     Lo,
     /// On the ingress of the TAP that carries its packets.
     LoOut,
+    /// Behind the classifier on a shared uplink: the rear guard.
+    Rear,
+    /// The same on the host's loopback interface.
+    LoRear,
     /// On a cgroup: IPv4 sockets that are bound to a port.
     Bind4,
     /// On a cgroup: IPv6 sockets that are bound to a port.
@@ -42,8 +47,10 @@ pub enum Program {
 }
 
 impl Program {
-    /// Those that tc runs.
+    /// Those that tc runs while there is a process.
     pub(super) const TC: [Self; 5] = [Self::Tc, Self::Out, Self::L2, Self::Lo, Self::LoOut];
+    /// Those that it runs afterwards, too.
+    pub(super) const REAR: [Self; 2] = [Self::Rear, Self::LoRear];
 
     /// Its name, in the object and in the kernel.
     #[must_use]
@@ -55,6 +62,8 @@ impl Program {
             Self::L2 => "vswitch_l2",
             Self::Lo => "vswitch_lo",
             Self::LoOut => "vswitch_lo_out",
+            Self::Rear => "vswitch_rear",
+            Self::LoRear => "vswitch_lo_rear",
             Self::Bind4 => "vswitch_bind4",
             Self::Bind6 => "vswitch_bind6",
         }
@@ -83,6 +92,7 @@ pub struct Classifier {
     routed: BTreeSet<IpNet>,
     translated: TranslatedPorts,
     counters: PerCpuArray<MapData, u64>,
+    pub(super) watch: Arc<Watch>,
     pub(super) targets: Targets,
     pub(super) socket_places: Targets,
     pub(super) sockets: Arc<Mutex<SocketMap>>,
@@ -148,6 +158,7 @@ impl Classifier {
             translated: TranslatedPorts(bits(&mut ebpf, "translated")?),
             counters: PerCpuArray::try_from(take(&mut ebpf, "counters")?)
                 .map_err(|error| map_error("counters", &error))?,
+            watch: Arc::new(Watch::new(take(&mut ebpf, "rear_watch")?)?),
             targets: Arc::new(Mutex::new(
                 HashMap::try_from(take(&mut ebpf, "targets")?).map_err(|error| map_error("targets", &error))?,
             )),
@@ -406,10 +417,9 @@ impl Classifier {
 fn load_into_kernel(found: &mut aya::programs::Program, program: Program) -> std::result::Result<(), ProgramError> {
     match program {
         Program::Xdp => <&mut Xdp>::try_from(found)?.load(),
-        Program::Tc | Program::Out | Program::L2 | Program::Lo | Program::LoOut => {
-            <&mut SchedClassifier>::try_from(found)?.load()
-        }
         Program::Bind4 | Program::Bind6 => <&mut CgroupSock>::try_from(found)?.load(),
+        // tc's.
+        _ => <&mut SchedClassifier>::try_from(found)?.load(),
     }
 }
 

@@ -173,6 +173,22 @@ struct {
 	__type(value, __u64);
 } fragments SEC(".maps");
 
+/* What the rear guard is told. */
+struct watch {
+	/* Until when it stands, in the time of bpf_ktime_get_ns(). */
+	__u64 until;
+	/* What this classifier marks packets with that it has passed; no other one's mark. */
+	__u32 classifier;
+	__u32 padding;
+};
+
+struct {
+	__uint(type, BPF_MAP_TYPE_ARRAY);
+	__uint(max_entries, 1);
+	__type(key, __u32);
+	__type(value, struct watch);
+} rear_watch SEC(".maps");
+
 struct {
 	__uint(type, BPF_MAP_TYPE_PERCPU_ARRAY);
 	__uint(max_entries, COUNTERS);

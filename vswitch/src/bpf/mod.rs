@@ -55,9 +55,15 @@
 //!
 //! # Life
 //!
-//! Programs are attached by links, which end with the process: after `kill -9` nothing is left. Kernels before 6.6 have
-//! no such links for tc (TCX); there a filter on the interface's clsact hook stays behind, and is removed by the next
-//! start. Programs of other people are named and left alone: [`attached_programs`].
+//! Programs are attached by links, which end with the process: after `kill -9` none of them is left. Kernels before 6.6
+//! have no such links for tc (TCX); there a filter on the interface's clsact hook stays behind, and is removed by the
+//! next start. Programs of other people are named and left alone: [`attached_programs`].
+//!
+//! # The rear guard
+//!
+//! One filter does outlive the process, and for a minute it keeps from the host what is the switch's, without an answer
+//! (`rear.rs`, [`Classifier::guard_uplink`]): so a restart resets no connection. Tunnels' packets it lets through. After
+//! that minute it passes everything; the next start, or an orderly end with a clean-up, removes it.
 //!
 //! # The object
 //!
@@ -71,6 +77,7 @@ mod loader;
 pub mod model;
 mod ports;
 mod programs;
+mod rear;
 mod reserve;
 mod service;
 pub mod sys;
@@ -81,6 +88,7 @@ pub use self::error::ClassifierError;
 pub use self::loader::{Classifier, Program};
 pub use self::ports::{BoundPorts, Flow, SharedPorts, TranslatedPorts};
 pub use self::programs::{AttachedProgram, attached_programs, remove_leftovers};
+pub use self::rear::{GuardOwner, RearGuard, relieve};
 pub use self::reserve::Reservation;
 pub use self::service::{HostAddresses, Protocol};
 

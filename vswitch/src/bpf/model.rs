@@ -222,6 +222,16 @@ impl Maps {
         if to_host { self.take(arrival, frame, now).unwrap_or(Counter::Passed) } else { Counter::Passed }
     }
 
+    /// Whether the rear guard, while it stands, drops `frame`, which no classifier has passed: what is the switch's, but
+    /// for its tunnels.
+    pub fn guard(&mut self, arrival: Arrival, frame: &[u8], to_host: bool, now: Duration) -> bool {
+        let services = self.services.clone();
+        self.services.retain(|_, rule| *rule != Counter::Vxlan);
+        let rule = self.classify(arrival, frame, to_host, now);
+        self.services = services;
+        rule != Counter::Passed
+    }
+
     fn take(&mut self, arrival: Arrival, frame: &[u8], now: Duration) -> Option<Counter> {
         let bytes = Bytes { at: 0, bytes: frame };
         let ethernet = bytes.header::<14>()?;

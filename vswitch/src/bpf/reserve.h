@@ -26,7 +26,7 @@ static __always_inline bool is_reserved(const struct address *address, bool unsp
 	bit = family_bit(ipv6, bit);
 	if (has_bit(&published, port, bit) || has_bit(&translated, port, bit))
 		return true;
-	return has_bit(&published_at_one, port, bit) && (unspecified || rule_of(&key, port) == PUBLISHED);
+	return has_bit(&published_at_one, port, bit) && (unspecified || rule_of(&key, port, false) == PUBLISHED);
 }
 
 /* By how much a byte is shifted that is number `at` of a word in memory. */

@@ -173,6 +173,7 @@ impl Service {
         // millisecond or two: nothing for the thread that everybody's answers come from.
         let aged = spawn_blocking(move || {
             let now = now_s();
+            switch.keep_watch();
             switch.repeat_announcements(now);
             switch.expire_stations(now);
             switch.refresh_overlay();

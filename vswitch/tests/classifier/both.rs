@@ -14,7 +14,7 @@ use super::test_run;
 /// `TC_ACT_UNSPEC`.
 const TC_PASS: u32 = u32::MAX;
 /// `TC_ACT_SHOT`: taken, and no target is set in these tests.
-const TC_TAKEN: u32 = 2;
+pub(crate) const TC_TAKEN: u32 = 2;
 const XDP_PASS: u32 = 2;
 /// `XDP_DROP`: the same.
 const XDP_TAKEN: u32 = 1;
@@ -42,6 +42,7 @@ impl Both {
         let mut classifier = Classifier::load().unwrap();
         let xdp = classifier.program_fd(Program::Xdp).unwrap();
         let splits = test_run::run(xdp, &[0; 64], Some(32)).is_ok();
+        classifier.stand_until(now() + Duration::from_secs(3600)).unwrap();
         Self { classifier, model: Maps::default(), splits }
     }
 
@@ -136,6 +137,7 @@ impl Both {
         if runs_as_tc(frame) {
             self.compare(Program::Tc, frame, None, as_tc)?;
             self.check_loopback(frame)?;
+            self.check_guards(frame)?;
             // What the last one has noted of fragments is as if it had come last here.
             let as_tc = self.model.classify(Arrival::Uplink, frame, to_host, now());
             self.compare(Program::Tc, frame, None, as_tc)?;
@@ -149,6 +151,21 @@ impl Both {
         let rule = self.model.classify(Arrival::Loopback, frame, to_host, now());
         self.compare(Program::Lo, frame, None, rule)?;
         Ok(rule)
+    }
+
+    /// Runs the rear guards on `frame`, as if nobody had taken or passed it before.
+    fn check_guards(&mut self, frame: &[u8]) -> Result<(), String> {
+        let to_host = frame.get(..6) == Some(&[0; 6]);
+        for (program, arrival) in [(Program::Rear, Arrival::Uplink), (Program::LoRear, Arrival::Loopback)] {
+            let drops = self.model.guard(arrival, frame, to_host, now());
+            let fd = self.classifier.program_fd(program).unwrap();
+            let (returned, after) =
+                test_run::run(fd, frame, None).map_err(|error| format!("{}: {error}", program.name()))?;
+            if returned != if drops { TC_TAKEN } else { TC_PASS } || after != frame {
+                return Err(format!("{} returned {returned}, the model says {drops}\n{}", program.name(), hex(frame)));
+            }
+        }
+        Ok(())
     }
 
     fn compare(&mut self, program: Program, frame: &[u8], linear: Option<usize>, rule: Counter) -> Result<(), String> {
@@ -189,7 +206,7 @@ fn each(address: Option<IpAddr>) -> Vec<IpAddr> {
 }
 
 /// `bpf_ktime_get_ns`.
-fn now() -> Duration {
+pub(crate) fn now() -> Duration {
     let now = rustix::time::clock_gettime(ClockId::Monotonic);
     Duration::new(now.tv_sec as u64, now.tv_nsec as u32)
 }

@@ -50,6 +50,12 @@ impl Owner {
         format!("{PREFIX}{}", base32(hash, OWNER_CHARS))
     }
 
+    /// A number for where there is no room for a name.
+    #[must_use]
+    pub fn number(&self) -> u32 {
+        hash(&[&self.dev.to_be_bytes(), &self.ino.to_be_bytes()]) as u32
+    }
+
     /// What the aliases of its interfaces begin with.
     #[must_use]
     pub fn alias_prefix(&self) -> String {

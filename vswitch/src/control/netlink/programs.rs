@@ -62,19 +62,26 @@ impl Netlink {
     /// # Errors
     /// When the kernel cannot be asked.
     pub fn has_clsact(&mut self, index: u32) -> Result<bool> {
-        let message = message(index, TcHandle::UNSPEC);
-        let rows = self.dump(
-            &RouteNetlinkMessage::GetQueueDiscipline(message),
-            &format!("list the queueing disciplines of interface {index}"),
-            |payload| {
-                // Kernels without strict checks list those of all interfaces.
-                let message = TcMessageBuffer::new_checked(payload).ok()?;
-                let is_clsact =
-                    |nla: NlaBuffer<&[u8]>| nla.kind() == libc::TCA_KIND && value::string(nla.value()) == "clsact";
-                (message.index() == index as i32 && message.attributes().flatten().any(is_clsact)).then_some(())
-            },
-        )?;
-        Ok(!rows.is_empty())
+        // Kernels without strict checks list those of all interfaces.
+        let what = format!("list the queueing disciplines of interface {index}");
+        Ok(self.with_clsact(message(index, TcHandle::UNSPEC), &what)?.contains(&index))
+    }
+
+    /// The indices of all interfaces that have the clsact hook.
+    ///
+    /// # Errors
+    /// When the kernel cannot be asked.
+    pub fn interfaces_with_clsact(&mut self) -> Result<Vec<u32>> {
+        self.with_clsact(message(0, TcHandle::UNSPEC), "list the queueing disciplines")
+    }
+
+    fn with_clsact(&mut self, message: TcMessage, what: &str) -> Result<Vec<u32>> {
+        self.dump(&RouteNetlinkMessage::GetQueueDiscipline(message), what, |payload| {
+            let message = TcMessageBuffer::new_checked(payload).ok()?;
+            let is_clsact =
+                |nla: NlaBuffer<&[u8]>| nla.kind() == libc::TCA_KIND && value::string(nla.value()) == "clsact";
+            message.attributes().flatten().any(is_clsact).then_some(message.index() as u32)
+        })
     }
 
     /// Removes the clsact hook of an interface, with all of its filters.

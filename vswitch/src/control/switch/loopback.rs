@@ -3,7 +3,8 @@
 //! Theory of operation: what a program sends to 127.0.0.1, to ::1 or to any other address of its host never sees an
 //! uplink; it loops through the host's loopback interface. That interface is carried in the manner of a shared uplink
 //! ([`Carry::loopback`]), and only while something is published ([`Switch::claim_loopback`]). It stays the host's: what
-//! is not published passes, and when the daemon ends, by whatever signal, its TAP and its programs are gone.
+//! is not published passes, and when the daemon ends, by whatever signal, its TAP and its programs are gone, but for the
+//! rear guard.
 
 use std::collections::BTreeSet;
 use std::sync::Arc;
@@ -46,6 +47,10 @@ impl Default for LiveLoopback {
 impl LiveLoopback {
     pub(super) fn is_attached(&self) -> bool {
         self.attachment.is_ok()
+    }
+
+    pub(super) fn carry_mut(&mut self) -> Option<&mut Carry> {
+        self.attachment.as_mut().ok().map(|(carry, _)| carry)
     }
 
     pub(super) fn has_failed(&self) -> bool {
@@ -95,7 +100,12 @@ impl Switch {
         let before = std::mem::replace(&mut self.uplinks.loopback.attachment, Err(Detached::Missing)).err();
         let Some(lo) = lo else { return };
         let attachment = match Carry::loopback(&mut self.uplinks.means(&self.datapath, &self.xdp), &lo) {
-            Ok(carry) => Ok((carry, lo)),
+            Ok(carry) => {
+                if let Some(why) = carry.unguarded() {
+                    tracing::warn!(%why, "the host will reset its own connections to published ports while no daemon runs");
+                }
+                Ok((carry, lo))
+            }
             Err(error) => Err(Detached::Failed(error.to_string())),
         };
         if let Err(Detached::Failed(why)) = &attachment

@@ -14,6 +14,7 @@
 use std::sync::Arc;
 
 use crate::api::Error;
+use crate::bpf::GuardOwner;
 use crate::control::desired::{BridgeRecord, Desired, HostRoute, HostView, Owner, PortRecord};
 use crate::control::netlink::{Netlink, NetlinkError};
 use crate::control::netns::{Netns, NetnsId};
@@ -45,6 +46,7 @@ mod port_link;
 mod ports;
 mod programs;
 mod readers;
+mod rear_guards;
 mod reconcile;
 mod services;
 mod settings;
@@ -116,7 +118,7 @@ impl Switch {
             announcements: Vec::new(),
             watch_changed: false,
             overlay_watch: OverlayWatch::default(),
-            uplinks: UplinkPlane::default(),
+            uplinks: UplinkPlane::new(GuardOwner(owner.number())),
             gateway: GatewayPlane::default(),
             services: ServicePlane::default(),
         })

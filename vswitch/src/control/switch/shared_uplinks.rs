@@ -21,7 +21,7 @@ use super::live::Detached;
 use super::loopback::LiveLoopback;
 use super::{Switch, XdpContext};
 use crate::api::{SharedUplink, UplinkCarry, UplinkState, Uplinks};
-use crate::bpf::{Classifier, attached_programs};
+use crate::bpf::{Classifier, GuardOwner, attached_programs};
 use crate::control::host_ports::HostPorts;
 use crate::control::netlink::monitor::HostLink;
 use crate::control::refusal::{Result, failed};
@@ -52,6 +52,10 @@ pub(super) struct UplinkPlane {
     pub(super) host_ports: Option<Arc<HostPorts>>,
     /// The host's loopback interface, which is carried in the same way.
     pub(super) loopback: LiveLoopback,
+    /// Whose the rear guards are.
+    owner: GuardOwner,
+    /// Whether those of an earlier start may still be there.
+    pub(super) relief_due: bool,
 }
 
 /// One `--uplink`.
@@ -86,8 +90,9 @@ pub struct SharedCarry {
     pub tap: Option<String>,
 }
 
-impl Default for UplinkPlane {
-    fn default() -> Self {
+impl UplinkPlane {
+    /// Nothing of it yet.
+    pub(super) fn new(owner: GuardOwner) -> Self {
         Self {
             options: Vec::new(),
             changes: watch::Sender::new(0),
@@ -97,11 +102,16 @@ impl Default for UplinkPlane {
             shared: Vec::new(),
             host_ports: None,
             loopback: LiveLoopback::default(),
+            owner,
+            relief_due: true,
         }
     }
-}
 
-impl UplinkPlane {
+    /// Whose the rear guards are.
+    pub(super) fn owner(&self) -> GuardOwner {
+        self.owner
+    }
+
     /// What `--uplink` said.
     pub(super) fn options(&self) -> &[UplinkOption] {
         &self.options
@@ -141,7 +151,14 @@ impl UplinkPlane {
 
     /// What interfaces are carried with.
     pub(super) fn means<'a>(&'a mut self, datapath: &'a Datapath, xdp: &'a XdpContext) -> Means<'a> {
-        Means { classifier: &mut self.classifier, datapath, umems: &xdp.umems, busy_poll: xdp.busy_poll }
+        let Self { classifier, owner, .. } = self;
+        Means { classifier, datapath, umems: &xdp.umems, busy_poll: xdp.busy_poll, owner: *owner }
+    }
+
+    /// Everything that is carried from an interface which stays the host's.
+    pub(super) fn carries_mut(&mut self) -> impl Iterator<Item = &mut Carry> {
+        let shared = self.shared.iter_mut().filter_map(|shared| Some(&mut shared.attachment.as_mut().ok()?.carry));
+        shared.chain(self.loopback.carry_mut())
     }
 }
 
@@ -294,6 +311,9 @@ impl Switch {
         let attachment = next.and_then(|link| match Carry::shared(&mut self.uplinks.means(&self.datapath, &self.xdp), &link, carry_of(&option)) {
             Ok(carry) => {
                 tracing::info!(uplink = %option, interface = %link.name, hook = %carry.hook(), "the uplink is shared");
+                if let Some(why) = carry.unguarded() {
+                    tracing::warn!(uplink = %option, %why, "the host will reset connections while no daemon runs");
+                }
                 Ok(SharedAttachment { carry, index: link.index })
             }
             Err(error) => Err(Detached::Failed(error.to_string())),

@@ -6,6 +6,9 @@
 //! driver cuts it. The TAP is not persistent, and the programs are held by links, so both end with
 //! the process, whatever ends it.
 //!
+//! Behind what is taken from a shared uplink or from `lo` stands a rear guard ([`RearGuard`]), which does not end: for a
+//! minute it keeps the switch's packets from a host that would reset their connections.
+//!
 //! The TAP has no addresses, does not do ARP, and has no IPv6: the host never sends through it. Its
 //! MTU is the largest there is, because the kernel would drop what it redirects to a smaller one.
 //!
@@ -18,7 +21,7 @@ use std::sync::Arc;
 
 use super::features::Promiscuous;
 use crate::api::UplinkCarry;
-use crate::bpf::{self, Attachment, Classifier, ClassifierError, TcHook, XdpUplink};
+use crate::bpf::{self, Attachment, Classifier, ClassifierError, GuardOwner, RearGuard, TcHook, XdpUplink};
 use crate::control::desired::{INTERFACE_NAME_BYTES_MAX, MTU_MAX};
 use crate::control::netlink::monitor::HostLink;
 use crate::control::netlink::{LinkChange, Netlink, NetlinkError};
@@ -76,6 +79,8 @@ pub struct Means<'a> {
     pub umems: &'a Umems,
     /// Whether workers receive by polling the drivers.
     pub busy_poll: Option<BusyPoll>,
+    /// Whose the rear guards are.
+    pub owner: GuardOwner,
 }
 
 impl Means<'_> {
@@ -113,6 +118,8 @@ pub struct Carry {
     programs: Programs,
     _promiscuous: Option<Promiscuous>,
     ends: Ends,
+    /// None behind an uplink of a bridge, or why there is none.
+    guard: Option<Result<RearGuard, ClassifierError>>,
 }
 
 /// What takes packets from the interface.
@@ -162,7 +169,7 @@ impl Carry {
                 (Programs::Device, Ends::Xdp { device, port })
             }
         };
-        Ok(Self { programs, _promiscuous: Some(promiscuous), ends })
+        Ok(Self { programs, _promiscuous: Some(promiscuous), ends, guard: None })
     }
 
     /// Gives the switch those packets of `link` that the classifier's maps name.
@@ -173,6 +180,8 @@ impl Carry {
     /// # Errors
     /// As [`Carry::whole`].
     pub fn shared(means: &mut Means<'_>, link: &HostLink, how: UplinkCarry) -> Result<Self, CarryError> {
+        let owner = means.owner;
+        let guard = means.classifier()?.guard_uplink(&link.name, owner);
         let (programs, ends) = match how {
             UplinkCarry::Tc => {
                 let (tap, index) = make_tap(link)?;
@@ -198,7 +207,7 @@ impl Carry {
                 (Programs::Xdp(program), Ends::Xdp { device, port })
             }
         };
-        Ok(Self { programs, _promiscuous: None, ends })
+        Ok(Self { programs, _promiscuous: None, ends, guard: Some(guard) })
     }
 
     /// Gives the switch what programs of the host send to what is published at the host's own addresses, and them the
@@ -207,10 +216,23 @@ impl Carry {
     /// # Errors
     /// As [`Carry::whole`].
     pub fn loopback(means: &mut Means<'_>, lo: &HostLink) -> Result<Self, CarryError> {
+        let owner = means.owner;
+        let guard = means.classifier()?.guard_lo(&lo.name, owner);
         let (tap, index) = make_tap(lo)?;
         let programs = means.classifier()?.attach_lo(&lo.name, tap.name(), TcHook::of_kernel())?;
         let ends = Ends::Tap { device: Arc::new(tap), index };
-        Ok(Self { programs: Programs::Tc(programs), _promiscuous: None, ends })
+        Ok(Self { programs: Programs::Tc(programs), _promiscuous: None, ends, guard: Some(guard) })
+    }
+
+    /// Why there is no rear guard where one should be.
+    #[must_use]
+    pub fn unguarded(&self) -> Option<&ClassifierError> {
+        self.guard.as_ref()?.as_ref().err()
+    }
+
+    /// Takes the rear guard off, for good.
+    pub fn dismiss_guard(&mut self) {
+        self.guard = None;
     }
 
     /// Where the switch reads and writes.
