@@ -12,6 +12,20 @@ const LIMIT: Duration = Duration::from_secs(3);
 /// How long to wait for what should not come.
 const SILENCE: Duration = Duration::from_millis(700);
 
+/// Binds, and waits for a while where the port is in use: a socket that was closed an instant ago may still be held by
+/// a child of another thread of this process, between its fork and its exec.
+pub(crate) fn patiently<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
+    let mut last = None;
+    let bound = wait_until("a free port", Duration::from_secs(1), || match bind() {
+        Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
+            last = Some(error);
+            None
+        }
+        bound => Some(bound),
+    });
+    bound.unwrap_or_else(|error| Err(last.unwrap_or(error)))
+}
+
 /// A conversation's protocol.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Protocol {
@@ -53,11 +67,11 @@ impl Server {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{protocol:?} {address}: {error}"));
         namespace.enter(|| match protocol {
             Protocol::Tcp => {
-                let listener = TcpListener::bind(address).map_err(named)?;
+                let listener = patiently(|| TcpListener::bind(address)).map_err(named)?;
                 listener.set_nonblocking(true)?;
                 Ok(Self::Tcp(listener))
             }
-            Protocol::Udp => Ok(Self::Udp(UdpSocket::bind(address).map_err(named)?)),
+            Protocol::Udp => Ok(Self::Udp(patiently(|| UdpSocket::bind(address)).map_err(named)?)),
         })
     }
 
@@ -172,7 +186,7 @@ fn meet_udp(server: &UdpSocket, client: &UdpSocket) -> io::Result<SocketAddr> {
 /// # Errors
 /// What the kernel says.
 pub fn udp(namespace: &Namespace, ipv6: bool, port: u16) -> io::Result<UdpSocket> {
-    let socket = namespace.enter(|| UdpSocket::bind(SocketAddr::new(unspecified(ipv6), port)))?;
+    let socket = namespace.enter(|| patiently(|| UdpSocket::bind(SocketAddr::new(unspecified(ipv6), port))))?;
     socket.set_read_timeout(Some(LIMIT))?;
     Ok(socket)
 }

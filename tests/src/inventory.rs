@@ -29,6 +29,13 @@ const SYSCTLS: [&str; 8] = [
     "/proc/sys/net/ipv6/conf/lo",
 ];
 
+/// What tests set themselves, so that their interfaces are silent, or have their addresses at once. The switch has no
+/// business with what interfaces that are still to come will be.
+fn is_the_tests_own(path: &Path) -> bool {
+    path.starts_with("/proc/sys/net/ipv6/conf/default")
+        && path.file_name().is_some_and(|name| name == "disable_ipv6" || name == "accept_dad")
+}
+
 impl Inventory {
     /// Looks at `namespace`.
     ///
@@ -55,7 +62,8 @@ impl Inventory {
             parts.insert(format!("ethtool -k {name}"), features.lines().collect());
         }
         for directory in SYSCTLS {
-            for (path, value) in namespace.enter(|| settings(Path::new(directory))) {
+            let settings = namespace.enter(|| settings(Path::new(directory)));
+            for (path, value) in settings.into_iter().filter(|(path, _)| !is_the_tests_own(path)) {
                 parts.insert(format!("sysctl {}", path.display()), value.trim().into());
             }
         }

@@ -11,6 +11,7 @@ use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
 use std::time::Duration;
 
+use crate::contact::patiently;
 use crate::namespace::Namespace;
 
 /// How long a stream may stand still before it counts as broken.
@@ -135,7 +136,8 @@ impl Transfer {
 /// Binds in the calling thread's namespace. An address that was added an instant ago is usable at
 /// once (the switch skips duplicate address detection), so no retry.
 fn listen(address: SocketAddr) -> io::Result<TcpListener> {
-    TcpListener::bind(address).map_err(|error| io::Error::new(error.kind(), format!("listen on {address}: {error}")))
+    patiently(|| TcpListener::bind(address))
+        .map_err(|error| io::Error::new(error.kind(), format!("listen on {address}: {error}")))
 }
 
 fn send(mut socket: TcpStream, seed: u64, bytes: u64, plan: Plan) -> io::Result<()> {
@@ -188,7 +190,7 @@ fn receive(mut socket: TcpStream, seed: u64, bytes: u64, counter: &AtomicU64) ->
 /// # Errors
 /// A datagram or its echo did not arrive within five seconds, or arrived changed; names the size.
 pub fn datagrams(server: &Namespace, client: &Namespace, address: SocketAddr, sizes: &[usize]) -> io::Result<()> {
-    let echo = server.enter(|| UdpSocket::bind(address))?;
+    let echo = server.enter(|| patiently(|| UdpSocket::bind(address)))?;
     let target = echo.local_addr()?;
     echo.set_read_timeout(Some(Duration::from_millis(50)))?;
     let stop = AtomicBool::new(false);

@@ -96,7 +96,8 @@ fn three_hosts_flood_once_to_each_and_never_on() {
     let mut underlay = must(Underlay::create(1500));
     let mut labs = Vec::new();
     for number in 1..=3u8 {
-        let Some(mut lab) = Lab::on(&mut underlay, number, "") else { return };
+        let options = Options { unguarded: true, ..Options::default() };
+        let Some(mut lab) = Lab::on_with(&mut underlay, number, "", options) else { return };
         let others: Vec<u8> = (1..=3).filter(|other| *other != number).collect();
         lab.add_vxlan(7, &others, false, "");
         lab.attach_numbered("c", 10 + number);
@@ -139,6 +140,7 @@ fn remotes_come_and_go_while_packets_flow() {
     // Without its remote the tunnel is silent in both directions; with it all is as before.
     one.ctl(&["del-remote", "br0", "vxlan42", "198.18.0.2"]);
     assert_no_reach(one.container("a"), target);
+    assert_no_reach(two.container("b"), "10.1.0.11".parse().expect("an address"));
     assert!(one.underlay_drops("unknown-peer") > 0, "what the removed host sends is refused by name");
     one.ctl(&["add-remote", "br0", "vxlan42", "198.18.0.2"]);
     assert_reaches(one.container("a"), target);

@@ -57,7 +57,7 @@ impl Direction {
     }
 
     /// Whether the packets that are measured come from containers.
-    fn from_containers(self) -> bool {
+    fn leaves_containers(self) -> bool {
         matches!(self, Self::Out | Self::InAnswers)
     }
 }
@@ -139,7 +139,7 @@ impl NatBench {
                 connection.reply
             };
             let (source, destination) = endpoints(tuple);
-            let (port, template) = if direction.from_containers() {
+            let (port, template) = if direction.leaves_containers() {
                 let number = (u32::from(source.0) - u32::from(container(0))) as usize;
                 (number, &outward[number])
             } else {

@@ -15,9 +15,11 @@
 //! the whole machine (the kernel bridge has no process; its cost hides in the senders), and the
 //! time that the hypervisor took away ("steal"), above five per cent of which a run is flagged.
 //!
-//! Two questions are asked with the same means. What does a switch that shares the host's interface
+//! Further questions are asked with the same means. What does a switch that shares the host's interface
 //! cost the host ([`peer::Uplink`])? There the "switches" are one wire with and without a classifier
-//! on it. And what do many ports cost in memory ([`memory`])?
+//! on it. What becomes of traffic that is translated between a container and the world outside
+//! ([`peer::Gateway`])? There the peers are Docker's rules in nftables, and Docker itself. And what do
+//! many ports cost in memory ([`memory`])?
 //!
 //! Everything happens in namespaces with unique names, and is removed again, also on failure and
 //! on SIGINT.

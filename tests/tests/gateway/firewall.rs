@@ -5,7 +5,7 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::thread;
 use std::time::Duration;
 
-use vswitch_tests::contact::{Protocol, Server, unspecified};
+use vswitch_tests::contact::{Protocol, Server};
 use vswitch_tests::lab::{any_port, assert_reaches, must};
 use vswitch_tests::outside::{far, host};
 use vswitch_tests::process::{run_ok, wait_until};
@@ -56,12 +56,12 @@ fn nothing_of_ours_passes_a_firewall() {
 
 #[test]
 fn rules_that_come_and_go_harm_nothing() {
-    let Some((lab, _)) = lab_with(&["a", "b"]) else { return };
+    let Some((lab, ports)) = lab_with(&["a", "b"]) else { return };
     lab.ctl(&["publish", "br0", "a", "7000:7000"]);
     let mut streams = Vec::new();
     for ipv6 in [false, true] {
         let plan = Plan { write_bytes: 64 << 10, pause: Duration::from_millis(4), ..Plan::both_ways(32 << 20) };
-        let inside = SocketAddr::new(unspecified(ipv6), 7000);
+        let inside = super::at(&ports[0], ipv6, 7000);
         let published = SocketAddr::new(host(ipv6), 7000);
         streams.push(must(Transfer::start_to((lab.container("a"), inside), (lab.far(), published), plan)));
         streams.push(must(Transfer::start(lab.far(), lab.container("b"), any_port(far(ipv6)), plan)));

@@ -315,7 +315,8 @@ fn ten_thousand_separate_publications() {
     assert_published(&lab, "a", Protocol::Tcp, false, 10_000, 80);
     let grown = must(lab.daemon().resident_bytes()).saturating_sub(before);
     announce(&format!("10,000 separate publications: {} KB", grown / 1024));
-    assert!(grown < 20 << 20, "{grown} bytes");
+    // A record of its own for each, in both families; a range is one record.
+    assert!(grown < 60 << 20, "{grown} bytes");
     finish(lab);
 }
 

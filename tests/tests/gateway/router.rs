@@ -210,7 +210,7 @@ fn what_the_header_says_beside_addresses_stays() {
             packet[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         must(inside.send(&unpadded(to, from, if ipv6 { IPV6 } else { IPV4 }, &packet)));
-        let frames = must(outside.recv_all(Duration::from_millis(400), |frame| frame.ends_with(b"marked")));
+        let frames = must(outside.recv_all(Duration::from_millis(1500), |frame| frame.ends_with(b"marked")));
         assert_eq!(frames.len(), 1, "IPv6 {ipv6}");
         let frame = &frames[0];
         if ipv6 {

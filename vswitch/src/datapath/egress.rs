@@ -57,6 +57,11 @@ pub(super) fn send(
     }
     let mut report = TxReport::default();
     queue.send(pool, frames, units, pieces, &mut report);
+    count_sent(counters, row, &report);
+}
+
+/// Counts what became of units in `row`.
+pub(super) fn count_sent(counters: &CounterTable, row: usize, report: &TxReport) {
     counters.add(row, Cell::TxFrames, u64::from(report.sent));
     counters.add(row, Cell::TxBytes, report.bytes);
     for (reason, count) in report.drops() {

@@ -11,7 +11,7 @@ use std::sync::atomic::Ordering;
 
 use super::clock::Now;
 use super::counters::{Cell, CounterTable, INJECTED_ROW, WorkerCells};
-use super::egress::{Egress, Output, TooBig, send};
+use super::egress::{Egress, Output, TooBig, count_sent, send};
 use super::flow::TagOp;
 use super::handover::HandoverTx;
 use super::pipeline::{Ingress, Pipeline, Source, Tally};
@@ -23,7 +23,7 @@ use super::tag;
 use super::underlay::Underlays;
 use super::{DatapathConfig, Event, Shared, WorkerShared};
 use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Offload, Pool};
-use crate::io::{RxQueue, RxReport, RxStatus, TxQueue, UnderlayReport, Unit};
+use crate::io::{RxQueue, RxReport, RxStatus, TxQueue, TxReport, UnderlayReport, Unit};
 use crate::snapshot::{BridgeEntry, PortEntry, PortId, Snapshot};
 use crate::wire::too_big;
 
@@ -102,6 +102,8 @@ pub(super) struct Forwarder {
     loop_reports: Bucket,
     /// Nor can they make us answer more often than this.
     answers: Bucket,
+    /// Whether packets wait in some sending side.
+    tx_waits: bool,
 }
 
 impl Forwarder {
@@ -126,6 +128,7 @@ impl Forwarder {
             underlays: Underlays::default(),
             loop_reports: Bucket::frames(LOOP_REPORTS_PER_SECOND),
             answers: Bucket::frames(ANSWERS_PER_SECOND),
+            tx_waits: false,
         })
     }
 
@@ -269,8 +272,30 @@ impl Forwarder {
             let unit = Unit { frame: 0, first_piece: 0, pieces_count: 0, offload: handed.offload, sole: true };
             let mut frames = [frame];
             send(lane.tx.as_mut(), row, counters, &mut self.pool, &mut frames, &[unit], &[]);
+            self.tx_waits |= lane.tx.waits();
             self.pool.free_all(frames);
         }
+    }
+
+    /// Whether something waits here that no descriptor will tell of: fragments for their first one, or packets for a
+    /// neighbour's address.
+    #[inline]
+    pub(super) fn is_waiting(&self) -> bool {
+        self.tx_waits || self.pipeline.router.holds_fragments()
+    }
+
+    /// Looks after what waits.
+    pub(super) fn settle(&mut self, watcher: &mut dyn Watcher) {
+        if std::mem::take(&mut self.tx_waits) {
+            let counters = &self.shared.workers[self.number].counters;
+            for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.tx.waits()) {
+                let mut report = TxReport::default();
+                lane.tx.settle(&mut self.pool, &mut report);
+                count_sent(counters, lane.entry.id.index(), &report);
+                self.tx_waits |= lane.tx.waits();
+            }
+        }
+        self.expire_fragments(watcher);
     }
 
     /// Processes a frame that the switch made as though `from` had received it.
@@ -333,6 +358,7 @@ impl Forwarder {
             };
             let mut output = Output { port: &lane.entry, queue: lane.tx.as_mut(), counters, now };
             self.egress.serve(&mut output, &mut self.burst, &self.scatter, &mut self.pool);
+            self.tx_waits |= lane.tx.waits();
         }
         self.scatter.clear();
         if self.egress.has_too_big() {
@@ -423,13 +449,8 @@ impl Forwarder {
         self.pool.free_all(frames);
     }
 
-    /// Whether fragments wait, so that the worker must look for them in time.
-    pub(super) fn holds_fragments(&self) -> bool {
-        self.pipeline.router.holds_fragments()
-    }
-
     /// Drops the fragments that have waited too long.
-    pub(super) fn expire_fragments(&mut self, watcher: &mut dyn Watcher) {
+    fn expire_fragments(&mut self, watcher: &mut dyn Watcher) {
         let now = Now::read();
         self.pipeline.router.expire_fragments(now.s);
         if !self.pipeline.router.pending.is_empty() {

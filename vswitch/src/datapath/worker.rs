@@ -42,8 +42,8 @@ const LOOKS_PER_POLL: u32 = 16;
 const RINGS_MAX: usize = 16;
 /// How many injected frames are processed before ports are served again.
 const INJECTIONS_PER_ROUND: usize = 2;
-/// How long a worker sleeps that has to look for fragments whose first one does not come.
-const FRAGMENTS_LOOK: Timespec = Timespec { tv_sec: 1, tv_nsec: 0 };
+/// How long a worker sleeps that has something which waits for a neighbour's address, or for a fragment.
+const WAITING_LOOK: Timespec = Timespec { tv_sec: 0, tv_nsec: 2_000_000 };
 /// The most descriptors that one wait reports.
 const EVENTS_MAX: usize = 64;
 
@@ -148,6 +148,9 @@ impl Worker {
             }
             let injects_more = self.inject();
             self.forwarder.take_handover();
+            if self.forwarder.is_waiting() {
+                self.forwarder.settle(&mut self.ready);
+            }
             if injects_more {
                 self.poll(&mut events);
                 work_since_poll = 0;
@@ -240,12 +243,8 @@ impl Worker {
                 Wait::Sleep => {
                     WorkerCells::add(&self.shared.workers[self.number].cells.sleeps, 1);
                     self.ready.rings.clear();
-                    if self.forwarder.holds_fragments() {
-                        self.sleep(events, Some(&FRAGMENTS_LOOK));
-                        self.forwarder.expire_fragments(&mut self.ready);
-                    } else {
-                        self.sleep(events, None);
-                    }
+                    let limit = self.forwarder.is_waiting().then_some(&WAITING_LOOK);
+                    self.sleep(events, limit);
                     break;
                 }
             }

@@ -209,6 +209,15 @@ pub trait TxQueue: Send {
     /// frame of `pool` in its place (a *sole* unit), or sends a copy.
     fn send(&mut self, pool: &mut Pool, frames: &mut [Frame], units: &[Unit], pieces: &[Piece], report: &mut TxReport);
 
+    /// Whether units wait in the queue for something else than room, such as a neighbour's address. They are not
+    /// accounted for yet.
+    fn waits(&self) -> bool {
+        false
+    }
+
+    /// Sends of what waits what can be sent by now, and gives up what has waited too long; accounts for both.
+    fn settle(&mut self, _pool: &mut Pool, _report: &mut TxReport) {}
+
     /// Gives back what the queue has of the pool, before it is dropped.
     fn close(&mut self, _pool: &mut Pool) {}
 }

@@ -55,6 +55,15 @@ struct Section {
     publications: Range<u32>,
 }
 
+/// Where a publication begins, or ends.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord)]
+struct Edge {
+    /// The first port that it applies to, or the first one behind it.
+    at: u32,
+    begins: bool,
+    publication: u32,
+}
+
 /// All published ports.
 #[derive(Debug, Default)]
 pub struct Services {
@@ -72,19 +81,19 @@ impl Services {
     #[must_use]
     pub fn new(publications: Vec<Publication>) -> Self {
         let mut services = Self::default();
-        // Where each of them begins and ends, by protocol and family.
-        let mut edges: HashMap<(u8, bool), Vec<(u32, bool, u32)>> = HashMap::new();
+        // By protocol and family.
+        let mut edges: HashMap<(u8, bool), Vec<Edge>> = HashMap::new();
         for (number, one) in (0u32..).zip(&publications) {
             let edges = edges.entry((one.protocol, one.target.is_ipv6())).or_default();
-            edges.push((u32::from(one.first), true, number));
-            edges.push((u32::from(one.last) + 1, false, number));
+            edges.push(Edge { at: u32::from(one.first), begins: true, publication: number });
+            edges.push(Edge { at: u32::from(one.last) + 1, begins: false, publication: number });
             services.targets.entry((one.protocol, one.target)).or_default().push(number);
         }
         for (key, mut edges) in edges {
             edges.sort_unstable();
             let sections = services.sections.entry(key).or_default();
             let (mut open, mut since): (Vec<u32>, u32) = (Vec::new(), 0);
-            for (at, begins, number) in edges {
+            for Edge { at, begins, publication: number } in edges {
                 if at > since && !open.is_empty() {
                     let begin = services.applying.len() as u32;
                     services.applying.extend(&open);

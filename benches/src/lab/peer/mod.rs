@@ -398,7 +398,7 @@ impl Topology {
         }
     }
 
-    /// The port of the next server, see [`FIRST_PORT`].
+    /// The port of the next server, see `FIRST_PORT`.
     #[must_use]
     pub fn next_port(&self) -> u16 {
         FIRST_PORT + self.servers.fetch_add(1, Ordering::Relaxed) % self.ports

@@ -151,7 +151,6 @@ impl Switch {
         let outside = self.ways_out();
         let loopback = self.way_to_host();
         self.follow_host_ports(!outside.is_empty(), self.is_loopback_wanted());
-        self.route_networks();
         if !outside.is_empty() && self.gateway.routes.is_none() {
             self.gateway.routes = self.uplinks.watch().ok().map(|watch| watch.next_hops());
         }
@@ -186,18 +185,6 @@ impl Switch {
     #[must_use]
     pub fn conntrack(&self) -> Arc<Conntrack> {
         Arc::clone(self.datapath.conntrack())
-    }
-
-    /// Tells the classifier which bridges' networks are known outside: those that are not masqueraded.
-    fn route_networks(&mut self) {
-        let routed =
-            self.desired.bridges.values().filter(|bridge| !bridge.l2 && !bridge.internal && !bridge.masquerade);
-        let networks: Vec<_> = routed.flat_map(BridgeRecord::host_addresses).collect();
-        if let Some(classifier) = self.uplinks.classifier()
-            && let Err(error) = classifier.set_routed_networks(networks)
-        {
-            tracing::warn!(%error, "containers with addresses that are known outside are not all reached");
-        }
     }
 
     fn is_outside_wanted(&self) -> bool {
@@ -274,7 +261,7 @@ impl Switch {
         let ids = ids.map_err(|error| {
             tracing::warn!(interface = %way.name, error = %error.message, "nothing is routed to and from it");
         });
-        let (bridge, (id, incarnation), underlay) = ids.ok()?;
+        let (bridge, [(id, incarnation), underlay]) = ids.ok()?;
         let link = RoutedLink::new(Arc::clone(&way.device), way.next_hops.clone(), way.index);
         let entry = PortEntry {
             id,
@@ -299,7 +286,7 @@ impl Switch {
     }
 
     /// The bridge of routed ports, and ids for one and its receiving side.
-    fn routed_ids(&mut self) -> Result<(BridgeId, (PortId, u64), (PortId, u64))> {
+    fn routed_ids(&mut self) -> Result<(BridgeId, [(PortId, u64); 2])> {
         let bridge = match self.gateway.bridge {
             Some(bridge) => bridge,
             None => {
@@ -308,7 +295,7 @@ impl Switch {
                 *self.gateway.bridge.insert(BridgeId(id))
             }
         };
-        Ok((bridge, self.new_port_id()?, self.new_port_id()?))
+        Ok((bridge, [self.new_port_id()?, self.new_port_id()?]))
     }
 
     /// Lets go of a routed port that no worker uses any more.

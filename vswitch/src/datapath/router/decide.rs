@@ -92,7 +92,10 @@ fn is_martian(address: IpAddr, place: Place) -> bool {
 fn is_impostor(source: &Source<'_>, address: IpAddr, place: Place) -> bool {
     let mut gateways = source.snapshot.bridges.iter().flatten().filter_map(|bridge| bridge.gateway.as_ref());
     match place {
-        Place::Container => source.bridge.gateway.as_ref().is_some_and(|gateway| gateway.is_broadcast(address)),
+        Place::Container => {
+            source.snapshot.routing.host_addresses.contains(&address)
+                || source.bridge.gateway.as_ref().is_some_and(|gateway| gateway.is_broadcast(address))
+        }
         Place::Outside => {
             source.snapshot.routing.host_addresses.contains(&address)
                 || gateways.any(|gateway| gateway.has_network_of(address))

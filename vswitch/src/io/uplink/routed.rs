@@ -4,7 +4,9 @@
 //!
 //! *Out.* With the `tc` carry the kernel finds the next hop, and what stands in the Ethernet header does not matter.
 //! With AF_XDP each packet gets the addresses that [`NextHops`] gives for its destination; they are kept until the
-//! generation changes, for so many destinations as are likely to be in use at a time.
+//! generation changes, for so many destinations as are likely to be in use at a time. What is for a neighbour that has
+//! yet to answer waits for up to a second (RFC 1122 section 2.3.2.2); tc needs nothing of the kind, since the kernel
+//! queues there.
 
 use std::collections::HashMap;
 use std::io;
@@ -13,13 +15,20 @@ use std::sync::Arc;
 
 use super::receive::UplinkRx;
 use super::{NextHop, NextHops, Resolution};
-use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Pool};
+use crate::datapath::clock::now_ns;
+use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Offload, Pool};
 use crate::io::{Caps, Device, Piece, RxQueue, TxQueue, TxReport, Underlay, UnderlayRx, Unit};
 use crate::wire::ethernet::{self, EtherType};
 use crate::wire::{ipv4, ipv6};
 
 /// Destinations whose next hops a worker keeps; all are forgotten when there are more.
 const DESTINATIONS_MAX: usize = 4096;
+/// Packets that wait for neighbours.
+const WAITING_MAX: usize = 64;
+/// Their bytes.
+const WAITING_BYTES_MAX: usize = 256 << 10;
+/// For how long they wait: the kernel asks three times in that time (`retrans_time_ms`).
+const PATIENCE_NS: u64 = 3_000_000_000;
 
 /// See the module's documentation. As a [`Device`] it sends, as an [`Underlay`] it receives.
 #[derive(Debug)]
@@ -79,6 +88,8 @@ impl Device for RoutedLink {
                 index: self.index,
                 generation: u64::MAX,
                 known: HashMap::new(),
+                waiting: Vec::new(),
+                waiting_generation: 0,
             }),
         })
     }
@@ -92,9 +103,41 @@ struct Addressing {
     /// The generation of the next hops that `known` are answers of.
     generation: u64,
     known: HashMap<IpAddr, Result<[u8; 12], DropReason>>,
+    waiting: Vec<Waiting>,
+    /// The generation in which the neighbours of those were looked for last.
+    waiting_generation: u64,
+}
+
+/// A packet for a neighbour that has yet to answer.
+struct Waiting {
+    to: IpAddr,
+    bytes: Vec<u8>,
+    offload: Offload,
+    since_ns: u64,
 }
 
 impl Addressing {
+    /// Forgets answers that may have changed.
+    fn refresh(&mut self) {
+        let generation = self.next_hops.generation();
+        if self.generation != generation {
+            self.known.clear();
+            self.generation = generation;
+        }
+    }
+
+    /// Has a packet wait; whether there was room.
+    fn hold(&mut self, to: IpAddr, frame: &Frame) -> bool {
+        let bytes: usize = self.waiting.iter().map(|waiting| waiting.bytes.len()).sum();
+        let has_room = self.waiting.len() < WAITING_MAX && bytes + frame.len() <= WAITING_BYTES_MAX;
+        if has_room && frame.is_linear() {
+            let (bytes, offload) = (frame.data().to_vec(), frame.offload);
+            self.waiting.push(Waiting { to, bytes, offload, since_ns: now_ns() });
+            return true;
+        }
+        false
+    }
+
     fn macs_to(&mut self, destination: IpAddr) -> Result<[u8; 12], DropReason> {
         if let Some(known) = self.known.get(&destination) {
             return *known;
@@ -143,28 +186,71 @@ fn destination_of(frame: &[u8]) -> Option<IpAddr> {
 
 impl TxQueue for Addressing {
     fn send(&mut self, pool: &mut Pool, frames: &mut [Frame], units: &[Unit], pieces: &[Piece], report: &mut TxReport) {
-        let generation = self.next_hops.generation();
-        if self.generation != generation {
-            self.known.clear();
-            self.generation = generation;
-        }
+        self.refresh();
         let mut sent = arrayvec::ArrayVec::<Unit, BURST_FRAMES_MAX>::new();
         for unit in units {
             let frame = &mut frames[usize::from(unit.frame)];
-            let macs = destination_of(frame.data()).ok_or(DropReason::Malformed).and_then(|to| self.macs_to(to));
-            match (macs, frame.data_mut().first_chunk_mut::<12>()) {
-                (Ok(macs), Some(header)) => {
-                    *header = macs;
+            let Some(to) = destination_of(frame.data()) else {
+                report.drop_unit(DropReason::Malformed);
+                continue;
+            };
+            match self.macs_to(to) {
+                // It has a destination, and so an Ethernet header.
+                Ok(macs) => {
+                    frame.data_mut()[..12].copy_from_slice(&macs);
                     sent.push(*unit);
                 }
-                (Err(reason), _) => report.drop_unit(reason),
-                (Ok(_), None) => report.drop_unit(DropReason::Malformed),
+                Err(DropReason::NoNeighbour) if unit.pieces_count == 0 && self.hold(to, frame) => {}
+                Err(reason) => report.drop_unit(reason),
             }
         }
         self.queue.send(pool, frames, &sent, pieces, report);
     }
 
+    fn waits(&self) -> bool {
+        !self.waiting.is_empty()
+    }
+
+    fn settle(&mut self, pool: &mut Pool, report: &mut TxReport) {
+        self.refresh();
+        let now_ns = now_ns();
+        let is_new = self.waiting_generation != self.generation;
+        self.waiting_generation = self.generation;
+        for waiting in std::mem::take(&mut self.waiting) {
+            let macs = if is_new { self.macs_to(waiting.to) } else { Err(DropReason::NoNeighbour) };
+            match (macs, pool.alloc()) {
+                (Ok(macs), Some(mut frame)) => {
+                    frame.copy_from(&waiting.bytes);
+                    frame.offload = waiting.offload;
+                    if let Some(header) = frame.data_mut().first_chunk_mut::<12>() {
+                        *header = macs;
+                    }
+                    let offload = frame.offload;
+                    let unit = Unit { frame: 0, first_piece: 0, pieces_count: 0, offload, sole: true };
+                    let mut frames = [frame];
+                    self.queue.send(pool, &mut frames, &[unit], &[], report);
+                    pool.free_all(frames);
+                }
+                (macs, frame) => {
+                    pool.free_all(frame);
+                    match macs {
+                        Err(DropReason::NoNeighbour) if now_ns.saturating_sub(waiting.since_ns) < PATIENCE_NS => {
+                            self.waiting.push(waiting);
+                        }
+                        Err(reason) => report.drop_unit(reason),
+                        Ok(_) => report.drop_unit(DropReason::PoolEmpty),
+                    }
+                }
+            }
+        }
+    }
+
     fn close(&mut self, pool: &mut Pool) {
+        self.waiting.clear();
         self.queue.close(pool);
     }
 }
+
+#[cfg(test)]
+#[path = "routed_tests.rs"]
+mod tests;
