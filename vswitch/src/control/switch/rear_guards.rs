@@ -17,7 +17,7 @@ use crate::datapath::clock::now_ns;
 const WATCH: Duration = Duration::from_secs(60);
 
 impl Switch {
-    /// Makes the guards stand from now on for [`WATCH`], in the place of those of the daemon before. To be called when
+    /// Makes the guards stand from now on for a minute, in the place of those of the daemon before. To be called when
     /// everything is in place, and every second.
     pub fn keep_watch(&mut self) {
         let deadline = Duration::from_nanos(now_ns()) + WATCH;
