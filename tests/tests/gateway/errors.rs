@@ -110,7 +110,7 @@ fn the_embedded_packet_is_the_one_that_was_sent() {
         let packet = header.udp(4321, 9, b"is anybody there");
         must(inside.send(&unpadded(to, from, if ipv6 { IPV6 } else { IPV4 }, &packet)));
         let wanted = if ipv6 { (1, 4) } else { (3, 3) };
-        let errors = must(inside.recv_all(Duration::from_millis(500), |frame| {
+        let errors = must(inside.recv_all(Duration::from_secs(2), |frame| {
             Seen::parse(frame).is_some_and(|seen| seen.icmp() == Some(wanted))
         }));
         assert_eq!(errors.len(), 1);
@@ -191,7 +191,7 @@ fn an_error_of_somebody_elses_reaches_nobody() {
     let sent = Header::new(host(false), far(false)).udp(seen.port(), target.port(), b"question");
     let real = Header::new(near(false), host(false)).icmp(3, 1, [0; 4], &sent);
     must(outside.send(&unpadded(to, from, IPV4, &real)));
-    let errors = must(inside.recv_all(Duration::from_millis(500), |frame| {
+    let errors = must(inside.recv_all(Duration::from_millis(1500), |frame| {
         Seen::parse(frame).is_some_and(|seen| seen.icmp() == Some((3, 1)))
     }));
     assert_eq!(errors.len(), 1, "{errors:?}");

@@ -55,7 +55,7 @@ fn one_endpoint_of_tcp_too() {
     for target in [near(false), near_second(false), far(false)] {
         let syn = Header::new(address(&ports[0], false), target).tcp(40_001, 80, 1, 0, 2);
         must(inside.send(&unpadded(to, from, IPV4, &syn)));
-        let frames = must(outside.recv_all(Duration::from_millis(300), |frame| {
+        let frames = must(outside.recv_all(Duration::from_millis(1500), |frame| {
             Seen::parse(frame).is_some_and(|seen| seen.protocol == protocol::TCP && seen.destination == target)
         }));
         seen.insert(Seen::parse(frames.first().expect("a SYN")).expect("a packet").endpoints().0);
@@ -200,7 +200,7 @@ fn an_unsolicited_syn_is_not_answered_at_once() {
     let (gateway_mac, own) = (parse_mac(lab.bridge("br0").mac.as_deref().expect("a MAC")), parse_mac(&ports[0].mac));
     let syn = Header::new(address(&ports[0], false), near(false)).tcp(40_001, 80, 1, 0, 2);
     must(inside.send(&unpadded(gateway_mac, own, IPV4, &syn)));
-    let frames = must(outside.recv_all(Duration::from_millis(300), |frame| {
+    let frames = must(outside.recv_all(Duration::from_millis(1500), |frame| {
         Seen::parse(frame).is_some_and(|seen| seen.protocol == protocol::TCP)
     }));
     let mapped = Seen::parse(frames.first().expect("a SYN")).expect("a packet").endpoints().0;
@@ -330,7 +330,7 @@ fn exhaustion_is_said_and_counted() {
         for port in 1024..1200 {
             must(inside.send(&unpadded(to, from, IPV4, &header.udp(port, 9999, b"one more"))));
         }
-        let errors = must(inside.recv_all(Duration::from_millis(400), |frame| {
+        let errors = must(inside.recv_all(Duration::from_millis(1500), |frame| {
             Seen::parse(frame).is_some_and(|seen| seen.icmp() == Some((3, 13)))
         }));
         let error = Seen::parse(errors.first().expect("ICMP's code 13")).expect("a packet");

@@ -269,7 +269,7 @@ fn the_segment_size_fits_the_way_out_if_asked() {
         let mss_of = |wanted: u16| {
             let server = must(Server::any(Protocol::Tcp, lab.near(), ipv6, 0));
             must(server.meet(lab.container("a"), SocketAddr::new(near(ipv6), must(server.address()).port())));
-            let syns = must(wire.recv_all(Duration::from_millis(300), |frame| {
+            let syns = must(wire.recv_all(Duration::from_millis(1500), |frame| {
                 Seen::parse(frame).is_some_and(|seen| seen.protocol == 6 && seen.payload[13] & 0x12 == 2)
             }));
             let seen = Seen::parse(syns.last().expect("a SYN")).expect("a packet");
