@@ -139,7 +139,8 @@ fn the_gateway_says_what_it_cannot_reach() {
     for ipv6 in [false, true] {
         must(lab.host().ip(&format!("-{} route del default", if ipv6 { 6 } else { 4 })));
         let mut ping = lab.container("a").command("ping");
-        ping.args(["-n", "-c", "2", "-i", "0.3", "-W", "2", &far(ipv6).to_string()]);
+        // The switch hears of it a moment later.
+        ping.args(["-n", "-c", "6", "-i", "0.5", "-W", "2", &far(ipv6).to_string()]);
         let text = String::from_utf8_lossy(&must(ping.output()).stdout).into_owned();
         let gateway = gateway(&lab, "br0", ipv6);
         assert!(text.to_lowercase().contains(&format!("from {gateway}")), "{text}");
