@@ -114,7 +114,11 @@ fn three_implementations_are_one_network() {
             }
         }
         let captured = must(capture.stop());
-        let faults = must(captured.faults());
+        // Once in 65,536 packets Open vSwitch's own updates leave the checksum's other zero (RFC 1624), which is right, and
+        // which tshark remarks upon.
+        let ovs = format!(" {},", address(OVS, over_ipv6));
+        let other_zero = |line: &String| line.contains("CHECKSUM 0xFFFF") && line.contains(&ovs);
+        let faults: Vec<_> = must(captured.faults()).into_iter().filter(|line| !other_zero(line)).collect();
         assert!(
             faults.is_empty(),
             "underlay of {mtu}, IPv6 {over_ipv6}: {} faults\n{}",

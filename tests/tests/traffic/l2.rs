@@ -11,6 +11,7 @@ use vswitch_tests::process::wait_until;
 use vswitch_tests::raw::PacketSocket;
 
 use super::raw_lab;
+use vswitch_tests::lab::PortTypes;
 
 const QUIET: Duration = Duration::from_millis(150);
 
@@ -210,8 +211,11 @@ fn a_broadcast_storm_is_limited_and_counted() {
     let overrun = lab.drops("br0", "a", "rx-overrun");
     let dropped = lab.drops("br0", "a", "storm") + overrun;
     let delivered = received(&b).len() as u64;
-    assert_eq!(lab.port_stats("br0", "a").total.rx_frames - before, 1000);
-    assert_eq!(delivered + dropped, 1000);
+    let arrived = lab.port_stats("br0", "a").total.rx_frames - before;
+    // What overruns a veth pair's own queue was never received.
+    let sure = if crate::PORTS == PortTypes::Tap { 1000 } else { 900 };
+    assert!((sure..=1000).contains(&arrived), "{arrived} of 1000 arrived");
+    assert_eq!(delivered + dropped, arrived);
     assert!((1..=400).contains(&delivered), "{delivered} of 1000 delivered at a limit of 100 per second");
     // Known unicast is no storm.
     must(b.send(&test_frame(mac(1), mac(2))));
@@ -220,7 +224,8 @@ fn a_broadcast_storm_is_limited_and_counted() {
         must(a.send(&test_frame(mac(2), mac(1))));
     }
     let delivered = received(&b).len() as u64;
-    assert_eq!(delivered + lab.drops("br0", "a", "rx-overrun") - overrun, 500);
+    let lost = 500 - (delivered + lab.drops("br0", "a", "rx-overrun") - overrun);
+    assert!(lost <= if crate::PORTS == PortTypes::Tap { 0 } else { 50 }, "{lost} of 500 lost");
     lab.finish();
 }
 
