@@ -232,7 +232,7 @@ impl Classifier {
                 return Err(service::taken_at_all(protocol, ipv6, port));
             }
         }
-        let bits = at.families().iter().fold(0, |bits, &ipv6| bits | bit(protocol.flow(), ipv6));
+        let bits = bits_at(protocol, at);
         ports.for_each(|port| self.published.set(port, bits));
         Ok(())
     }
@@ -251,7 +251,7 @@ impl Classifier {
         if let HostAddresses::One(address) = at {
             return self.serve(protocol, address, &ports, Counter::Published, false);
         }
-        let bits = at.families().iter().fold(0, |bits, &ipv6| bits | bit(protocol.flow(), ipv6));
+        let bits = bits_at(protocol, at);
         ports.for_each(|port| self.published.clear(port, bits));
         Ok(())
     }
@@ -445,4 +445,9 @@ pub(super) fn wrong_map(name: &str) -> ClassifierError {
 fn raise_memlock() {
     // A refusal shows when a map is made.
     let _ = rustix::process::setrlimit(Resource::Memlock, Rlimit { current: None, maximum: None });
+}
+
+/// The bits of a port that is published at all addresses of a family, or of both.
+fn bits_at(protocol: Protocol, at: HostAddresses) -> u8 {
+    at.families().iter().fold(0, |bits, &ipv6| bits | bit(protocol.flow(), ipv6))
 }

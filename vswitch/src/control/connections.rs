@@ -10,12 +10,10 @@ use std::os::unix::fs::OpenOptionsExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use super::switch::identity::boot_id;
 use crate::datapath::clock::now_s;
 use crate::nat::ExternalPorts;
 use crate::nat::conntrack::{Conntrack, ConntrackConfig, Restored, Storage};
-
-/// Where the kernel says which boot this is.
-const BOOT_ID: &str = "/proc/sys/kernel/random/boot_id";
 
 /// Where the connections of the daemon with this control socket are.
 #[must_use]
@@ -34,10 +32,9 @@ pub fn open(path: &Path, ports: Arc<dyn ExternalPorts>) -> io::Result<(Arc<Connt
         fs::create_dir_all(directory)?;
     }
     let file: File = OpenOptions::new().read(true).write(true).create(true).truncate(false).mode(0o600).open(path)?;
-    let boot = fs::read_to_string(BOOT_ID)?;
     let mut secret = [0; 16];
     rustix::rand::getrandom(&mut secret, rustix::rand::GetRandomFlags::empty())?;
-    let storage = Storage::File { file, boot_id: boot_number(&boot) };
+    let storage = Storage::File { file, boot_id: boot_number(&boot_id()?) };
     let (conntrack, restored) = Conntrack::open(storage, ConntrackConfig::default(), ports, secret, now_s())?;
     Ok((Arc::new(conntrack), restored))
 }

@@ -5,27 +5,25 @@
 //! thread around it ([`super::worker`]) decides which port to serve and when to sleep; tests and
 //! benchmarks turn the crank themselves ([`super::inline`]).
 
+mod aftermath;
+
 use std::os::fd::BorrowedFd;
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
 use super::clock::Now;
 use super::counters::{Cell, CounterTable, INJECTED_ROW, WorkerCells};
-use super::egress::{Egress, Output, TooBig, count_sent, send};
-use super::flow::TagOp;
+use super::egress::{Egress, Output, send};
 use super::handover::HandoverTx;
 use super::pipeline::{Ingress, Pipeline, Source, Tally};
 use super::rate::Bucket;
 use super::resolve::Loop;
-use super::router::{self, HeldFragment, Pending, Question};
 use super::scatter::Scatter;
-use super::tag;
 use super::underlay::Underlays;
 use super::{DatapathConfig, Event, Shared, WorkerShared};
-use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Offload, Pool};
-use crate::io::{RxQueue, RxReport, RxStatus, TxQueue, TxReport, UnderlayReport, Unit};
+use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Pool};
+use crate::io::{RxQueue, RxReport, RxStatus, TxQueue, UnderlayReport, Unit};
 use crate::snapshot::{BridgeEntry, PortEntry, PortId, Snapshot};
-use crate::wire::too_big;
 
 /// Bytes after which a burst is full: a second super-frame would push the first one out of the
 /// cache before it is sent.
@@ -277,27 +275,6 @@ impl Forwarder {
         }
     }
 
-    /// Whether something waits here that no descriptor will tell of: fragments for their first one, or packets for a
-    /// neighbour's address.
-    #[inline]
-    pub(super) fn is_waiting(&self) -> bool {
-        self.tx_waits || self.pipeline.router.holds_fragments()
-    }
-
-    /// Looks after what waits.
-    pub(super) fn settle(&mut self, watcher: &mut dyn Watcher) {
-        if std::mem::take(&mut self.tx_waits) {
-            let counters = &self.shared.workers[self.number].counters;
-            for lane in self.lanes.iter_mut().flatten().filter(|lane| lane.tx.waits()) {
-                let mut report = TxReport::default();
-                lane.tx.settle(&mut self.pool, &mut report);
-                count_sent(counters, lane.entry.id.index(), &report);
-                self.tx_waits |= lane.tx.waits();
-            }
-        }
-        self.expire_fragments(watcher);
-    }
-
     /// Processes a frame that the switch made as though `from` had received it.
     pub(super) fn inject(&mut self, from: PortId, bytes: &[u8], watcher: &mut dyn Watcher) {
         // An empty pool is impossible between two bursts; the frame would not have existed.
@@ -375,107 +352,6 @@ impl Forwarder {
         WorkerCells::add(&cells.cache_misses, u64::from(tally.misses));
         cells.frames_outstanding.store(self.pool.outstanding() as u64, Ordering::Relaxed);
         bytes
-    }
-
-    /// Does what the router has left to be done: tells senders why, asks for stations, goes on with fragments.
-    #[cold]
-    fn finish_routing(&mut self, port: PortId, now: Now, watcher: &mut dyn Watcher) {
-        let Pending { refused, questions, released, given_up } = std::mem::take(&mut self.pipeline.router.pending);
-        for refusal in &refused {
-            if !self.answers.admit_frame(now.ns) {
-                break;
-            }
-            let Some(mut answer) = self.pool.alloc() else { break };
-            let frame = &self.burst[usize::from(refusal.frame)];
-            match refusal.write(frame, answer.area_mut(0)) {
-                Some(bytes) => {
-                    answer.set_len(bytes);
-                    self.answer(port, answer);
-                }
-                None => self.pool.free(answer),
-            }
-        }
-        self.pool.free_all(self.burst.drain(..));
-        for (HeldFragment { from, incarnation, .. }, reason) in given_up {
-            let row = if self.is_same(from, incarnation) { from.index() } else { INJECTED_ROW };
-            let counters = &self.shared.workers[self.number].counters;
-            counters.add(row, Cell::RxFrames, 1);
-            counters.add_drops(row, reason, 1);
-        }
-        for HeldFragment { from, incarnation, bytes, offload } in released {
-            let frame = self.pool.alloc().filter(|_| self.is_same(from, incarnation));
-            let Some(mut frame) = frame else {
-                let counters = &self.shared.workers[self.number].counters;
-                counters.add(INJECTED_ROW, Cell::RxFrames, 1);
-                counters.add_drops(INJECTED_ROW, DropReason::PortDetached, 1);
-                continue;
-            };
-            frame.copy_from(&bytes);
-            frame.offload = offload;
-            self.burst.push(frame);
-            self.process_burst(from, from.index(), watcher);
-        }
-        for Question { bridge, station } in questions {
-            let gateway = self.snapshot.bridge(bridge).and_then(|bridge| bridge.gateway.clone());
-            let Some((gateway, host)) = gateway.and_then(|gateway| Some((Arc::clone(&gateway), gateway.host?))) else {
-                continue;
-            };
-            // Questions are floods, and nobody may cause more of them than the gateway would answer.
-            if self.answers.admit_frame(now.ns)
-                && let Some(question) = router::answers::question(&gateway, station)
-            {
-                self.inject(host, &question, watcher);
-            }
-        }
-    }
-
-    fn is_same(&self, port: PortId, incarnation: u64) -> bool {
-        let lane = self.lanes.get(port.index()).and_then(Option::as_ref);
-        lane.is_some_and(|lane| lane.entry.incarnation == incarnation)
-    }
-
-    /// Sends what the switch says itself through `port`.
-    fn answer(&mut self, port: PortId, answer: Frame) {
-        let Some(lane) = self.lanes.get_mut(port.index()).and_then(Option::as_mut) else {
-            self.pool.free(answer);
-            return;
-        };
-        let counters = &self.shared.workers[self.number].counters;
-        counters.add(INJECTED_ROW, Cell::RxFrames, 1);
-        counters.add(INJECTED_ROW, Cell::RxBytes, answer.len() as u64);
-        let unit = Unit { frame: 0, first_piece: 0, pieces_count: 0, offload: Offload::NONE, sole: true };
-        let mut frames = [answer];
-        send(lane.tx.as_mut(), port.index(), counters, &mut self.pool, &mut frames, &[unit], &[]);
-        self.pool.free_all(frames);
-    }
-
-    /// Drops the fragments that have waited too long.
-    fn expire_fragments(&mut self, watcher: &mut dyn Watcher) {
-        let now = Now::read();
-        self.pipeline.router.expire_fragments(now.s);
-        if !self.pipeline.router.pending.is_empty() {
-            self.finish_routing(PortId(u16::MAX), now, watcher);
-        }
-    }
-
-    /// Tells the senders of frames of the burst that were too big, through the port that they came from.
-    #[cold]
-    fn answer_too_big(&mut self, port: PortId, now: Now) {
-        for TooBig { frame, tag, packet_bytes, mtu } in self.egress.take_too_big() {
-            if !self.answers.admit_frame(now.ns) {
-                return;
-            }
-            let Some(mut answer) = self.pool.alloc() else { return };
-            let frame = &self.burst[usize::from(frame)];
-            if let Some(bytes) = too_big::too_big(frame.data(), packet_bytes, mtu, answer.area_mut(0)) {
-                answer.set_len(bytes);
-                answer.tagged = frame.tagged;
-                tag::apply(&mut answer, tag.map_or(TagOp::Untag, TagOp::Tag));
-                self.answer(port, answer);
-            } else {
-                self.pool.free(answer);
-            }
-        }
     }
 
     /// Stops reading a port whose interface is gone, and says so.

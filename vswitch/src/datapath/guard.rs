@@ -14,11 +14,8 @@ use super::flow::FlowKey;
 use crate::frame::DropReason;
 use crate::snapshot::{GatewayEntry, Guard};
 use crate::wire::ethernet::{self, EtherType};
-use crate::wire::{arp, ipv4, ipv6, protocol};
-
-const ROUTER_ADVERTISEMENT: u8 = 134;
-const NEIGHBOR_ADVERTISEMENT: u8 = 136;
-const REDIRECT: u8 = 137;
+use crate::wire::icmpv6::{NEIGHBOR_ADVERTISEMENT, REDIRECT, ROUTER_ADVERTISEMENT};
+use crate::wire::{MacAddr, arp, ipv4, ipv6, protocol};
 
 /// Whether the container behind `guard` may send `frame`.
 ///
@@ -50,10 +47,7 @@ fn check_others(guard: &Guard, gateway: Option<&GatewayEntry>, frame: &[u8]) -> 
     let Ok((ethertype, at)) = ethernet::skip_tags(frame) else { return Ok(()) };
     let payload = frame.get(at..).unwrap_or_default();
     match ethertype {
-        EtherType::IPV4 => match payload.get(12..).and_then(<[u8]>::first_chunk::<4>) {
-            Some(source) => may_use(guard, gateway, IpAddr::from(*source)),
-            None => Ok(()),
-        },
+        EtherType::IPV4 => ipv4_source(payload).map_or(Ok(()), |source| may_use(guard, gateway, source)),
         EtherType::IPV6 => check_ipv6(guard, gateway, payload),
         EtherType::ARP => {
             let Ok(packet) = arp::Packet::new_checked(payload) else { return Ok(()) };
@@ -98,6 +92,10 @@ fn check_ipv6(guard: &Guard, gateway: Option<&GatewayEntry>, payload: &[u8]) -> 
     }
 }
 
+fn ipv4_source(packet: &[u8]) -> Option<IpAddr> {
+    packet.get(12..).and_then(<[u8]>::first_chunk::<4>).map(|octets| IpAddr::from(*octets))
+}
+
 fn address_at(bytes: &[u8], at: usize) -> Option<IpAddr> {
     bytes.get(at..).and_then(<[u8]>::first_chunk::<16>).map(|octets| IpAddr::V6(Ipv6Addr::from(*octets)))
 }
@@ -120,9 +118,9 @@ fn may_use(guard: &Guard, gateway: Option<&GatewayEntry>, address: IpAddr) -> Re
 
 /// Whether a link-local address is not that of an Ethernet address other than `mac`.
 fn is_not_anothers(address: Ipv6Addr, mac: [u8; 6]) -> bool {
-    let id: [u8; 8] = address.octets()[8..].try_into().unwrap_or_default();
-    let [a, b, c, 0xff, 0xfe, d, e, f] = id else { return true };
-    [a ^ 2, b, c, d, e, f] == mac
+    let is_made_of_one = address.octets()[11..13] == [0xff, 0xfe];
+    let own = MacAddr(mac).link_local();
+    !is_made_of_one || address.octets()[8..] == own.octets()[8..]
 }
 
 /// Whether the host may send `frame` into a bridge with a gateway: only as itself. What comes from elsewhere was
@@ -134,16 +132,15 @@ pub(super) fn check_host(gateway: &GatewayEntry, own: &HashSet<IpAddr>, frame: &
     let Ok((ethertype, at)) = ethernet::skip_tags(frame) else { return Ok(()) };
     let payload = frame.get(at..).unwrap_or_default();
     let source = match ethertype {
-        EtherType::IPV4 => payload.get(12..).and_then(<[u8]>::first_chunk::<4>).map(|octets| IpAddr::from(*octets)),
+        EtherType::IPV4 => ipv4_source(payload),
         EtherType::IPV6 => address_at(payload, 8),
         _ => None,
     };
     match source {
         None => Ok(()),
-        Some(source) if gateway.is_own(source) || own.contains(&source) => Ok(()),
+        Some(source) if gateway.is_own(source) || own.contains(&source) || source.is_unspecified() => Ok(()),
         // Link-local addresses are never forwarded (RFC 4291 section 2.5.6): it is the host that says so.
-        Some(IpAddr::V6(source)) if source.is_unspecified() || source.is_unicast_link_local() => Ok(()),
-        Some(source) if source.is_unspecified() => Ok(()),
+        Some(IpAddr::V6(source)) if source.is_unicast_link_local() => Ok(()),
         Some(_) => Err(DropReason::NotPublished),
     }
 }

@@ -150,8 +150,9 @@ impl Pipeline {
                         to_gateway |= u64::from(way == Way::Routed) << at;
                         self.router.prefetch(at, frame, source.port.id);
                     }
-                    let hash = if way == Way::Routed { 0 } else { self.cache.hash(key) };
+                    let mut hash = 0;
                     if way != Way::Routed {
+                        hash = self.cache.hash(key);
                         self.cache.prefetch(hash);
                     }
                     self.flows[at] = (key, hash);
@@ -178,15 +179,23 @@ impl Pipeline {
             }
             if routed & 1 << at != 0 {
                 let (verdict, hit) = self.router.route(source, at, frame, self.flows[at].0, to_gateway & 1 << at != 0);
-                *if hit { &mut tally.hits } else { &mut tally.misses } += 1;
-                match verdict {
-                    Routed::Send(port) => out.push(port, at as u16, TagOp::Keep, true),
-                    Routed::Drop(reason) => tally.drop_frame(reason),
-                    Routed::Held => tally.held += 1,
-                    Routed::Bridge => *if hit { &mut tally.hits } else { &mut tally.misses } -= 1,
-                }
                 if verdict != Routed::Bridge {
-                    continue;
+                    *if hit { &mut tally.hits } else { &mut tally.misses } += 1;
+                }
+                match verdict {
+                    Routed::Send(port) => {
+                        out.push(port, at as u16, TagOp::Keep, true);
+                        continue;
+                    }
+                    Routed::Drop(reason) => {
+                        tally.drop_frame(reason);
+                        continue;
+                    }
+                    Routed::Held => {
+                        tally.held += 1;
+                        continue;
+                    }
+                    Routed::Bridge => {}
                 }
             }
             let (key, hash) = self.flows[at];

@@ -12,6 +12,7 @@ use super::PortId;
 use crate::datapath::neighbours::Neighbours;
 use crate::io::uplink::{NextHop, NextHops, Resolution};
 use crate::nat::Services;
+use crate::wire::MacAddr;
 
 /// A container's interface as the gateway reaches it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -66,9 +67,7 @@ impl GatewayEntry {
     /// Whether `address` is the link-local one that the host's interface has made of its Ethernet address.
     #[must_use]
     pub fn is_own_link_local(&self, address: IpAddr) -> bool {
-        let [a, b, c, d, e, f] = self.mac;
-        let id = [a ^ 2, b, c, 0xff, 0xfe, d, e, f];
-        matches!(address, IpAddr::V6(v6) if v6.octets()[..8] == [0xfe, 0x80, 0, 0, 0, 0, 0, 0] && v6.octets()[8..] == id)
+        address == IpAddr::V6(MacAddr(self.mac).link_local())
     }
 
     /// The gateway's address in the family of `other`.

@@ -23,6 +23,8 @@ pub const PARAMETER_PROBLEM: u8 = 4;
 pub const ECHO_REQUEST: u8 = 128;
 /// The type of an echo reply.
 pub const ECHO_REPLY: u8 = 129;
+/// A router and its prefixes (RFC 4861 section 4.2).
+pub const ROUTER_ADVERTISEMENT: u8 = 134;
 /// The type of a neighbour solicitation.
 pub const NEIGHBOR_SOLICITATION: u8 = 135;
 /// The type of a neighbour advertisement.

@@ -35,6 +35,13 @@ impl MacAddr {
         Self([0x33, 0x33, o[12], o[13], o[14], o[15]])
     }
 
+    /// The link-local address that hosts make of it (RFC 4291 appendix A, modified EUI-64).
+    #[must_use]
+    pub const fn link_local(self) -> std::net::Ipv6Addr {
+        let [a, b, c, d, e, f] = self.0;
+        std::net::Ipv6Addr::from_octets([0xfe, 0x80, 0, 0, 0, 0, 0, 0, a ^ 2, b, c, 0xff, 0xfe, d, e, f])
+    }
+
     /// Whether the address is a group's: broadcast or multicast (the I/G bit).
     #[inline]
     #[must_use]

@@ -148,9 +148,14 @@ impl Switch {
         if has_gateway && let Err(error) = self.uplinks.watch() {
             tracing::warn!(error = %error.message, "the host's addresses are not known");
         }
-        let outside = self.ways_out();
-        let loopback = self.way_to_host();
-        self.follow_host_ports(!outside.is_empty(), self.is_loopback_wanted());
+        let outside_wanted = self.is_outside_wanted();
+        let loopback_wanted = self.is_loopback_wanted();
+        if outside_wanted || loopback_wanted {
+            self.claim_ways(outside_wanted, loopback_wanted);
+        }
+        let outside = if outside_wanted { self.ways_out() } else { Vec::new() };
+        let loopback = self.loopback_carry().filter(|_| loopback_wanted).map(Way::from);
+        self.follow_host_ports(!outside.is_empty(), loopback_wanted);
         if !outside.is_empty() && self.gateway.routes.is_none() {
             self.gateway.routes = self.uplinks.watch().ok().map(|watch| watch.next_hops());
         }
@@ -197,35 +202,24 @@ impl Switch {
         ports.into_iter().any(|port| !port.publications.is_empty())
     }
 
-    /// The shared uplinks, if anything is to leave through them.
-    fn ways_out(&mut self) -> Vec<Way> {
-        if !self.is_outside_wanted() {
-            return Vec::new();
+    /// Says what is needed, and has the host's interfaces looked at once for both.
+    fn claim_ways(&mut self, outside: bool, loopback: bool) {
+        if let Err(error) = self.uplinks.watch() {
+            tracing::warn!(error = %error.message, "nothing leaves the host, and the host does not reach what is published");
+            return;
         }
-        let carries = self.claim_uplink(UPLINK_CLAIM).unwrap_or_else(|error| {
-            tracing::warn!(error = %error.message, "nothing leaves the host");
-            Vec::new()
-        });
+        self.uplinks.claim(outside.then_some(UPLINK_CLAIM), loopback.then_some(LOOPBACK_CLAIM));
+        self.follow_shared();
+    }
+
+    /// The shared uplinks as packets leave by them.
+    fn ways_out(&self) -> Vec<Way> {
         let way = |carry: SharedCarry| {
             let addresses = self.uplinks.look(|mirror| mirror.source_addresses(carry.index)).unwrap_or_default();
             let SharedCarry { index, name, mtu, device, next_hops, tap, .. } = carry;
             Way { index, name, mtu, addresses, device, next_hops, tap }
         };
-        carries.into_iter().map(way).collect()
-    }
-
-    /// The host's loopback interface, if anything is published.
-    fn way_to_host(&mut self) -> Option<Way> {
-        if !self.is_loopback_wanted() {
-            return None;
-        }
-        let carry = self.claim_loopback(LOOPBACK_CLAIM);
-        carry
-            .unwrap_or_else(|error| {
-                tracing::warn!(error = %error.message, "the host does not reach what is published");
-                None
-            })
-            .map(Way::from)
+        self.shared_carries().into_iter().map(way).collect()
     }
 
     /// Leaves interfaces of the host alone that nothing needs any more, and that the datapath does not have.

@@ -24,7 +24,7 @@ use crate::control::netns::{Holders, Netns, NetnsId, NetnsRef, census};
 ///
 /// # Errors
 /// `/proc` is not mounted.
-pub(super) fn boot_id() -> io::Result<String> {
+pub(in crate::control) fn boot_id() -> io::Result<String> {
     Ok(std::fs::read_to_string("/proc/sys/kernel/random/boot_id")?.trim().to_owned())
 }
 

@@ -2,7 +2,7 @@
 //!
 //! Theory of operation: what a program sends to 127.0.0.1, to ::1 or to any other address of its host never sees an
 //! uplink; it loops through the host's loopback interface. That interface is carried in the manner of a shared uplink
-//! ([`Carry::loopback`]), and only while something is published ([`Switch::claim_loopback`]). It stays the host's: what
+//! ([`Carry::loopback`]), and only while something is published. It stays the host's: what
 //! is not published passes, and when the daemon ends, by whatever signal, its TAP and its programs are gone, but for the
 //! rear guard.
 
@@ -12,7 +12,6 @@ use std::sync::Arc;
 use super::Switch;
 use super::live::Detached;
 use crate::control::netlink::monitor::HostLink;
-use crate::control::refusal::Result;
 use crate::control::uplink::carry::Carry;
 use crate::io::Device;
 
@@ -45,6 +44,10 @@ impl Default for LiveLoopback {
 }
 
 impl LiveLoopback {
+    pub(super) fn claim(&mut self, who: Option<&str>) {
+        self.claims.extend(who.map(str::to_owned));
+    }
+
     pub(super) fn is_attached(&self) -> bool {
         self.attachment.is_ok()
     }
@@ -59,18 +62,6 @@ impl LiveLoopback {
 }
 
 impl Switch {
-    /// Says that `who` needs the host's loopback interface, which is carried from now on; none if that cannot be had
-    /// now: it is tried again, see [`Switch::loopback_carry`].
-    ///
-    /// # Errors
-    /// The host cannot be watched.
-    pub fn claim_loopback(&mut self, who: &str) -> Result<Option<LoopbackCarry>> {
-        self.uplinks.watch()?;
-        self.uplinks.loopback.claims.insert(who.to_owned());
-        self.follow_shared();
-        Ok(self.loopback_carry())
-    }
-
     /// Says that `who` does not need it any more. What was taken from the device must be out of the datapath by then.
     pub fn release_loopback(&mut self, who: &str) {
         if self.uplinks.loopback.claims.remove(who) {

@@ -151,7 +151,10 @@ impl Switch {
 
     /// Leaves to the host and to its programs what the state does not publish, and nothing else.
     pub(super) fn release_services(&mut self) {
-        let wanted = Taken::by(&self.desired);
+        self.release_all_but(Taken::by(&self.desired));
+    }
+
+    fn release_all_but(&mut self, wanted: Taken) {
         self.release_taken(&wanted);
         self.reserve(wanted);
     }
@@ -200,10 +203,11 @@ impl Switch {
 
     /// Brings the classifier in line with what is published: at the start, and when an uplink was attached.
     pub(super) fn program_services(&mut self) {
-        if let Err(error) = self.take_services(&Taken::by(&self.desired)) {
+        let wanted = Taken::by(&self.desired);
+        if let Err(error) = self.take_services(&wanted) {
             tracing::error!(error = %error.message, "some published ports cannot be reached from outside");
         }
-        self.release_services();
+        self.release_all_but(wanted);
     }
 }
 

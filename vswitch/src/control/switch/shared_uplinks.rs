@@ -128,6 +128,12 @@ impl UplinkPlane {
         Ok(self.watch.insert(watch).clone())
     }
 
+    /// Says who needs the shared uplink, and who the loopback interface; [`Switch::follow_shared`] has them attached.
+    pub(super) fn claim(&mut self, uplink: Option<&str>, loopback: Option<&str>) {
+        self.claims.extend(uplink.map(str::to_owned));
+        self.loopback.claim(loopback);
+    }
+
     /// Looks at the host, if it is watched.
     pub(super) fn look<T>(&self, f: impl FnOnce(&Mirror) -> T) -> Option<T> {
         Some(self.watch.as_ref()?.look(f))
@@ -210,7 +216,7 @@ impl Switch {
     /// The host cannot be watched.
     pub fn claim_uplink(&mut self, who: &str) -> Result<Vec<SharedCarry>> {
         self.uplinks.watch()?;
-        self.uplinks.claims.insert(who.to_owned());
+        self.uplinks.claim(Some(who), None);
         self.follow_shared();
         Ok(self.shared_carries())
     }

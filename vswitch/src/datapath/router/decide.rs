@@ -47,7 +47,7 @@ pub(super) enum Decision {
     Forward(Out),
 }
 
-/// Decides for a packet that is of no connection. A new connection comes as `Ok`, what needs none as `Err(Ok(_))`.
+/// Decides for a packet that is of no connection yet.
 pub(super) fn decide(
     source: &Source<'_>,
     conntrack: &Conntrack,
@@ -55,17 +55,17 @@ pub(super) fn decide(
     place: Place,
     segment: &Segment,
     questions: &mut ArrayVec<Question, QUESTIONS_MAX>,
-) -> Result<Found, Result<Decision, Refusal>> {
+) -> Result<Decision, Refusal> {
     let tuple = &packet.tuple;
-    if is_martian(tuple.source, place) || is_martian(tuple.destination, place) {
-        return Err(Err((DropReason::Martian, None)));
-    }
-    if is_impostor(source, tuple.source, place) {
-        return Err(Err((DropReason::Martian, None)));
+    let is_strange = is_martian(tuple.source, place) || is_martian(tuple.destination, place);
+    if is_strange || is_impostor(source, tuple.source, place) {
+        return Err((DropReason::Martian, None));
     }
     match place {
         Place::Container => from_container(source, conntrack, packet, segment, questions),
-        Place::Outside | Place::Loopback => from_host_side(source, conntrack, packet, place, segment),
+        Place::Outside | Place::Loopback => {
+            from_host_side(source, conntrack, packet, place, segment).map(Decision::Connection)
+        }
     }
 }
 
@@ -110,49 +110,50 @@ fn from_container(
     packet: &Packet,
     segment: &Segment,
     questions: &mut ArrayVec<Question, QUESTIONS_MAX>,
-) -> Result<Found, Result<Decision, Refusal>> {
-    let Some(gateway) = source.bridge.gateway.as_deref() else { return Err(Err((DropReason::NoConnection, None))) };
+) -> Result<Decision, Refusal> {
+    let gateway = source.bridge.gateway.as_deref().ok_or((DropReason::NoConnection, None))?;
     let (tuple, routing) = (&packet.tuple, &source.snapshot.routing);
     let destination = tuple.destination;
     let is_gateways = gateway.is_own(destination);
     if is_gateways || routing.host_addresses.contains(&destination) {
         if gateway.internal {
             // The gateway itself is on the bridge.
-            return if is_gateways { Err(to_host(gateway)) } else { Err(Err(prohibited())) };
+            return if is_gateways { to_host(gateway) } else { Err(prohibited()) };
         }
         if has_ports(packet)
             && let Some((publication, port)) =
                 routing.services.find(tuple.protocol, destination, tuple.destination_port)
         {
-            return published(source, conntrack, packet, Place::Container, segment, publication, port).map_err(Err);
+            let found = published(source, conntrack, packet, Place::Container, segment, publication, port);
+            return found.map(Decision::Connection);
         }
         return match admit(source, conntrack, packet, Place::Container, segment) {
-            Some(admitted) => admitted.map_err(Err),
-            None => Err(to_host(gateway)),
+            Some(admitted) => admitted.map(Decision::Connection),
+            None => to_host(gateway),
         };
     }
     if gateway.is_broadcast(destination) {
-        return Err(Err((DropReason::Martian, None)));
+        return Err((DropReason::Martian, None));
     }
     if gateway.has_network_of(destination) {
         // Sent to the gateway although it is a neighbour: on link all the same, where neighbours may talk.
         if !source.bridge.icc {
-            return Err(Err(tell(DropReason::Isolated, Problem::Prohibited)));
+            return Err(tell(DropReason::Isolated, Problem::Prohibited));
         }
-        return Err(station(source, source.bridge, destination, questions).map(Decision::Forward));
+        return station(source, source.bridge, destination, questions).map(Decision::Forward);
     }
     let elsewhere = |other: &BridgeEntry| other.gateway.as_ref().is_some_and(|other| other.has_network_of(destination));
     let bridges = source.snapshot.bridges.iter().flatten();
     if gateway.internal || bridges.into_iter().any(|other| elsewhere(other)) || is_link_local(destination) {
-        return Err(Err(prohibited()));
+        return Err(prohibited());
     }
-    let no_route = || Err(tell(DropReason::NoRoute, Problem::NetworkUnreachable));
-    let Some(outside) = routing.outside_towards(destination) else { return Err(no_route()) };
+    let no_route = tell(DropReason::NoRoute, Problem::NetworkUnreachable);
+    let outside = routing.outside_towards(destination).ok_or(no_route)?;
     let external = outside.addresses.iter().find(|address| address.is_ipv4() == destination.is_ipv4());
     let source_nat = match (gateway.masquerade, external) {
         (false, _) => SourceNat::Keep,
         (true, Some(external)) => SourceNat::External(*external),
-        (true, None) => return Err(no_route()),
+        (true, None) => return Err(no_route),
     };
     let new = New {
         tuple: *tuple,
@@ -165,7 +166,7 @@ fn from_container(
         segment: *segment,
         hairpin: false,
     };
-    open(conntrack, &new, source).map_err(Err)
+    open(conntrack, &new, source).map(Decision::Connection)
 }
 
 fn from_host_side(
@@ -174,20 +175,20 @@ fn from_host_side(
     packet: &Packet,
     place: Place,
     segment: &Segment,
-) -> Result<Found, Result<Decision, Refusal>> {
+) -> Result<Found, Refusal> {
     let (tuple, routing) = (&packet.tuple, &source.snapshot.routing);
     if has_ports(packet)
         && let Some((publication, port)) =
             routing.services.find(tuple.protocol, tuple.destination, tuple.destination_port)
     {
-        return published(source, conntrack, packet, place, segment, publication, port).map_err(Err);
+        return published(source, conntrack, packet, place, segment, publication, port);
     }
     if !routing.host_addresses.contains(&tuple.destination) {
         // Somebody outside routes a bridge's network to this host: what is published there can be reached directly.
-        return directly(source, conntrack, packet, place, segment).map_err(Err);
+        return directly(source, conntrack, packet, place, segment);
     }
     let admitted = admit(source, conntrack, packet, place, segment);
-    admitted.unwrap_or(Err((DropReason::NotPublished, None))).map_err(Err)
+    admitted.unwrap_or(Err((DropReason::NotPublished, None)))
 }
 
 /// What may come in to the mapping that the packet is for; none if there is no such mapping.

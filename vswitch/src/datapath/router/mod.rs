@@ -32,7 +32,8 @@ use arrayvec::ArrayVec;
 use super::egress;
 use super::flow::FlowKey;
 use super::pipeline::Source;
-use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Offload, checksum};
+use crate::frame::checksum::update_u16;
+use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Offload};
 
 use crate::nat::conntrack::{Conntrack, Segment};
 
@@ -41,7 +42,7 @@ use crate::snapshot::{BridgeId, PortId, PortKind};
 use crate::wire::icmp_error::Problem;
 use crate::wire::ipv4;
 use crate::wire::tcp::Flags;
-use decide::Out;
+use decide::{Decision, Out};
 use errors::{Told, tell};
 
 /// In the byte of an IPv4 header that has the flags (RFC 791 section 3.1).
@@ -268,29 +269,23 @@ impl Router {
         let tuple = &packet.tuple;
         let segment = segment_of(packet);
         let decision = match self.conntrack.find(tuple, place) {
-            Some(found) => Ok(found),
-            None => decide::decide(source, &self.conntrack, packet, place, &segment, &mut self.pending.questions),
+            Some(found) => Decision::Connection(found),
+            None => decide::decide(source, &self.conntrack, packet, place, &segment, &mut self.pending.questions)?,
         };
-        let decision = decision.map(decide::Decision::Connection).or_else(|other| other)?;
         let (rewrite, out, index, cacheable) = match decision {
-            decide::Decision::Connection(found) => {
+            Decision::Connection(found) => {
                 let tracked = self.conntrack.track(&found, segment, source.now.s);
                 let out = decide::output(source, &found, &mut self.pending.questions)?;
                 let cacheable = tracked.cacheable;
                 (Rewrite::new(tuple, &found.translated), out, Some(found.index), cacheable)
             }
-            decide::Decision::Forward(out) => (Rewrite::new(tuple, tuple), out, None, true),
+            Decision::Forward(out) => (Rewrite::new(tuple, tuple), out, None, true),
         };
         let rewrite = rewrite.ok_or((DropReason::Untranslatable, None))?;
         if place == Place::Loopback {
             self.let_fragment(source, &out, frame, packet);
         }
-        check_size(
-            source,
-            &out,
-            frame,
-            &Packet { dont_fragment: packet.dont_fragment && place != Place::Loopback, ..*packet },
-        )?;
+        check_size(source, &out, frame, may_be_fragmented(packet, place))?;
         if out.hop && packet.hops <= 1 {
             return Err(tell(DropReason::TtlExceeded, Problem::TimeExceeded));
         }
@@ -320,13 +315,12 @@ impl Router {
         self.identification = self.identification.wrapping_add(1);
         let header = frame.data_mut().get_mut(usize::from(packet.network)..);
         let Some(header) = header.and_then(<[u8]>::first_chunk_mut::<{ ipv4::HEADER_BYTES }>) else { return };
-        let before = checksum::fold(checksum::sum(&header[4..8]));
+        let [_, _, _, _, i0, i1, f0, f1, _, _, c0, c1, ..] = *header;
+        let flags = u16::from_be_bytes([f0 & !DONT_FRAGMENT, f1]);
+        let sum = update_u16(u16::from_be_bytes([c0, c1]), u16::from_be_bytes([i0, i1]), self.identification);
+        let sum = update_u16(sum, u16::from_be_bytes([f0, f1]), flags);
         header[4..6].copy_from_slice(&self.identification.to_be_bytes());
-        header[6] &= !DONT_FRAGMENT;
-        let after = checksum::fold(checksum::sum(&header[4..8]));
-        let sum = !u16::from_be_bytes([header[10], header[11]]);
-        // RFC 1624, equation 3.
-        let sum = !checksum::fold(u32::from(sum) + u32::from(!before) + u32::from(after));
+        header[6..8].copy_from_slice(&flags.to_be_bytes());
         header[10..12].copy_from_slice(&sum.to_be_bytes());
     }
 
@@ -398,7 +392,7 @@ impl Router {
         if let Some(index) = index {
             self.conntrack.touch(index, source.now.s);
         }
-        check_size(source, &out, frame, packet)?;
+        check_size(source, &out, frame, may_be_fragmented(packet, place_of(source)))?;
         apply(frame, packet, &rewrite, &out)?;
         Ok(Routed::Send(out.port))
     }
@@ -450,12 +444,17 @@ fn mtu_of(source: &Source<'_>, out: PortId) -> Option<u32> {
     Some(port.device.path_mtu().map_or(port.mtu, |path| path.min(port.mtu)))
 }
 
+/// Whether routers may fragment the packet. What the host sends to itself they may: see [`Router::let_fragment`].
+fn may_be_fragmented(packet: &Packet, place: Place) -> bool {
+    !packet.is_v6 && (!packet.dont_fragment || place == Place::Loopback)
+}
+
 /// What is too big for its way is fragmented on the way out, if it allows that; if not, its sender is told, in words
 /// of the packet that it has sent.
-fn check_size(source: &Source<'_>, out: &Out, frame: &Frame, packet: &Packet) -> Result<(), Refusal> {
+fn check_size(source: &Source<'_>, out: &Out, frame: &Frame, may_be_fragmented: bool) -> Result<(), Refusal> {
     let Some(mtu) = mtu_of(source, out.port) else { return Ok(()) };
     match egress::exceeds(frame, mtu) {
-        Some(packet_bytes) if packet.is_v6 || packet.dont_fragment || frame.offload.gso.is_some() => {
+        Some(packet_bytes) if !may_be_fragmented || frame.offload.gso.is_some() => {
             let told = Told { problem: Problem::TooBig(mtu), packet_bytes: Some(packet_bytes) };
             Err((DropReason::TooBig, Some(told)))
         }
