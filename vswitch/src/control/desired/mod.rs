@@ -25,6 +25,8 @@ use crate::wire::MacAddr;
 mod addresses;
 mod bridge;
 mod check;
+mod docker;
+mod docker_endpoint;
 mod endpoints;
 mod fdb;
 mod host_end;
@@ -46,6 +48,8 @@ mod tunnel;
 mod tunnel_tests;
 mod uplink;
 
+pub use docker::{DockerNetwork, DockerNetworkSpec, DockerPool, DockerPortOptions, endpoint_port};
+pub use docker_endpoint::{DockerEndpoint, DockerEndpointSpec};
 pub use host_end::{HostEnd, Owner};
 pub use limits::*;
 pub use names::{INTERFACE_NAME_BYTES_MAX, NAME_BYTES_MAX};
@@ -107,6 +111,9 @@ pub struct BridgeRecord {
     pub storm_limit: u32,
     /// Free-form labels.
     pub labels: BTreeMap<String, String>,
+    /// The network that it is for Docker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<DockerNetwork>,
     /// The attached ports by name.
     pub ports: BTreeMap<String, PortRecord>,
     /// The tunnels by name.

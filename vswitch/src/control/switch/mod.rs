@@ -31,6 +31,7 @@ mod carrier;
 mod conntrack;
 mod describe;
 mod describe_uplinks;
+mod docker;
 mod fdb;
 mod gateway;
 mod gateway_entries;
@@ -58,6 +59,7 @@ mod uplinks;
 
 pub use announce::Announcement;
 pub use conntrack::ConnectionsPlan;
+pub use docker::{DockerEndpointInfo, DockerJoin};
 pub use gone::Suspect;
 pub use loopback::LoopbackCarry;
 pub use port_link::XdpContext;
