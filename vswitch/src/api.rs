@@ -427,8 +427,11 @@ pub struct Port {
     pub bridge: String,
     /// The network namespace, as it was named.
     pub netns: String,
-    /// The interface's name in the namespace.
+    /// The interface's name in the namespace; of a lent one that nobody has moved there yet, in the host's.
     pub ifname: String,
+    /// Whether somebody else, such as Docker, moves the interface to the namespace and configures it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lent: bool,
     /// The kind of interface.
     #[serde(rename = "type")]
     pub port_type: PortType,

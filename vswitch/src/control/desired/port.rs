@@ -78,6 +78,7 @@ impl Desired {
             lo_raised: false,
             port_type: spec.port_type,
             host_end,
+            lent: None,
             mac,
             mtu: spec.mtu,
             // A network that leads nowhere is no place for a default route, as with Docker.
@@ -117,7 +118,12 @@ impl Desired {
 
     /// Remembers how the interface of a port was made or found.
     pub fn note_interface(&mut self, bridge: &str, name: &str, found: FoundInterface) {
-        let FoundInterface { ifname, ifindex, lo_raised, host_end } = found;
+        let FoundInterface { ifname, ifindex, lo_raised, host_end, netns } = found;
+        if let Some((id, cookie)) = netns
+            && let Some(port) = self.bridges.get_mut(bridge).and_then(|record| record.ports.get_mut(name))
+        {
+            (port.netns_id, port.netns_cookie) = (id, cookie);
+        }
         let Some(netns) = self.bridges.get(bridge).and_then(|record| Some(record.ports.get(name)?.netns_id)) else {
             return;
         };

@@ -119,6 +119,7 @@ fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRec
         bridge: bridge.to_owned(),
         netns: port.netns.to_string(),
         ifname: port.ifname.clone(),
+        lent: port.lent.is_some(),
         port_type: port.port_type,
         xdp: xdp_status(port, live),
         state: if live.attachment.is_ok() { PortState::Up } else { PortState::Failed },
