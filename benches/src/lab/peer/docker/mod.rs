@@ -1,0 +1,221 @@
+//! Docker itself: `dockerd` in the host's namespace, everything of it (images, sockets, control groups) below names of
+//! our own. Debian: docker.io, of which nothing needs to be enabled or running.
+//!
+//! Two questions are asked of it. [`Docker::idle`] is one of the gateways ([`super::Gateway::Docker`]): its default
+//! bridge, with one container that waits; what is measured is started in that container's network namespace, as it is
+//! with the other gateways. [`Network::join`] is the peer of `lab --docker`: the servers are what the containers
+//! run, `docker run -p` is what publishes them, and the only difference between the peers is the driver that
+//! `docker network create` names.
+
+use std::fmt;
+use std::io;
+use std::path::{Path, PathBuf};
+
+use vswitch_tests::daemon::Daemon;
+use vswitch_tests::namespace::Namespace;
+
+use super::{Container, FIRST_PORT, Family, PUBLISHED_PORTS, Service, Services, Setup, ours};
+
+mod engine;
+mod image;
+
+use self::engine::Engine;
+
+/// The network of the containers.
+const NETWORK: &str = "lab";
+/// Where the servers of [`Network::join`] are: the first container is the outside.
+pub(super) const SERVICES: Services = Services {
+    http: Service { container: 1, port: FIRST_PORT + 1 },
+    iperf: Service { container: 2, port: FIRST_PORT },
+};
+
+/// A Docker network with the servers in containers, by its driver.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub enum Network {
+    /// Docker's own bridge.
+    Bridge,
+    /// Our switch, serving as Docker's network driver.
+    Vswitch(PortType, Option<PathBuf>),
+}
+
+/// The kind of the containers' interfaces, and of what attaches the switch to the host's.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum PortType {
+    /// TAP, and the uplink at tc.
+    Tap,
+    /// AF_XDP, and the uplink by AF_XDP.
+    Xdp,
+}
+
+impl PortType {
+    const ALL: [Self; 2] = [Self::Tap, Self::Xdp];
+
+    fn name(self) -> &'static str {
+        match self {
+            Self::Tap => "docker-vswitch-tap",
+            Self::Xdp => "docker-vswitch-xdp",
+        }
+    }
+
+    /// The value of the network's option `type`.
+    fn option(self) -> &'static str {
+        match self {
+            Self::Tap => "tap",
+            Self::Xdp => "xdp",
+        }
+    }
+
+    fn uplink(self) -> &'static str {
+        match self {
+            Self::Tap => "u0,tc",
+            Self::Xdp => "u0,xdp=native",
+        }
+    }
+}
+
+impl Network {
+    /// The peers of a comparison.
+    #[must_use]
+    pub fn usual() -> Vec<Self> {
+        [Self::Bridge].into_iter().chain(PortType::ALL.map(|kind| Self::Vswitch(kind, None))).collect()
+    }
+
+    /// The names of all of them.
+    #[must_use]
+    pub fn names() -> Vec<&'static str> {
+        ["docker-bridge"].into_iter().chain(PortType::ALL.map(PortType::name)).collect()
+    }
+
+    /// The one of this name; `build` is the directory of the programs where that is not the default.
+    #[must_use]
+    pub fn from_name(name: &str, build: Option<PathBuf>) -> Option<Self> {
+        if (name, &build) == ("docker-bridge", &None) {
+            return Some(Self::Bridge);
+        }
+        let kind = PortType::ALL.into_iter().find(|kind| kind.name() == name)?;
+        Some(Self::Vswitch(kind, build))
+    }
+
+    /// Whether it needs our programs where they are by default.
+    #[must_use]
+    pub fn needs_binaries(&self) -> bool {
+        matches!(self, Self::Vswitch(_, None))
+    }
+
+    /// Starts Docker in `host`, and the servers in containers, which take the places of `containers`: nginx, iperf3.
+    pub(super) fn join(
+        &self,
+        host: &Namespace,
+        containers: &mut [Container],
+        setup: &Setup,
+        directory: &Path,
+    ) -> io::Result<(Docker, Option<Daemon>)> {
+        if setup.family == Family::Ipv6 {
+            return Err(io::Error::other("Docker's bridge has no IPv6 NAT by default; leave --ipv6 out"));
+        }
+        // The engine as it comes: iptables, and a proxy for each published port.
+        let engine = Engine::start(host, directory, &[])?;
+        let (driver, options, daemon) = match self {
+            Self::Bridge => ("bridge", Vec::new(), None),
+            Self::Vswitch(kind, build) => {
+                let mut args = setup.vswitch_args.clone();
+                args.extend(["--docker".to_owned(), "--uplink".to_owned(), kind.uplink().to_owned()]);
+                let programs = build.as_ref().unwrap_or(&setup.binaries);
+                let daemon = ours::start_beside(engine.pid(), host, programs, args, directory)?;
+                ("vswitch", vec![format!("type={}", kind.option())], Some(daemon))
+            }
+        };
+        let docker = Docker { engine };
+        let engine = &docker.engine;
+        // Known to both drivers.
+        let mtu = format!("com.docker.network.driver.mtu={}", setup.mtu);
+        let mut create = vec!["network", "create", "--driver", driver, "--subnet", setup.family.subnet(), "-o", &mtu];
+        create.extend(options.iter().flat_map(|option| ["-o", option.as_str()]));
+        create.push(NETWORK);
+        engine.client(&create)?;
+        let archive = image::servers(directory, setup.http_workers)?;
+        engine.client(&["import", &archive.display().to_string(), "servers"])?;
+        std::fs::remove_file(&archive)?;
+        let configuration = format!("{}/nginx.conf", image::NGINX_PREFIX);
+        let iperf_port = SERVICES.iperf.port.to_string();
+        let publish = [
+            format!("{}:{}", SERVICES.http.port, image::NGINX_PORT),
+            format!("{iperf_port}:{iperf_port}"),
+            format!("{iperf_port}:{iperf_port}/udp"),
+        ];
+        let run = ["run", "--detach", "--network", NETWORK, "--name"];
+        let nginx = ["web", "-p", &publish[0], "servers", "/nginx", "-c", &configuration];
+        let iperf = ["iperf", "-p", &publish[1], "-p", &publish[2], "servers", "/iperf3", "-s", "-p", &iperf_port];
+        engine.client(&[&run[..], &nginx[..]].concat())?;
+        engine.client(&[&run[..], &iperf[..]].concat())?;
+        for (container, name) in containers.iter_mut().zip(["web", "iperf"]) {
+            engine.rename(name, &mut container.namespace)?;
+            let format = format!("{{{{(index .NetworkSettings.Networks \"{NETWORK}\").IPAddress}}}}");
+            container.address = address(&engine.inspect(&format, name)?)?;
+        }
+        Ok((docker, daemon))
+    }
+}
+
+impl fmt::Display for Network {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Bridge => f.write_str("docker-bridge"),
+            Self::Vswitch(kind, None) => f.write_str(kind.name()),
+            Self::Vswitch(kind, Some(build)) => write!(f, "{}@{}", kind.name(), build.display()),
+        }
+    }
+}
+
+/// A running Docker with containers; it stops on drop.
+#[derive(Debug)]
+pub(super) struct Docker {
+    engine: Engine,
+}
+
+impl Docker {
+    /// Starts Docker in `host`, and a container on its default bridge, which takes the place of `container`.
+    pub(super) fn idle(
+        host: &Namespace,
+        container: &mut Container,
+        setup: &Setup,
+        directory: &Path,
+    ) -> io::Result<Self> {
+        if setup.family == Family::Ipv6 {
+            return Err(io::Error::other("docker0 has no IPv6 NAT by default; leave it out with --peers"));
+        }
+        let (gateway, mtu) = (format!("{}/16", setup.family.gateway()), setup.mtu.to_string());
+        let docker = Self { engine: Engine::start(host, directory, &["--bip", &gateway, "--mtu", &mtu])? };
+        let engine = &docker.engine;
+        engine.client(&["import", &image::pause(directory)?.display().to_string(), "pause"])?;
+        let range = format!("{FIRST_PORT}-{}", FIRST_PORT + PUBLISHED_PORTS - 1);
+        let publish = ["tcp", "udp"].map(|protocol| format!("{range}:{range}/{protocol}"));
+        engine.client(&["run", "-d", "--name", "server", "-p", &publish[0], "-p", &publish[1], "pause", "/pause"])?;
+        engine.rename("server", &mut container.namespace)?;
+        container.address = address(&engine.inspect("{{.NetworkSettings.IPAddress}}", "server")?)?;
+        Ok(docker)
+    }
+
+    /// The processes that are Docker's share of the switch.
+    pub(super) fn pids(&self) -> Vec<u32> {
+        self.engine.pids()
+    }
+}
+
+fn address(text: &str) -> io::Result<std::net::IpAddr> {
+    text.parse().map_err(|_| io::Error::other(format!("the container has no address: {text:?}")))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn only_ours_may_be_another_build() {
+        assert_eq!(Network::from_name("docker-bridge", None), Some(Network::Bridge));
+        assert_eq!(Network::from_name("docker-bridge", Some("/tmp".into())), None);
+        let other = Network::from_name("docker-vswitch-xdp", Some("/tmp/old".into())).expect("a peer");
+        assert_eq!(other.to_string(), "docker-vswitch-xdp@/tmp/old");
+        assert!(!other.needs_binaries());
+    }
+}
