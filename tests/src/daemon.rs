@@ -66,9 +66,6 @@ pub struct DaemonConfig {
     pub args: Vec<String>,
     /// Further environment variables.
     pub env: Vec<(String, String)>,
-    /// A program, with its arguments, that becomes the daemon, such as `nsenter`; none for a daemon that is started
-    /// directly.
-    pub launcher: Vec<String>,
 }
 
 impl DaemonConfig {
@@ -83,7 +80,6 @@ impl DaemonConfig {
             log_level: "info".to_owned(),
             args: Vec::new(),
             env: Vec::new(),
-            launcher: Vec::new(),
         }
     }
 
@@ -92,15 +88,7 @@ impl DaemonConfig {
     /// # Errors
     /// The program cannot be started.
     pub fn spawn(&self, host: &Namespace) -> io::Result<Background> {
-        let program = self.binaries.join("vswitch");
-        let mut command = match self.launcher.split_first() {
-            None => host.command(program),
-            Some((launcher, args)) => {
-                let mut command = host.command(launcher);
-                command.args(args).arg(program);
-                command
-            }
-        };
+        let mut command = host.command(self.binaries.join("vswitch"));
         command
             .arg("--socket")
             .arg(&self.socket)

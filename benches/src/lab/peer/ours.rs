@@ -123,21 +123,6 @@ pub(super) fn start(host: &Namespace, binaries: &Path, args: Vec<String>, direct
     Daemon::start(host, config)
 }
 
-/// Starts a daemon in `host`, in the mount namespace of the process `beside`.
-pub(super) fn start_beside(
-    beside: u32,
-    host: &Namespace,
-    binaries: &Path,
-    args: Vec<String>,
-    directory: &Path,
-) -> io::Result<Daemon> {
-    let mut config = DaemonConfig::below(directory, binaries.to_owned());
-    config.args = args;
-    config.log_level = "warn".to_owned();
-    config.launcher = vec!["nsenter".to_owned(), format!("--mount=/proc/{beside}/ns/mnt"), "--".to_owned()];
-    Daemon::start(host, config)
-}
-
 /// Runs vswitchctl.
 pub(super) fn ctl(host: &Namespace, daemon: &Daemon, args: &[&str]) -> io::Result<String> {
     let output = daemon.config.ctl(host, args)?;

@@ -7,12 +7,12 @@ use std::path::Path;
 use std::sync::atomic::{AtomicU16, Ordering};
 
 use vswitch_tests::daemon::Daemon;
+use vswitch_tests::docker::Docker;
 use vswitch_tests::frame::parse_mac;
 use vswitch_tests::namespace::{Namespace, unique_prefix};
 use vswitch_tests::process::Background;
 
-use super::docker::{self, Docker};
-use super::{FIRST_PORT, Gateway, PORTS, PUBLISHED_PORTS, Peer, Setup, bridge, nat, ovs, uplink, vxlan};
+use super::{FIRST_PORT, Gateway, PORTS, PUBLISHED_PORTS, Peer, Setup, bridge, docker, nat, ovs, uplink, vxlan};
 
 /// A container: a namespace with an `eth0`.
 #[derive(Debug)]
@@ -202,7 +202,7 @@ impl Topology {
                 nat::wire(outside, &self.host, setup)?;
                 match gateway {
                     Gateway::Kernel => nat::join_kernel(&self.host, container, setup)?,
-                    Gateway::Docker => self.docker = Some(Docker::idle(&self.host, container, setup, directory)?),
+                    Gateway::Docker => self.docker = Some(docker::idle(&mut self.host, container, setup, directory)?),
                     Gateway::Vswitch(attachment, build) => {
                         let ours = (*attachment, build.as_ref());
                         self.daemons = vec![nat::join_ours(ours, &self.host, container, setup, directory)?];
@@ -214,7 +214,7 @@ impl Topology {
                     return Err(io::Error::other("a gateway has two sides"));
                 };
                 nat::wire(outside, &self.host, setup)?;
-                let (docker, daemon) = network.join(&self.host, servers, setup, directory)?;
+                let (docker, daemon) = network.join(&mut self.host, servers, setup, directory)?;
                 (self.docker, self.daemons) = (Some(docker), daemon.into_iter().collect());
             }
         }
@@ -263,7 +263,7 @@ impl Topology {
             .iter()
             .map(Daemon::pid)
             .chain(background)
-            .chain(self.docker.iter().flat_map(Docker::pids))
+            .chain(self.docker.iter().flat_map(docker::pids))
             .collect()
     }
 }

@@ -1,28 +1,29 @@
-//! Docker itself: `dockerd` in the host's namespace, everything of it (images, sockets, control groups) below names of
-//! our own. Debian: docker.io, of which nothing needs to be enabled or running.
+//! Docker itself, in the host's namespaces ([`vswitch_tests::docker`]). Debian: docker.io, of which nothing needs to be
+//! enabled or running.
 //!
-//! Two questions are asked of it. [`Docker::idle`] is one of the gateways ([`super::Gateway::Docker`]): its default
+//! Two questions are asked of it. [`idle`] is one of the gateways ([`super::Gateway::Docker`]): its default
 //! bridge, with one container that waits; what is measured is started in that container's network namespace, as it is
 //! with the other gateways. [`Network::join`] is the peer of `lab --docker`: the servers are what the containers
 //! run, `docker run -p` is what publishes them, and the only difference between the peers is the driver that
 //! `docker network create` names.
 
 use std::fmt;
+use std::fs;
 use std::io;
 use std::path::{Path, PathBuf};
 
 use vswitch_tests::daemon::Daemon;
+use vswitch_tests::docker::{Docker, image};
 use vswitch_tests::namespace::Namespace;
 
 use super::{Container, FIRST_PORT, Family, PUBLISHED_PORTS, Service, Services, Setup, ours};
 
-mod engine;
-mod image;
-
-use self::engine::Engine;
+mod servers;
 
 /// The network of the containers.
 const NETWORK: &str = "lab";
+/// Their image.
+const IMAGE: &str = "vswitch-lab";
 /// Where the servers of [`Network::join`] are: the first container is the outside.
 pub(super) const SERVICES: Services = Services {
     http: Service { container: 1, port: FIRST_PORT + 1 },
@@ -105,7 +106,7 @@ impl Network {
     /// Starts Docker in `host`, and the servers in containers, which take the places of `containers`: nginx, iperf3.
     pub(super) fn join(
         &self,
-        host: &Namespace,
+        host: &mut Namespace,
         containers: &mut [Container],
         setup: &Setup,
         directory: &Path,
@@ -114,44 +115,34 @@ impl Network {
             return Err(io::Error::other("Docker's bridge has no IPv6 NAT by default; leave --ipv6 out"));
         }
         // The engine as it comes: iptables, and a proxy for each published port.
-        let engine = Engine::start(host, directory, &[])?;
-        let (driver, options, daemon) = match self {
-            Self::Bridge => ("bridge", Vec::new(), None),
+        let docker = Docker::start(host, directory, &[])?;
+        let (driver, port_type, daemon) = match self {
+            Self::Bridge => ("bridge", None, None),
             Self::Vswitch(kind, build) => {
                 let mut args = setup.vswitch_args.clone();
                 args.extend(["--docker".to_owned(), "--uplink".to_owned(), kind.uplink().to_owned()]);
-                let programs = build.as_ref().unwrap_or(&setup.binaries);
-                let daemon = ours::start_beside(engine.pid(), host, programs, args, directory)?;
-                ("vswitch", vec![format!("type={}", kind.option())], Some(daemon))
+                let daemon = ours::start(host, build.as_ref().unwrap_or(&setup.binaries), args, directory)?;
+                ("vswitch", Some(format!("type={}", kind.option())), Some(daemon))
             }
         };
-        let docker = Docker { engine };
-        let engine = &docker.engine;
-        // Known to both drivers.
+        // Dropped before the switch, should anything fail.
+        let docker = docker;
+        // The name of the MTU that both drivers know.
         let mtu = format!("com.docker.network.driver.mtu={}", setup.mtu);
         let mut create = vec!["network", "create", "--driver", driver, "--subnet", setup.family.subnet(), "-o", &mtu];
-        create.extend(options.iter().flat_map(|option| ["-o", option.as_str()]));
+        create.extend(port_type.iter().flat_map(|option| ["-o", option]));
         create.push(NETWORK);
-        engine.client(&create)?;
-        let archive = image::servers(directory, setup.http_workers)?;
-        engine.client(&["import", &archive.display().to_string(), "servers"])?;
-        std::fs::remove_file(&archive)?;
-        let configuration = format!("{}/nginx.conf", image::NGINX_PREFIX);
-        let iperf_port = SERVICES.iperf.port.to_string();
-        let publish = [
-            format!("{}:{}", SERVICES.http.port, image::NGINX_PORT),
-            format!("{iperf_port}:{iperf_port}"),
-            format!("{iperf_port}:{iperf_port}/udp"),
-        ];
-        let run = ["run", "--detach", "--network", NETWORK, "--name"];
-        let nginx = ["web", "-p", &publish[0], "servers", "/nginx", "-c", &configuration];
-        let iperf = ["iperf", "-p", &publish[1], "-p", &publish[2], "servers", "/iperf3", "-s", "-p", &iperf_port];
-        engine.client(&[&run[..], &nginx[..]].concat())?;
-        engine.client(&[&run[..], &iperf[..]].concat())?;
-        for (container, name) in containers.iter_mut().zip(["web", "iperf"]) {
-            engine.rename(name, &mut container.namespace)?;
-            let format = format!("{{{{(index .NetworkSettings.Networks \"{NETWORK}\").IPAddress}}}}");
-            container.address = address(&engine.inspect(&format, name)?)?;
+        docker.run(&create)?;
+        docker.import(&servers::archive(directory, setup.http_workers)?, IMAGE)?;
+        let (http, iperf) = (SERVICES.http.port.to_string(), SERVICES.iperf.port.to_string());
+        let inside = servers::NGINX_PORT;
+        let nginx = format!("-p {http}:{inside} {IMAGE} /nginx -c {}/nginx.conf", servers::NGINX_PREFIX);
+        let iperf = format!("-p {iperf}:{iperf} -p {iperf}:{iperf}/udp {IMAGE} /iperf3 -s -p {iperf}");
+        for (container, (name, run)) in containers.iter_mut().zip([("web", nginx), ("iperf", iperf)]) {
+            docker.line(&format!("run --detach --network {NETWORK} --name {name} {run}"))?;
+            let started = docker.container(name)?;
+            container.address = started.address(NETWORK, false)?;
+            container.namespace = started.namespace;
         }
         Ok((docker, daemon))
     }
@@ -167,43 +158,35 @@ impl fmt::Display for Network {
     }
 }
 
-/// A running Docker with containers; it stops on drop.
-#[derive(Debug)]
-pub(super) struct Docker {
-    engine: Engine,
+/// Starts Docker in `host`, and a container on its default bridge, which takes the place of `container`.
+pub(super) fn idle(
+    host: &mut Namespace,
+    container: &mut Container,
+    setup: &Setup,
+    directory: &Path,
+) -> io::Result<Docker> {
+    if setup.family == Family::Ipv6 {
+        return Err(io::Error::other("docker0 has no IPv6 NAT by default; leave it out with --peers"));
+    }
+    let (gateway, mtu) = (format!("{}/16", setup.family.gateway()), setup.mtu.to_string());
+    let docker = Docker::start(host, directory, &["--bip", &gateway, "--mtu", &mtu])?;
+    docker.import(&image::pause(directory)?, image::NAME)?;
+    let range = format!("{FIRST_PORT}-{}", FIRST_PORT + PUBLISHED_PORTS - 1);
+    let started = docker.start_container("server", &format!("-p {range}:{range}/tcp -p {range}:{range}/udp"))?;
+    container.address = started.address("bridge", false)?;
+    container.namespace = started.namespace;
+    Ok(docker)
 }
 
-impl Docker {
-    /// Starts Docker in `host`, and a container on its default bridge, which takes the place of `container`.
-    pub(super) fn idle(
-        host: &Namespace,
-        container: &mut Container,
-        setup: &Setup,
-        directory: &Path,
-    ) -> io::Result<Self> {
-        if setup.family == Family::Ipv6 {
-            return Err(io::Error::other("docker0 has no IPv6 NAT by default; leave it out with --peers"));
-        }
-        let (gateway, mtu) = (format!("{}/16", setup.family.gateway()), setup.mtu.to_string());
-        let docker = Self { engine: Engine::start(host, directory, &["--bip", &gateway, "--mtu", &mtu])? };
-        let engine = &docker.engine;
-        engine.client(&["import", &image::pause(directory)?.display().to_string(), "pause"])?;
-        let range = format!("{FIRST_PORT}-{}", FIRST_PORT + PUBLISHED_PORTS - 1);
-        let publish = ["tcp", "udp"].map(|protocol| format!("{range}:{range}/{protocol}"));
-        engine.client(&["run", "-d", "--name", "server", "-p", &publish[0], "-p", &publish[1], "pause", "/pause"])?;
-        engine.rename("server", &mut container.namespace)?;
-        container.address = address(&engine.inspect("{{.NetworkSettings.IPAddress}}", "server")?)?;
-        Ok(docker)
-    }
-
-    /// The processes that are Docker's share of the switch.
-    pub(super) fn pids(&self) -> Vec<u32> {
-        self.engine.pids()
-    }
-}
-
-fn address(text: &str) -> io::Result<std::net::IpAddr> {
-    text.parse().map_err(|_| io::Error::other(format!("the container has no address: {text:?}")))
+/// The processes that are Docker's share of the switch: the daemon and its children, the proxies. `containerd` is one of
+/// these children, too; it forwards nothing.
+pub(super) fn pids(docker: &Docker) -> Vec<u32> {
+    let children = |pid: u32| -> Vec<u32> {
+        let tasks = fs::read_dir(format!("/proc/{pid}/task")).into_iter().flatten().flatten();
+        let lists = tasks.filter_map(|task| fs::read_to_string(task.path().join("children")).ok());
+        lists.flat_map(|list| list.split_whitespace().map(str::parse).collect::<Vec<_>>()).flatten().collect()
+    };
+    docker.pid().into_iter().flat_map(|pid| [vec![pid], children(pid)].concat()).collect()
 }
 
 #[cfg(test)]

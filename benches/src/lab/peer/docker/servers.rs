@@ -1,4 +1,4 @@
-//! Images that need no registry: an archive of programs of this machine, with the libraries that they ask for.
+//! The image of the servers, which needs no registry: programs of this machine, with the libraries that they ask for.
 
 use std::fs;
 use std::io;
@@ -11,35 +11,17 @@ use vswitch_tests::process::run_ok;
 use crate::lab::workload::{FILE_BYTES, FILE_NAME, nginx_configuration};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// Pauses until it is told to end.
-const PAUSE: &str = "#include <signal.h>\n#include <unistd.h>\n\
-    static void end(int s) { (void)s; _exit(0); }\n\
-    int main(void) { signal(SIGTERM, end); for (;;) pause(); }\n";
-
 /// Where nginx has its files, in the image.
 pub(super) const NGINX_PREFIX: &str = "/srv";
 /// The port that it listens at.
 pub(super) const NGINX_PORT: u16 = 80;
 
-/// An archive with `/pause`, a static program that waits.
-///
-/// # Errors
-/// There is no compiler, or no space.
-pub(super) fn pause(directory: &Path) -> io::Result<PathBuf> {
-    let root = directory.join("image");
-    fs::create_dir_all(&root)?;
-    let source = directory.join("pause.c");
-    fs::write(&source, PAUSE)?;
-    run_ok(Command::new("cc").args(["-static", "-Os", "-o"]).arg(root.join("pause")).arg(&source), LIMIT)?;
-    archive(&root, directory)
-}
-
 /// An archive with nginx, its configuration and the large file, and with iperf3.
 ///
 /// # Errors
 /// A program is not installed, or there is no space.
-pub(super) fn servers(directory: &Path, workers: u16) -> io::Result<PathBuf> {
-    let root = directory.join("image");
+pub(super) fn archive(directory: &Path, workers: u16) -> io::Result<PathBuf> {
+    let root = directory.join("servers");
     let prefix = root.join(&NGINX_PREFIX[1..]);
     // Its compiled-in directories, which it asks for before it has read that they are elsewhere.
     for path in ["tmp", "etc", "var/log/nginx", "var/lib/nginx"] {
@@ -53,7 +35,9 @@ pub(super) fn servers(directory: &Path, workers: u16) -> io::Result<PathBuf> {
     for program in ["nginx", "iperf3"] {
         install(&root, program)?;
     }
-    archive(&root, directory)
+    let archive = directory.join("servers.tar");
+    run_ok(Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg("."), LIMIT)?;
+    Ok(archive)
 }
 
 /// Copies `program` from the search path to `/PROGRAM`, and what `ldd` lists to where it is found.
@@ -70,10 +54,4 @@ fn install(root: &Path, program: &str) -> io::Result<()> {
         fs::copy(library, target)?;
     }
     fs::copy(&path, root.join(program)).map(drop)
-}
-
-fn archive(root: &Path, directory: &Path) -> io::Result<PathBuf> {
-    let archive = directory.join("image.tar");
-    run_ok(Command::new("tar").arg("-C").arg(root).arg("-cf").arg(&archive).arg("."), LIMIT)?;
-    Ok(archive)
 }
