@@ -318,6 +318,7 @@ pub(super) mod tests {
             port_mac_limit: 16_384,
             storm_limit: 50_000,
             labels: BTreeMap::new(),
+            network: None,
             ports: 2,
             tunnels: 0,
             macs: 3,
