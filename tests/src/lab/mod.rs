@@ -328,6 +328,11 @@ impl Lab {
         &self.host
     }
 
+    /// The same, to start a Docker in it.
+    pub fn host_mut(&mut self) -> &mut Namespace {
+        &mut self.host
+    }
+
     /// The name that the namespace of `role` has or would have.
     #[must_use]
     pub fn netns(&self, role: &str) -> String {

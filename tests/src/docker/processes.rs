@@ -1,0 +1,82 @@
+//! The end of everything that a Docker started.
+//!
+//! Two marks find it, whoever its parent is by now: the control groups of its containers, and the mount namespace of its
+//! daemons (dockerd, containerd, a shim for each container, proxies).
+
+use std::fs;
+use std::os::unix::fs::MetadataExt as _;
+use std::path::{Path, PathBuf};
+use std::time::Duration;
+
+use rustix::process::{Pid, Signal, kill_process};
+
+use crate::process::wait_until;
+
+const LIMIT: Duration = Duration::from_secs(10);
+const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
+/// How Docker's programs begin.
+const PROGRAMS: [&str; 3] = ["docker", "containerd", "runc"];
+
+/// Kills the processes of the containers below the control group `group`, and Docker's own in the mount namespace whose
+/// inode is `mounts`; returns when they are gone, and the groups with them.
+pub fn end(mounts: u64, group: &str) {
+    let gone = wait_until("the end of Docker's processes", LIMIT, || {
+        let left = all(mounts, group);
+        for pid in &left {
+            // It may have ended meanwhile.
+            let _ = kill_process(*pid, Signal::KILL);
+        }
+        left.is_empty().then_some(())
+    });
+    if let Err(error) = gone {
+        crate::announce(&format!("{error}: {:?}", all(mounts, group)));
+    }
+    for group in groups(group) {
+        remove(&group);
+    }
+}
+
+/// The processes of a Docker that run.
+#[must_use]
+pub fn all(mounts: u64, group: &str) -> Vec<Pid> {
+    let mut pids = Vec::new();
+    for group in groups(group) {
+        members(&group, &mut pids);
+    }
+    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
+    pids.extend(processes.filter_map(|entry| {
+        let pid = entry.file_name().to_str()?.parse().ok()?;
+        let path = entry.path();
+        let program = fs::read_to_string(path.join("comm")).ok()?;
+        let its = fs::metadata(path.join("ns/mnt")).is_ok_and(|namespace| namespace.ino() == mounts);
+        (its && PROGRAMS.iter().any(|name| program.starts_with(name))).then(|| Pid::from_raw(pid)).flatten()
+    }));
+    pids
+}
+
+/// Where the control group `name` is: in the one hierarchy of version 2, or in each of version 1.
+fn groups(name: &str) -> Vec<PathBuf> {
+    let hierarchies = fs::read_dir(CONTROL_GROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
+    let places = hierarchies.chain([PathBuf::from(CONTROL_GROUPS)]).map(|hierarchy| hierarchy.join(name));
+    places.filter(|place| place.is_dir()).collect()
+}
+
+fn children(group: &Path) -> impl Iterator<Item = PathBuf> {
+    fs::read_dir(group).into_iter().flatten().flatten().map(|entry| entry.path()).filter(|path| path.is_dir())
+}
+
+fn members(group: &Path, pids: &mut Vec<Pid>) {
+    let text = fs::read_to_string(group.join("cgroup.procs")).unwrap_or_default();
+    pids.extend(text.lines().filter_map(|pid| Pid::from_raw(pid.parse().ok()?)));
+    for child in children(group) {
+        members(&child, pids);
+    }
+}
+
+fn remove(group: &Path) {
+    for child in children(group) {
+        remove(&child);
+    }
+    // A group whose processes are zombies still is busy for a moment; one that is left is empty and costs nothing.
+    let _ = wait_until("an empty control group", Duration::from_secs(1), || fs::remove_dir(group).ok());
+}

@@ -1,0 +1,10 @@
+//! A real Docker with the switch as its network driver, and with its own bridge beside it to compare.
+//!
+//! Each test has a host of its own with a `dockerd` of its own (`vswitch_tests::docker`), and the world outside of
+//! `vswitch_tests::outside`. Containers run a program that waits; what talks in their namespaces are the tests
+//! themselves, and busybox where the container's own view is the question.
+//!
+//! - [`behaviours`]: what Docker's own integration tests check of its bridge, of both drivers, as a table.
+
+mod behaviours;
+mod world;
