@@ -27,6 +27,7 @@ mod options_tests;
 mod ports;
 pub mod server;
 pub mod socket;
+mod values;
 
 /// Where the engine looks for the driver `vswitch`.
 pub const SOCKET_DEFAULT: &str = "/run/docker/plugins/vswitch.sock";
