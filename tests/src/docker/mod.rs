@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use crate::http;
 use crate::namespace::Namespace;
-use crate::process::{Background, run, wait_until};
+use crate::process::{Background, run, run_ok, wait_until};
 
 pub mod container;
 pub mod image;
@@ -145,6 +145,17 @@ impl Docker {
     pub fn kill_everything(&mut self) {
         self.daemon = None;
         processes::end(self.mounts, &self.group);
+    }
+
+    /// Removes what a machine does not have when it has just been switched on: all that is in `/run/docker…`, sandboxes
+    /// included. To be used when nothing of it runs.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn clear_run(&self) -> io::Result<()> {
+        const SCRIPT: &str =
+            "for sandbox in /run/docker/netns/*; do umount \"$sandbox\" 2>/dev/null; done; rm -rf /run/docker*";
+        run_ok(self.host.command("sh").args(["-c", SCRIPT]), COMMAND_LIMIT).map(drop)
     }
 
     /// The process id of `dockerd`.
