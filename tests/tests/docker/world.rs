@@ -180,6 +180,33 @@ impl World {
         self.docker.start_container(name, args)
     }
 
+    /// The host's port, of all its addresses or of those that were named, that leads to port `inside` of a container.
+    ///
+    /// Docker itself cannot say it of another driver than its own: what a plugin tells it of published ports
+    /// (`EndpointOperInfo`) it reads back as another type than it asks for (`getEndpointPortMapInfo` in
+    /// `daemon/network.go`, 2015 to this day).
+    pub(crate) fn host_port(
+        &self,
+        container: &Container,
+        network: &str,
+        protocol: Protocol,
+        inside: u16,
+    ) -> io::Result<u16> {
+        let none = || io::Error::other(format!("port {inside} of {} is not published", container.name));
+        if self.driver == Driver::Bridge {
+            let key = format!("{inside}/{}", protocol.name());
+            return container.published(&key).first().map(|one| one.1).ok_or_else(none);
+        }
+        let endpoint = container.endpoint(network)["EndpointID"].as_str().unwrap_or_default().to_owned();
+        let list = self.lab.ctl_json(&["ports"]);
+        let mut its = list.as_array().into_iter().flatten().filter(|one| {
+            one["port"].as_str().is_some_and(|port| endpoint.starts_with(port))
+                && one["protocol"] == protocol.name()
+                && one["container"]["first"] == inside
+        });
+        its.find_map(|one| u16::try_from(one["host"]["first"].as_u64()?).ok()).ok_or_else(none)
+    }
+
     /// Asserts that the machine `far` reaches port `inside` of `container` by port `outside` of the host, as itself.
     #[track_caller]
     pub(crate) fn assert_published(&self, container: &Container, protocol: Protocol, outside: u16, inside: u16) {
