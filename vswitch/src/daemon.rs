@@ -117,7 +117,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         .map_err(|source| StartError::StateDir { dir: options.state_dir.clone(), source })?;
     let _lock = Lock::take(&options.state_dir)?;
     socket::check_free(&options.socket, "--socket")?;
-    let passed = docker::socket::passed().map_err(doing("the socket for Docker that the service manager passed cannot be used"))?;
+    let passed = docker::socket::passed()
+        .map_err(doing("the socket for Docker that the service manager passed cannot be used"))?;
     if let (Some(path), None) = (&options.docker, &passed) {
         socket::check_free(path, "--docker")?;
     }

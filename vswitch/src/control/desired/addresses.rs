@@ -24,7 +24,7 @@ fn family(ipv6: bool) -> &'static str {
 }
 
 /// The refusal that an error of the allocation is.
-fn ipam_refused(why: &IpamError) -> Error {
+pub(super) fn ipam_refused(why: &IpamError) -> Error {
     let code = match why {
         IpamError::NoFreeSubnet { .. } | IpamError::Exhausted { .. } => ErrorCode::Limit,
         IpamError::Taken { .. } => ErrorCode::Conflict,
@@ -107,11 +107,12 @@ impl Desired {
 
     fn automatic_network(&self, host: &HostView) -> Result<IpNet> {
         let own = self.bridges.values().flat_map(|bridge| bridge.subnets.iter().map(|subnet| subnet.net));
-        let used = own.chain(host.routes.iter().map(|route| route.dst));
+        let pools = self.docker_pools.values().map(|pool| pool.net);
+        let used = own.chain(pools).chain(host.routes.iter().map(|route| route.dst));
         Pools::docker().first_free(used).map_err(|why| ipam_refused(&why))
     }
 
-    fn check_overlap(&self, net: &IpNet, host: &HostView) -> Result<()> {
+    pub(super) fn check_overlap(&self, net: &IpNet, host: &HostView) -> Result<()> {
         const REMEDY: &str = "choose another with --subnet, or leave it out to get a free one";
         for (name, bridge) in &self.bridges {
             if let Some(other) = bridge.subnets.iter().find(|other| overlaps(other.net, *net)) {

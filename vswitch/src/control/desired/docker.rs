@@ -64,6 +64,9 @@ pub struct DockerPool {
     pub space: String,
     /// The network.
     pub net: IpNet,
+    /// Its addresses that are nobody's: the gateway's, and those that were set aside.
+    #[serde(default, skip_serializing_if = "Vec::is_empty")]
+    pub held: Vec<IpAddr>,
 }
 
 /// What a port of a Docker network is beyond its addresses; what is absent is as the network has it, or the default.
@@ -140,7 +143,10 @@ pub(super) fn check_docker_id(what: &str, id: &str) -> Result<()> {
     if is_id {
         return Ok(());
     }
-    Err(invalid(format!("{id:?} is no {what}"), format!("letters, digits, '-', '_' and '.' are expected, 1 to {DOCKER_ID_BYTES_MAX}")))
+    Err(invalid(
+        format!("{id:?} is no {what}"),
+        format!("letters, digits, '-', '_' and '.' are expected, 1 to {DOCKER_ID_BYTES_MAX}"),
+    ))
 }
 
 impl Desired {
@@ -181,7 +187,10 @@ impl Desired {
         check_docker_id("network id", &spec.id)?;
         if let Some((bridge, ..)) = self.find_docker_network(&spec.id) {
             return Err(conflict(
-                format!("there is a network {:?} already, the bridge {bridge:?}, and it is another one", short_id(&spec.id)),
+                format!(
+                    "there is a network {:?} already, the bridge {bridge:?}, and it is another one",
+                    short_id(&spec.id)
+                ),
                 "remove it first with `docker network rm`",
             ));
         }
@@ -197,9 +206,11 @@ impl Desired {
     pub fn stale_docker_networks(&self, spec: &DockerNetworkSpec) -> Vec<String> {
         let is_stale = |network: &DockerNetwork| {
             network.spec.id != spec.id
-                && network.spec.pools.iter().any(|old| {
-                    spec.pools.iter().any(|new| old.space == new.space && overlaps(old.net, new.net))
-                })
+                && network
+                    .spec
+                    .pools
+                    .iter()
+                    .any(|old| spec.pools.iter().any(|new| old.space == new.space && overlaps(old.net, new.net)))
         };
         let networks = self.bridges.iter().filter(|(_, record)| record.ports.is_empty());
         networks
@@ -244,7 +255,7 @@ impl Desired {
             }
             record.check_docker_endpoints(bridge, network)?;
         }
-        Ok(())
+        self.check_docker_pools()
     }
 }
 

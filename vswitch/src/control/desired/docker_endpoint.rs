@@ -68,14 +68,18 @@ impl Desired {
             }
             if record.ports.contains_key(name) {
                 return Err(conflict(
-                    format!("there is an endpoint {name:?} on bridge {bridge:?} with other addresses, and a container has it"),
+                    format!(
+                        "there is an endpoint {name:?} on bridge {bridge:?} with other addresses, and a container has it"
+                    ),
                     "stop that container first",
                 ));
             }
         }
         if spec.ips.len() > PORT_ADDRESSES_MAX || spec.exposed.len() > EXPOSED_MAX {
             return Err(limit(
-                format!("the endpoint {name:?} would have more than {PORT_ADDRESSES_MAX} addresses or {EXPOSED_MAX} exposed ports and ranges"),
+                format!(
+                    "the endpoint {name:?} would have more than {PORT_ADDRESSES_MAX} addresses or {EXPOSED_MAX} exposed ports and ranges"
+                ),
                 "use fewer",
             ));
         }
@@ -103,7 +107,8 @@ impl Desired {
             .map(|(other, _)| other.clone())
             .collect();
         let taken = |mac: MacAddr| {
-            let port = record.mac_owner(bridge, mac).filter(|_| record.ports.get(name).is_none_or(|port| port.mac != mac));
+            let port =
+                record.mac_owner(bridge, mac).filter(|_| record.ports.get(name).is_none_or(|port| port.mac != mac));
             port.or_else(|| {
                 let others = known.endpoints.iter().filter(|(other, _)| *other != id && !stale.contains(other));
                 let mut others = others.filter(|(_, of)| of.mac == mac);
@@ -148,7 +153,11 @@ impl Desired {
     ///
     /// # Errors
     /// There is no such network or endpoint.
-    pub fn docker_endpoint(&self, network: &str, id: &str) -> Result<(&str, &BridgeRecord, &DockerNetwork, &DockerEndpoint)> {
+    pub fn docker_endpoint(
+        &self,
+        network: &str,
+        id: &str,
+    ) -> Result<(&str, &BridgeRecord, &DockerNetwork, &DockerEndpoint)> {
         let (bridge, record, known) = self.docker_network(network)?;
         let endpoint = known.endpoints.get(id).ok_or_else(|| {
             not_found(

@@ -27,6 +27,9 @@ mod bridge;
 mod check;
 mod docker;
 mod docker_endpoint;
+mod docker_pool;
+#[cfg(test)]
+mod docker_tests;
 mod endpoints;
 mod fdb;
 mod host_end;
@@ -51,6 +54,7 @@ mod uplink;
 
 pub use docker::{DockerNetwork, DockerNetworkSpec, DockerPool, DockerPortOptions, endpoint_port};
 pub use docker_endpoint::{DockerEndpoint, DockerEndpointSpec};
+pub use docker_pool::{DOCKER_ADDRESS_SPACE, DockerLease, DockerPoolRecord, DockerPoolSpec, LEASE_S};
 pub use host_end::{HostEnd, Owner};
 pub use lent::LentRecord;
 pub use limits::*;
@@ -70,6 +74,9 @@ pub struct Desired {
     pub boot_id: Option<String>,
     /// The bridges by name.
     pub bridges: BTreeMap<String, BridgeRecord>,
+    /// The pools that addresses of Docker's networks are given from, where the switch does that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub docker_pools: BTreeMap<String, DockerPoolRecord>,
 }
 
 /// A bridge as it was asked for, defaults filled in.

@@ -7,8 +7,8 @@ use serde_json::Value;
 
 use super::message::{
     Capabilities, CreateEndpoint, CreateNetwork, CreatedEndpoint, Done, EXPOSED_PORTS, EndpointInfo, EndpointInterface,
-    EndpointName, GatewayCheck, GatewaySkipped, InterfaceName, Join, Joined, MAC_ADDRESS, NetworkName, Options, PORT_MAP,
-    ProgramConnectivity,
+    EndpointName, GatewayCheck, GatewaySkipped, InterfaceName, Join, Joined, MAC_ADDRESS, NetworkName, Options,
+    PORT_MAP, ProgramConnectivity,
 };
 use super::{options, ports};
 use crate::control::desired::DockerEndpointSpec;
@@ -29,7 +29,10 @@ pub(super) fn check_gateway(request: &GatewayCheck) -> Result<GatewaySkipped> {
 
 pub(super) fn allocate_network(request: &NetworkName) -> Result<Done> {
     Err(invalid(
-        format!("the network {:?} cannot belong to a swarm: networks of this driver are local to their hosts", request.network),
+        format!(
+            "the network {:?} cannot belong to a swarm: networks of this driver are local to their hosts",
+            request.network
+        ),
         "create it on each host without --scope swarm, and connect them with -o vxlan-vni=N -o vxlan-remotes=IP,IP",
     ))
 }
@@ -50,12 +53,17 @@ pub(super) fn delete_network(switch: &mut Switch, request: &NetworkName) -> Resu
 pub(super) fn create_endpoint(switch: &mut Switch, request: &CreateEndpoint) -> Result<CreatedEndpoint> {
     let EndpointInterface { address, address_ipv6, mac_address } = &request.interface;
     let net = |text: &String| {
-        text.parse::<IpNet>().map_err(|_| invalid(format!("{text:?} is no address with a prefix length"), "write 172.18.0.5/16"))
+        text.parse::<IpNet>()
+            .map_err(|_| invalid(format!("{text:?} is no address with a prefix length"), "write 172.18.0.5/16"))
     };
-    let ips = [address, address_ipv6].into_iter().filter(|text| !text.is_empty()).map(net).collect::<Result<Vec<_>>>()?;
+    let ips =
+        [address, address_ipv6].into_iter().filter(|text| !text.is_empty()).map(net).collect::<Result<Vec<_>>>()?;
     let mac = match mac_address.as_str() {
         "" => None,
-        text => Some(text.parse::<MacAddr>().map_err(|why| invalid(why.to_string(), "correct --mac-address, or leave it out"))?),
+        text => Some(
+            text.parse::<MacAddr>()
+                .map_err(|why| invalid(why.to_string(), "correct --mac-address, or leave it out"))?,
+        ),
     };
     let spec = DockerEndpointSpec {
         ips,

@@ -24,7 +24,9 @@ pub(super) const EXPOSED_PORTS: &str = "com.docker.network.endpoint.exposedports
 pub(super) const MAC_ADDRESS: &str = "com.docker.network.endpoint.macaddress";
 
 /// Go encodes what is not set as `null`.
-fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserializer: D) -> Result<T, D::Error> {
+pub(super) fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(
+    deserializer: D,
+) -> Result<T, D::Error> {
     Ok(Option::deserialize(deserializer)?.unwrap_or_default())
 }
 
@@ -32,7 +34,7 @@ fn or_default<'de, D: Deserializer<'de>, T: Default + Deserialize<'de>>(deserial
 #[derive(Debug, Serialize)]
 pub(super) struct Activation {
     #[serde(rename = "Implements")]
-    pub(super) implements: [&'static str; 1],
+    pub(super) implements: [&'static str; 2],
 }
 
 /// `NetworkDriver.GetCapabilities`.

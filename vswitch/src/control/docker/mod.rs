@@ -18,6 +18,8 @@
 //! and `daemon/network.go` of moby, as of 20.10.24, 28.2 and the main branch of August 2026.
 
 mod driver;
+pub(crate) mod fuzzing;
+mod ipam;
 mod message;
 mod options;
 #[cfg(test)]

@@ -77,7 +77,10 @@ const REFUSED: &[(&str, &str)] = &[
         "containers are reached from outside at published ports alone; publish what is to be reached",
     ),
     ("com.docker.network.endpoint.sysctls", "Docker does not let other drivers set them; use `docker run --sysctl`"),
-    ("com.docker.network.endpoint.ifname", "Docker does not let other drivers choose it; use the network's com.docker.network.container_iface_prefix"),
+    (
+        "com.docker.network.endpoint.ifname",
+        "Docker does not let other drivers choose it; use the network's com.docker.network.container_iface_prefix",
+    ),
 ];
 
 /// A value that was given, and under which name.
@@ -264,7 +267,10 @@ fn draft(options: &Options) -> Result<Draft> {
             draft.take_modes(modes)?;
         }
         Some(other) => {
-            return Err(invalid(format!("{GENERIC} is {other}, and no map of options"), "report it with Docker's version"));
+            return Err(invalid(
+                format!("{GENERIC} is {other}, and no map of options"),
+                "report it with Docker's version",
+            ));
         }
     }
     Ok(draft)
@@ -357,7 +363,9 @@ impl Draft {
                 self.carrier.as_ref().map(|(key, _)| key),
             ];
             return match others.into_iter().flatten().next() {
-                Some(key) => Err(invalid(format!("the option {key} is about a tunnel, and there is none"), "add -o vxlan-vni=N")),
+                Some(key) => {
+                    Err(invalid(format!("the option {key} is about a tunnel, and there is none"), "add -o vxlan-vni=N"))
+                }
                 None => Ok(None),
             };
         };
@@ -383,16 +391,20 @@ fn add_pool(spec: &mut DockerNetworkSpec, data: &IpamData) -> Result<()> {
     if net.prefix_len() == 0 {
         return Ok(());
     }
-    spec.pools.push(DockerPool { space: data.address_space.clone(), net: net.trunc() });
+    let gateway = match data.gateway.as_str() {
+        "" => None,
+        text => Some(address("the gateway", text)?),
+    };
+    let aux =
+        data.aux_addresses.iter().map(|(name, text)| Ok((name, address(name, text)?))).collect::<Result<Vec<_>>>()?;
+    let held = gateway.into_iter().chain(aux.iter().map(|(_, ip)| *ip)).collect();
+    spec.pools.push(DockerPool { space: data.address_space.clone(), net: net.trunc(), held });
     if spec.bridge.l2 {
         return Ok(());
     }
     spec.bridge.subnets.push(net.trunc());
-    if !data.gateway.is_empty() {
-        spec.bridge.gateways.push(address("Gateway", &data.gateway)?);
-    }
-    for (name, text) in &data.aux_addresses {
-        let ip = address(name, text)?;
+    spec.bridge.gateways.extend(gateway);
+    for (name, ip) in aux {
         if [ROUTER_IPV4, ROUTER_IPV6].contains(&name.as_str()) {
             spec.routers.push(ip);
         }
@@ -404,7 +416,8 @@ fn add_pool(spec: &mut DockerNetworkSpec, data: &IpamData) -> Result<()> {
 /// An address that Docker sends with the prefix length of its network, or alone.
 pub(super) fn address(what: &str, text: &str) -> Result<IpAddr> {
     let net = text.parse::<IpNet>().map(|net| net.addr());
-    net.or_else(|_| text.parse()).map_err(|_| invalid(format!("{what}: {text:?} is no address"), "write it as 172.18.0.5"))
+    net.or_else(|_| text.parse())
+        .map_err(|_| invalid(format!("{what}: {text:?} is no address"), "write it as 172.18.0.5"))
 }
 
 fn refuse_known(key: &str) -> Result<()> {
@@ -449,7 +462,10 @@ fn text(key: &str, value: &Value) -> Result<String> {
     match value {
         Value::String(text) => Ok(text.clone()),
         Value::Bool(_) | Value::Number(_) => Ok(value.to_string()),
-        _ => Err(invalid(format!("the option {key} is {value}, and neither text nor a number"), format!("write -o {key}=VALUE"))),
+        _ => Err(invalid(
+            format!("the option {key} is {value}, and neither text nor a number"),
+            format!("write -o {key}=VALUE"),
+        )),
     }
 }
 
@@ -496,15 +512,21 @@ fn carrier(key: &str, text: &str) -> Result<Carrier> {
 
 fn uplink(key: &str, text: &str) -> Result<UplinkSpec> {
     match text.parse() {
-        Ok(UplinkOption::Interface { name, carry }) => Ok(UplinkSpec { interface: name, carry, ..UplinkSpec::default() }),
+        Ok(UplinkOption::Interface { name, carry }) => {
+            Ok(UplinkSpec { interface: name, carry, ..UplinkSpec::default() })
+        }
         Ok(UplinkOption::Auto | UplinkOption::None) => Err(bad(key, text, "the name of an interface")),
-        Err(why) => Err(invalid(format!("the option {key} is {text:?}: {why}"), "write IFACE, IFACE,xdp=native or IFACE,xdp=generic")),
+        Err(why) => Err(invalid(
+            format!("the option {key} is {text:?}: {why}"),
+            "write IFACE, IFACE,xdp=native or IFACE,xdp=generic",
+        )),
     }
 }
 
 /// Docker puts a number behind it, and interfaces have names of at most 15 bytes.
 fn prefix(key: &str, text: &str) -> Result<String> {
-    let fits = (1..=12).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
+    let fits = (1..=12).contains(&text.len())
+        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
     if fits { Ok(text.to_owned()) } else { Err(bad(key, text, "1 to 12 letters, digits, '-', '_' or '.'")) }
 }
 

@@ -33,7 +33,8 @@ pub(super) fn published(options: &Options) -> Result<Vec<PublishSpec>> {
         match merged.last_mut() {
             Some(last) if continues(last, &spec) => {
                 last.container.last = spec.container.last;
-                last.host = last.host.zip(spec.host).map(|(last, host)| PortRange { first: last.first, last: host.last });
+                last.host =
+                    last.host.zip(spec.host).map(|(last, host)| PortRange { first: last.first, last: host.last });
             }
             _ => merged.push(spec),
         }
@@ -55,7 +56,10 @@ fn spec(binding: &PortBinding) -> Result<PublishSpec> {
     let host_ip = match binding.host_ip.as_str() {
         "" => None,
         text => Some(text.parse::<IpAddr>().map_err(|_| {
-            invalid(format!("{text:?} is no address at which port {} could be published", binding.port), "name an address of the host")
+            invalid(
+                format!("{text:?} is no address at which port {} could be published", binding.port),
+                "name an address of the host",
+            )
         })?),
     };
     let host = match (binding.host_port, binding.host_port_end) {
@@ -93,7 +97,11 @@ pub(super) fn exposed(options: &Options) -> Result<Vec<ExposeSpec>> {
 /// Published ports as Docker lists them, one by one.
 pub(super) fn bindings(published: &[PublicationRecord], ips: &[IpNet]) -> Vec<PortBinding> {
     let container = |host: IpAddr| {
-        ips.iter().map(IpNet::addr).find(|ip| ip.is_ipv4() == host.is_ipv4()).map(|ip| ip.to_string()).unwrap_or_default()
+        ips.iter()
+            .map(IpNet::addr)
+            .find(|ip| ip.is_ipv4() == host.is_ipv4())
+            .map(|ip| ip.to_string())
+            .unwrap_or_default()
     };
     published
         .iter()
@@ -125,7 +133,10 @@ fn list<T: DeserializeOwned>(options: &Options, key: &str) -> Result<Vec<T>> {
     match options.get(key) {
         None | Some(Value::Null) => Ok(Vec::new()),
         Some(value) => Vec::deserialize(value).map_err(|why| {
-            invalid(format!("the option {key} is not what Docker is known to send: {why}"), "report it with Docker's version")
+            invalid(
+                format!("the option {key} is not what Docker is known to send: {why}"),
+                "report it with Docker's version",
+            )
         }),
     }
 }
@@ -142,4 +153,3 @@ fn protocol(number: u8) -> Result<Transport> {
         invalid(format!("the IP protocol {number} has no ports that could be published"), "name tcp, udp or sctp")
     })
 }
-

@@ -13,15 +13,15 @@ use axum::body::{Body, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
-use axum::routing::{any, post};
+use axum::routing::{MethodRouter, any, post};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
 use tokio::net::UnixStream;
 use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
-use super::driver;
 use super::message::{Activation, Done, EndpointName};
+use super::{driver, ipam};
 use crate::api;
 use crate::control::refusal::{Result, failed, forbidden, invalid, not_found, too_large};
 use crate::control::server::{Served, serve_routes};
@@ -60,10 +60,16 @@ fn is_root(stream: &UnixStream) -> io::Result<bool> {
 /// The calls.
 pub(super) fn router(service: Service) -> Router {
     Router::new()
-        .route("/Plugin.Activate", any(async || answer("Err", Ok(Activation { implements: ["NetworkDriver"] }))))
+        .route(
+            "/Plugin.Activate",
+            any(async || answer("Err", Ok(Activation { implements: ["NetworkDriver", "IpamDriver"] }))),
+        )
         .route("/NetworkDriver.GetCapabilities", any(async || answer("Err", Ok(driver::capabilities()))))
         .route("/NetworkDriver.GwAllocCheck", post(|body| ask("Err", body, |request| driver::check_gateway(&request))))
-        .route("/NetworkDriver.AllocateNetwork", post(|body| ask("Err", body, |request| driver::allocate_network(&request))))
+        .route(
+            "/NetworkDriver.AllocateNetwork",
+            post(|body| ask("Err", body, |request| driver::allocate_network(&request))),
+        )
         // There is nothing to free of what is refused, and nothing to discover on one host.
         .route("/NetworkDriver.FreeNetwork", any(done))
         .route("/NetworkDriver.DiscoverNew", any(done))
@@ -77,6 +83,12 @@ pub(super) fn router(service: Service) -> Router {
         .route("/NetworkDriver.Leave", network_call(driver::leave))
         .route("/NetworkDriver.ProgramExternalConnectivity", network_call(driver::program_connectivity))
         .route("/NetworkDriver.RevokeExternalConnectivity", network_call(driver::revoke_connectivity))
+        .route("/IpamDriver.GetCapabilities", any(async || answer("Error", Ok(ipam::capabilities()))))
+        .route("/IpamDriver.GetDefaultAddressSpaces", any(async || answer("Error", Ok(ipam::address_spaces()))))
+        .route("/IpamDriver.RequestPool", ipam_call(ipam::request_pool))
+        .route("/IpamDriver.ReleasePool", ipam_call(ipam::release_pool))
+        .route("/IpamDriver.RequestAddress", ipam_call(ipam::request_address))
+        .route("/IpamDriver.ReleaseAddress", ipam_call(ipam::release_address))
         .fallback(no_call)
         .with_state(service)
 }
@@ -91,14 +103,21 @@ async fn done() -> Response {
 }
 
 /// A call that changes the switch.
-fn network_call<T, A>(
-    call: fn(&mut Switch, &T) -> Result<A>,
-) -> axum::routing::MethodRouter<Service>
+fn network_call<T, A>(call: fn(&mut Switch, &T) -> Result<A>) -> MethodRouter<Service>
 where
     T: DeserializeOwned + Send + 'static,
     A: Serialize + Send + 'static,
 {
     post(move |State(service): State<Service>, request: Request| change("Err", service, request, call))
+}
+
+/// A call that changes what the address management has given.
+fn ipam_call<T, A>(call: fn(&mut Switch, &T) -> Result<A>) -> MethodRouter<Service>
+where
+    T: DeserializeOwned + Send + 'static,
+    A: Serialize + Send + 'static,
+{
+    post(move |State(service): State<Service>, request: Request| change("Error", service, request, call))
 }
 
 /// What is known of an endpoint: the one answer that may be large.
@@ -113,7 +132,7 @@ async fn endpoint_info(State(service): State<Service>, request: Request) -> Resp
     }
 }
 
-pub(super) async fn change<T, A>(
+async fn change<T, A>(
     key: &'static str,
     service: Service,
     request: Request,
@@ -166,13 +185,21 @@ async fn read<T: DeserializeOwned + Send + 'static>(request: Request<Body>) -> R
     // A large one takes a while, and the thread is everybody's.
     let parsed = spawn_blocking(move || serde_json::from_slice(&bytes)).await;
     parsed
-        .map_err(|error| failed(format!("the request could not be read: {error}"), "see the daemon's log, and report it"))?
-        .map_err(|why| invalid(format!("the request is not what Docker is known to send: {why}"), "report it with Docker's version"))
+        .map_err(|error| {
+            failed(format!("the request could not be read: {error}"), "see the daemon's log, and report it")
+        })?
+        .map_err(|why| {
+            invalid(
+                format!("the request is not what Docker is known to send: {why}"),
+                "report it with Docker's version",
+            )
+        })
 }
 
-pub(super) fn answer<A: Serialize>(key: &'static str, outcome: Result<A>) -> Response {
+fn answer<A: Serialize>(key: &'static str, outcome: Result<A>) -> Response {
     let encoded = outcome.and_then(|answer| {
-        serde_json::to_vec(&answer).map_err(|error| failed(format!("the answer cannot be written: {error}"), "report it"))
+        serde_json::to_vec(&answer)
+            .map_err(|error| failed(format!("the answer cannot be written: {error}"), "report it"))
     });
     match encoded {
         Ok(bytes) => ([(header::CONTENT_TYPE, MEDIA_TYPE)], bytes).into_response(),

@@ -45,7 +45,10 @@ pub fn passed() -> io::Result<Option<UnixListener>> {
         // else in it knows the number.
         let fd = unsafe { OwnedFd::from_raw_fd(fd) };
         if socket_domain(&fd)? != AddressFamily::UNIX || !socket_acceptconn(&fd)? {
-            return Err(io::Error::new(io::ErrorKind::InvalidInput, "the socket that was passed is no listening unix socket"));
+            return Err(io::Error::new(
+                io::ErrorKind::InvalidInput,
+                "the socket that was passed is no listening unix socket",
+            ));
         }
         let listener = UnixListener::from(fd);
         listener.set_nonblocking(true)?;

@@ -241,6 +241,7 @@ fn gateways(
         return Vec::new();
     }
     let has = |gateway: &IpAddr| endpoint.ips.iter().any(|ip| ip.addr().is_ipv4() == gateway.is_ipv4());
-    let of_family = |own: &IpAddr| network.spec.routers.iter().find(|router| router.is_ipv4() == own.is_ipv4()).copied();
+    let of_family =
+        |own: &IpAddr| network.spec.routers.iter().find(|router| router.is_ipv4() == own.is_ipv4()).copied();
     own().into_iter().filter(has).map(|own| of_family(&own).unwrap_or(own)).collect()
 }

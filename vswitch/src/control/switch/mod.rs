@@ -32,6 +32,7 @@ mod conntrack;
 mod describe;
 mod describe_uplinks;
 mod docker;
+mod docker_ipam;
 mod fdb;
 mod gateway;
 mod gateway_entries;
@@ -104,6 +105,8 @@ pub struct Switch {
     gateway: GatewayPlane,
     /// What the host's side of the switch was told of published ports.
     services: ServicePlane,
+    /// What Docker was given and has not used yet.
+    docker_leases: docker_ipam::Leases,
 }
 
 impl Switch {
@@ -129,6 +132,7 @@ impl Switch {
             uplinks: UplinkPlane::new(GuardOwner(owner.number())),
             gateway: GatewayPlane::default(),
             services: ServicePlane::default(),
+            docker_leases: docker_ipam::Leases::default(),
         })
     }
 
