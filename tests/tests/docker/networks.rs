@@ -113,7 +113,7 @@ fn what_is_refused_and_by_which_name() {
         assert!(said.trim_end().lines().count() == 1, "{args}: one sentence: {said:?}");
     }
     assert_eq!(must(world.docker.line("network ls")), before, "a refused network is not there");
-    assert_eq!(world.lab.ctl(&["list-br"]).trim().lines().count(), 1);
+    assert_eq!(world.bridges(), 1, "nor is a bridge");
     world.finish();
 }
 
@@ -173,7 +173,7 @@ fn ports_of_both_types_and_a_tunnel() {
             assert!(shown.contains("100000000") && shown.contains("50000000"), "{shown}");
         }
         if network == "overlay" {
-            let tunnels: Value = world.lab.get(&format!("/v1/bridges/{bridge}/tunnels"));
+            let tunnels: Value = world.lab.get(&format!("/v1/bridges/{bridge}/vxlans"));
             let text = tunnels.to_string();
             assert!(
                 text.contains("42") && text.contains("198.18.0.9") && text.contains(&host(false).to_string()),

@@ -200,7 +200,7 @@ fn the_machine_is_switched_off_and_on() {
     world.forget_interfaces();
     must(world.docker.clear_run());
     world.lab.start_daemon();
-    assert_eq!(world.lab.ctl(&["list-br"]).trim().lines().count(), 2, "the networks are back");
+    assert_eq!(world.bridges(), 2, "the networks are back");
     must(wait_until("the dead to go", LIMIT, || (world.lab.ctl(&["ports"]).trim().is_empty()).then_some(())));
     must(world.docker.start_daemon());
     let always = running(&world, "always");

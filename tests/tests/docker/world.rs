@@ -163,6 +163,12 @@ impl World {
         }
     }
 
+    /// How many bridges the switch has.
+    #[track_caller]
+    pub(crate) fn bridges(&self) -> usize {
+        self.lab.get::<Vec<Value>>("/v1/bridges").len()
+    }
+
     /// The bridge that a network is, as the switch shows it.
     #[track_caller]
     pub(crate) fn bridge(&self, network: &str) -> Value {
