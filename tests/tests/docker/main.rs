@@ -6,7 +6,7 @@
 //! anything is left behind ([`world::World::finish`]).
 //!
 //! - [`behaviours`]: what Docker's own integration tests check of its bridge, of both drivers, as a table.
-//! - [`networks`], [`containers`], [`addresses`], [`compose`]: each option and verb.
+//! - [`networks`], [`containers`], [`addresses`], [`compose`], [`names`]: each option and verb.
 //! - [`restarts`], [`kills`], [`crowd`]: what may happen to one of the two programs, or to both; and many at once.
 
 mod addresses;
@@ -15,6 +15,7 @@ mod compose;
 mod containers;
 mod crowd;
 mod kills;
+mod names;
 mod networks;
 mod restarts;
 mod world;

@@ -81,8 +81,7 @@ fn options_by_either_name() {
     }
     must(world.network("inside", "--internal"));
     assert_eq!(world.bridge("inside")["internal"], true);
-    let id = must(world.docker.inspect("network", "inside"))["Id"].as_str().unwrap_or_default().to_owned();
-    assert_eq!(world.bridge("inside")["name"], format!("vs-{}", &id[..12]), "the bridge of a network without a name");
+    assert!(world.bridge("inside")["name"].as_str().is_some_and(|name| name.starts_with("vs-")));
     world.finish();
 }
 

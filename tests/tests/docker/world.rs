@@ -173,12 +173,12 @@ impl World {
     #[track_caller]
     pub(crate) fn bridge(&self, network: &str) -> Value {
         let inspect = must(self.docker.inspect("network", network));
-        let id = inspect["Id"].as_str().unwrap_or_default();
-        let bridges: Value = self.lab.get("/v1/bridges");
-        let mut bridges = bridges.as_array().cloned().unwrap_or_default();
-        bridges.retain(|bridge| bridge["docker_network"] == id);
-        assert_eq!(bridges.len(), 1, "bridges of {network}, {id}: {bridges:?}");
-        bridges.remove(0)
+        let named = ["com.docker.network.bridge.name", "name"].map(|key| inspect["Options"][key].as_str());
+        let name = named.into_iter().flatten().next().map_or_else(
+            || format!("vs-{}", inspect["Id"].as_str().and_then(|id| id.get(..12)).unwrap_or_default()),
+            str::to_owned,
+        );
+        self.lab.get(&format!("/v1/bridges/{name}"))
     }
 
     /// Starts a container; `args` of `docker run`.
