@@ -290,6 +290,9 @@ pub struct Bridge {
     pub storm_limit: u32,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Docker's id of the network that the bridge is, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_network: Option<String>,
     /// The number of attached ports, the host's own not counted.
     pub ports: usize,
     /// The number of tunnels.
@@ -427,8 +430,11 @@ pub struct Port {
     pub bridge: String,
     /// The network namespace, as it was named.
     pub netns: String,
-    /// The interface's name in the namespace.
+    /// The interface's name in the namespace; of a lent one that nobody has moved there yet, in the host's.
     pub ifname: String,
+    /// Whether somebody else, such as Docker, moves the interface to the namespace and configures it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lent: bool,
     /// The kind of interface.
     #[serde(rename = "type")]
     pub port_type: PortType,

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{ArgAction, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
+use vswitch::control::docker::SOCKET_DEFAULT;
 use vswitch::control::uplink::options::{self, UplinkOption};
 use vswitch::daemon::{
     self, Options, WORKERS_MAX, XDP_BUSY_POLL_US_MAX, XDP_CHUNKS_DEFAULT, XDP_CHUNKS_MAX, XDP_CHUNKS_MIN,
@@ -27,6 +28,11 @@ struct Arguments {
     /// Where the configuration is kept.
     #[arg(long, value_name = "DIR", env = "VSWITCH_STATE_DIR", default_value = "/var/lib/vswitch")]
     state_dir: PathBuf,
+
+    /// Be Docker's network driver `vswitch` (`docker network create -d vswitch`), on this socket. A socket
+    /// that systemd passes under the name `docker` is taken instead, also without this option.
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, default_missing_value = SOCKET_DEFAULT)]
+    docker: Option<PathBuf>,
 
     /// The number of datapath threads [default: one per core, at most 8].
     #[arg(long, value_name = "N", value_parser = parse_workers)]
@@ -87,6 +93,11 @@ Examples:
     vswitch --uplink eth1
     vswitch --uplink eth1,xdp=native --uplink auto
 
+  Be Docker's network driver:
+    vswitch --docker &
+    docker network create -d vswitch net1
+    docker run --network net1 -p 8080:80 nginx
+
   See more of what it does:
     vswitch --log debug
 
@@ -130,7 +141,7 @@ fn completion_script(shell: Supported) -> Vec<u8> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { socket, state_dir, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll, log, completion } =
+    let Arguments { socket, state_dir, docker, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll, log, completion } =
         Arguments::parse();
     if let Some(shell) = completion {
         return match std::io::stdout().write_all(&completion_script(shell)) {
@@ -149,7 +160,7 @@ fn main() -> ExitCode {
     };
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(false).init();
     let options =
-        Options { socket, state_dir, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll_us: xdp_busy_poll };
+        Options { socket, state_dir, docker, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll_us: xdp_busy_poll };
     match daemon::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -167,7 +178,7 @@ mod tests {
     fn completion_scripts_know_the_options() {
         for shell in [Supported::Bash, Supported::Zsh, Supported::Fish] {
             let script = String::from_utf8(completion_script(shell)).expect("text");
-            for option in ["state-dir", "workers", "xdp-chunks", "xdp-busy-poll", "completion"] {
+            for option in ["state-dir", "docker", "workers", "xdp-chunks", "xdp-busy-poll", "completion"] {
                 assert!(script.contains(option), "{shell:?} does not know --{option}");
             }
         }

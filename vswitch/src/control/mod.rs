@@ -7,6 +7,7 @@
 
 pub mod connections;
 pub mod desired;
+pub mod docker;
 pub mod host_ends;
 pub mod host_ports;
 pub mod ipam;

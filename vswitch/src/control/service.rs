@@ -175,6 +175,7 @@ impl Service {
             let now = now_s();
             switch.keep_watch();
             switch.repeat_announcements(now);
+            switch.follow_lent(now);
             switch.expire_stations(now);
             switch.refresh_overlay();
             let databases = switch.databases();

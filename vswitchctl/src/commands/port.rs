@@ -132,7 +132,10 @@ impl AddPort {
 #[command(after_help = "\
 Examples:
   vswitchctl del-port br0 web
-  vswitchctl del-port br0 pid:1234       by the namespace it is in")]
+  vswitchctl del-port br0 pid:1234       by the namespace it is in
+
+A port that Docker made goes with `docker network disconnect` or with its container. With --force it goes
+at once, and the container is without that network until it is restarted.")]
 pub(crate) struct DelPort {
     /// The bridge
     #[arg(value_name = "BR")]
@@ -140,11 +143,15 @@ pub(crate) struct DelPort {
     /// The port's name, or the namespace it is in
     #[arg(value_parser = netns)]
     port: String,
+    /// Also a port that Docker made and counts on
+    #[arg(long)]
+    force: bool,
 }
 
 impl DelPort {
     pub(super) async fn exec(self, client: &Client) -> Result<Output, Failure> {
-        client.delete::<()>(&target(&self.bridge).segment(&self.port)).await?;
+        let target = target(&self.bridge).segment(&self.port);
+        client.delete::<()>(&target.query("force", self.force.then_some("true"))).await?;
         Ok(Output::silent())
     }
 }
@@ -266,6 +273,7 @@ pub(super) mod tests {
             bridge: "br0".into(),
             netns: name.into(),
             ifname: "eth0".into(),
+            lent: false,
             port_type: PortType::Tap,
             xdp: None,
             state: PortState::Up,

@@ -127,7 +127,7 @@ pub(super) async fn change_bridge(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Force {
-    /// Also remove a bridge that has ports, and detach them.
+    /// Also remove a bridge that has ports, and detach them; also detach a port that is lent.
     #[serde(default)]
     force: bool,
 }
@@ -174,13 +174,14 @@ pub(super) async fn add_port(
 /// Detaches a port.
 #[utoipa::path(delete, path = "/v1/bridges/{bridge}/ports/{port}",
     params(("bridge" = String, Path, description = "The bridge's name"),
-        ("port" = String, Path, description = "The port's name, an alias of it, or the namespace that it is in")),
+        ("port" = String, Path, description = "The port's name, an alias of it, or the namespace that it is in"), Force),
     responses((status = 204), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
 pub(super) async fn remove_port(
     State(service): State<Service>,
     Named((bridge, port)): Named<(String, String)>,
+    Params(Force { force }): Params<Force>,
 ) -> Answer<StatusCode> {
-    service.change(move |switch| switch.remove_port(&bridge, &port)).await?;
+    service.change(move |switch| switch.detach_port(&bridge, &port, force)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 

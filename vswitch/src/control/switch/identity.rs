@@ -17,7 +17,9 @@ use std::os::fd::AsRawFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use crate::control::desired::PortRecord;
+use super::interface::{lent_link, lent_link_at_home};
+use crate::control::desired::{LentRecord, PortRecord};
+use crate::control::netlink::{Link, Netlink};
 use crate::control::netns::{Holders, Netns, NetnsId, NetnsRef, census};
 
 /// The kernel's name for this boot (`Documentation/admin-guide/sysctl/kernel.rst`, `random`).
@@ -95,18 +97,53 @@ impl Lookup {
         if let Some(netns) = open_named(port) {
             return Some(netns);
         }
+        match &port.lent {
+            Some(lent) => self.find_lent(port, lent).map(|(netns, _)| netns),
+            None => self.held(port).next(),
+        }
+    }
+
+    /// The namespace that the interface of a lent port is in, and the interface; nothing if it is gone. The calling
+    /// thread is in the host's namespace.
+    pub(super) fn find_lent(&self, port: &PortRecord, lent: &LentRecord) -> Option<(Netns, Link)> {
+        let host = Netns::current().ok()?;
+        let at_home = Netlink::open().and_then(|mut netlink| lent_link_at_home(&mut netlink, port.mac, lent));
+        if let Ok(Some(link)) = at_home {
+            return Some((host, link));
+        }
+        let host = host.id();
+        let find = |netns: Netns| {
+            let find = || lent_link(&mut Netlink::open()?, port.ifindex, port.mac, lent);
+            let link = netns.run(find).ok()?.ok()??;
+            Some((netns, link))
+        };
+        let named = Netns::open(&port.netns).ok().filter(|netns| netns.id() != host);
+        named.and_then(find).or_else(|| self.held(port).filter(|netns| netns.id() != host).find_map(find))
+    }
+
+    /// Whether there is no sense in making a port's interface again: its namespace is gone, or, where it was lent, the
+    /// interface itself.
+    pub(super) fn is_gone(&self, port: &PortRecord) -> bool {
+        match &port.lent {
+            Some(lent) => self.find_lent(port, lent).is_none(),
+            None => self.open(port).is_none(),
+        }
+    }
+
+    /// The namespace of a port, through anybody who still holds it.
+    fn held<'a>(&'a self, port: &'a PortRecord) -> impl Iterator<Item = Netns> + 'a {
         let census = self.census.get_or_init(|| {
             census().unwrap_or_else(|error| {
                 tracing::warn!(%error, "the holders of namespaces cannot be found");
                 HashMap::new()
             })
         });
-        let holders = census.get(&port.netns_id)?;
-        let processes = holders.processes.iter().copied().map(NetnsRef::Pid);
-        processes
-            .chain(holders.mounts.iter().cloned().map(NetnsRef::Path))
-            .filter_map(|reference| Netns::open(&reference).ok())
-            .find(|netns| is_same(port, netns))
+        let holders = census.get(&port.netns_id);
+        let references = holders.into_iter().flat_map(|holders| {
+            let processes = holders.processes.iter().copied().map(NetnsRef::Pid);
+            processes.chain(holders.mounts.iter().cloned().map(NetnsRef::Path))
+        });
+        references.filter_map(|reference| Netns::open(&reference).ok()).filter(|netns| is_same(port, netns))
     }
 }
 
