@@ -391,17 +391,15 @@ fn add_pool(spec: &mut DockerNetworkSpec, data: &IpamData) -> Result<()> {
         data.aux_addresses.iter().map(|(name, text)| Ok((name, address(name, text)?))).collect::<Result<Vec<_>>>()?;
     let held = gateway.into_iter().chain(aux.iter().map(|(_, ip)| *ip)).collect();
     spec.pools.push(DockerPool { space: data.address_space.clone(), net: net.trunc(), held });
+    let is_router = |name: &str| [ROUTER_IPV4, ROUTER_IPV6].contains(&name);
+    spec.routers.extend(aux.iter().filter(|(name, _)| is_router(name)).map(|(_, ip)| *ip));
     if spec.bridge.l2 {
         return Ok(());
     }
     spec.bridge.subnets.push(net.trunc());
     spec.bridge.gateways.extend(gateway);
-    for (name, ip) in aux {
-        if [ROUTER_IPV4, ROUTER_IPV6].contains(&name.as_str()) {
-            spec.routers.push(ip);
-        }
-        spec.bridge.reserve.push(Reservation { name: Some(name.clone()), ip });
-    }
+    let reserve = aux.into_iter().map(|(name, ip)| Reservation { name: Some(name.clone()), ip });
+    spec.bridge.reserve.extend(reserve);
     Ok(())
 }
 
