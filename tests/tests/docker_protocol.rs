@@ -196,6 +196,14 @@ fn the_handshake_is_what_the_engine_expects() {
         assert_eq!(status, 200, "{bad}: {answer}");
         assert!(answer["Err"].is_string(), "{bad}: {answer}");
     }
+    // What was cut off and is repeated comes without contents; what ends something must not be refused for ever.
+    for call in ["DeleteNetwork", "DeleteEndpoint", "Leave", "RevokeExternalConnectivity"] {
+        assert_eq!(world.raw(&format!("NetworkDriver.{call}"), ""), (200, json!({})));
+    }
+    for call in ["CreateEndpoint", "Join", "ProgramExternalConnectivity"] {
+        let (status, answer) = world.raw(&format!("NetworkDriver.{call}"), "");
+        assert!(status == 200 && answer["Err"].as_str().is_some_and(|error| error.contains("repeat")), "{answer}");
+    }
     let socket = world.socket.clone();
     world.finish();
     assert!(!socket.exists(), "the socket's file goes with the daemon");

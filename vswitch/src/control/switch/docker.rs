@@ -185,9 +185,11 @@ impl Switch {
     /// The state cannot be stored.
     pub fn leave_docker(&mut self, network: &str, id: &str) -> Result<()> {
         let port = endpoint_port(id);
-        match self.desired.docker_endpoint(network, id) {
-            Ok((bridge, record, ..)) if record.ports.contains_key(port) => self.remove_port(&bridge.to_owned(), port),
-            _ => Ok(()),
+        let endpoint = self.desired.docker_endpoint(network, id).ok();
+        let joined = endpoint.filter(|(_, record, ..)| record.ports.contains_key(port));
+        match joined.map(|(bridge, ..)| bridge.to_owned()) {
+            Some(bridge) => self.remove_port(&bridge, port),
+            None => Ok(()),
         }
     }
 
