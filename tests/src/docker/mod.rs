@@ -24,7 +24,7 @@ use serde_json::Value;
 
 use crate::http;
 use crate::namespace::Namespace;
-use crate::process::{Background, run, wait_until};
+use crate::process::{Background, run, run_ok, wait_until};
 
 pub mod container;
 pub mod image;
@@ -115,8 +115,8 @@ impl Docker {
         });
         match answer {
             Ok(true) => Ok(()),
-            Ok(false) => Err(io::Error::other(format!("dockerd ended; its log:\n{}", self.log()))),
-            Err(error) => Err(io::Error::new(error.kind(), format!("{error}; its log:\n{}", self.log()))),
+            Ok(false) => Err(io::Error::other(format!("dockerd ended: {}", self.complaints()))),
+            Err(error) => Err(io::Error::new(error.kind(), format!("{error}: {}", self.complaints()))),
         }
     }
 
@@ -131,20 +131,33 @@ impl Docker {
         daemon.wait(END_LIMIT).map(drop)
     }
 
-    /// SIGKILL to `dockerd`; its containers run on.
+    /// SIGKILL to `dockerd`; its containers run on. Its containerd ends with it, which is waited for: a new one would
+    /// take it for its own, and wait for it in vain.
     ///
     /// # Errors
     /// It did not end.
     pub fn kill_daemon(&mut self) -> io::Result<()> {
         let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
         daemon.signal(Signal::KILL);
-        daemon.wait(END_LIMIT).map(drop)
+        daemon.wait(END_LIMIT)?;
+        wait_until("the end of containerd", END_LIMIT, || (!processes::runs(self.mounts, "containerd")).then_some(()))
     }
 
     /// SIGKILL to everything at once, as when the power goes: `dockerd`, its containers, whatever it started.
     pub fn kill_everything(&mut self) {
         self.daemon = None;
         processes::end(self.mounts, &self.group);
+    }
+
+    /// Removes what a machine does not have when it has just been switched on: all that is in `/run/docker…`, sandboxes
+    /// included. To be used when nothing of it runs.
+    ///
+    /// # Errors
+    /// It cannot be removed.
+    pub fn clear_run(&self) -> io::Result<()> {
+        const SCRIPT: &str =
+            "for sandbox in /run/docker/netns/*; do umount \"$sandbox\" 2>/dev/null; done; rm -rf /run/docker*";
+        run_ok(self.host.command("sh").args(["-c", SCRIPT]), COMMAND_LIMIT).map(drop)
     }
 
     /// The process id of `dockerd`.
@@ -158,6 +171,14 @@ impl Docker {
     pub fn log(&self) -> String {
         let text = std::fs::read(self.directory.join("dockerd.log")).unwrap_or_default();
         String::from_utf8_lossy(&text).into_owned()
+    }
+
+    /// The last lines of the log that are no mere information.
+    fn complaints(&self) -> String {
+        let log = self.log();
+        let mut lines: Vec<&str> = log.lines().rev().filter(|line| !line.contains("level=info")).take(15).collect();
+        lines.reverse();
+        lines.join("\n")
     }
 
     /// A command that uses this Docker by its default socket: `docker`, `docker-compose`.
@@ -277,9 +298,7 @@ impl Docker {
 impl Drop for Docker {
     fn drop(&mut self) {
         if std::thread::panicking() {
-            let log = self.log();
-            let lines: Vec<&str> = log.lines().collect();
-            crate::announce(&format!("dockerd's log:\n{}", lines[lines.len().saturating_sub(25)..].join("\n")));
+            crate::announce(&format!("what dockerd complained of:\n{}", self.complaints()));
         }
         // Best effort, in the order of politeness: asked to end, told to end, ended.
         let _ = self.stop_daemon();

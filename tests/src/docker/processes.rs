@@ -43,15 +43,24 @@ pub fn all(mounts: u64, group: &str) -> Vec<Pid> {
     for group in groups(group) {
         members(&group, &mut pids);
     }
-    let processes = fs::read_dir("/proc").into_iter().flatten().flatten();
-    pids.extend(processes.filter_map(|entry| {
-        let pid = entry.file_name().to_str()?.parse().ok()?;
-        let path = entry.path();
-        let program = fs::read_to_string(path.join("comm")).ok()?;
-        let its = fs::metadata(path.join("ns/mnt")).is_ok_and(|namespace| namespace.ino() == mounts);
-        (its && PROGRAMS.iter().any(|name| program.starts_with(name))).then(|| Pid::from_raw(pid)).flatten()
-    }));
+    pids.extend(programs(mounts).filter(|one| PROGRAMS.iter().any(|name| one.1.starts_with(name))).map(|one| one.0));
     pids
+}
+
+/// Whether a program of exactly this name runs in the mount namespace.
+#[must_use]
+pub(super) fn runs(mounts: u64, program: &str) -> bool {
+    programs(mounts).any(|one| one.1 == program)
+}
+
+/// The processes in a mount namespace, with the names of their programs (the first 15 bytes).
+fn programs(mounts: u64) -> impl Iterator<Item = (Pid, String)> {
+    fs::read_dir("/proc").into_iter().flatten().flatten().filter_map(move |entry| {
+        let pid = Pid::from_raw(entry.file_name().to_str()?.parse().ok()?)?;
+        let program = fs::read_to_string(entry.path().join("comm")).ok()?;
+        let its = fs::metadata(entry.path().join("ns/mnt")).is_ok_and(|namespace| namespace.ino() == mounts);
+        its.then(|| (pid, program.trim_end().to_owned()))
+    })
 }
 
 /// Where the control group `name` is: in the one hierarchy of version 2, or in each of version 1.

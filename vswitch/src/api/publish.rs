@@ -85,6 +85,15 @@ impl PortRange {
     }
 }
 
+impl IntoIterator for PortRange {
+    type Item = u16;
+    type IntoIter = std::ops::RangeInclusive<u16>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.first..=self.last
+    }
+}
+
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.first == self.last { self.first.fmt(f) } else { write!(f, "{}-{}", self.first, self.last) }

@@ -8,6 +8,7 @@
 pub mod connections;
 pub mod containers;
 pub mod desired;
+pub mod docker;
 pub mod host_ends;
 pub mod host_ports;
 pub mod ipam;

@@ -187,6 +187,7 @@ impl Service {
             switch.follow_lent(now);
             switch.expire_stations(now);
             switch.refresh_overlay();
+            switch.collect_docker_leases(now);
             let databases = switch.databases();
             let conntrack = switch.conntrack();
             let ports = switch.used_host_ports();

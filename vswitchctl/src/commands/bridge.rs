@@ -317,6 +317,7 @@ pub(super) mod tests {
             mac_limit: 131_072,
             port_mac_limit: 16_384,
             storm_limit: 50_000,
+            docker_network: None,
             labels: BTreeMap::new(),
             network: None,
             ports: 2,

@@ -69,32 +69,29 @@ pub(crate) fn everybody(world: &World, findings: &mut Findings) {
     });
 }
 
-/// `-P`: a port of the host for each that is exposed, shown and reachable.
+/// `-P`: a port of the host for each that is exposed.
 pub(crate) fn all_exposed_ports(world: &World, findings: &mut Findings) {
     findings.group("-P", |findings| {
         let all = world.start("all", "--network n1 -P --expose 80 --expose 81/udp")?;
-        findings.record("-P publishes every exposed port, and `docker port` shows where", {
-            let shown = world.docker.line("port all")?;
-            let mut found = Ok("yes".to_owned());
-            for (protocol, inside) in [(Protocol::Tcp, 80), (Protocol::Udp, 81)] {
-                let key = format!("{inside}/{}", protocol.name());
-                let bindings = all.published(&key);
-                let Some(binding) = bindings.iter().find(|binding| binding.0 == "0.0.0.0") else {
-                    found = Ok(format!("{key} is not shown: {bindings:?}"));
-                    break;
-                };
-                if !shown.contains(&format!("{key} -> 0.0.0.0:{}", binding.1)) {
-                    found = Ok(format!("`docker port` shows {shown:?}"));
-                    break;
-                }
-                let server = Server::any(protocol, &all.namespace, false, inside)?;
-                if let Err(error) = server.meet(world.lab.far(), SocketAddr::new(host(false), binding.1)) {
-                    found = Err(error);
-                    break;
-                }
-            }
-            found
-        });
+        let ports = [(Protocol::Tcp, 80), (Protocol::Udp, 81)];
+        let mut found = Ok(());
+        for (protocol, inside) in ports {
+            found = found.and_then(|()| {
+                let target = SocketAddr::new(host(false), world.host_port(&all, "n1", protocol, inside)?);
+                Server::any(protocol, &all.namespace, false, inside)?.meet(world.lab.far(), target).map(drop)
+            });
+        }
+        findings.works("-P publishes every exposed port", found);
+        let shown = world.docker.line("port all")?;
+        let shows = |(protocol, inside): (Protocol, u16)| shown.contains(&format!("{inside}/{} -> ", protocol.name()));
+        let complete = ports.into_iter().all(shows);
+        findings.works(
+            "`docker port` and `docker ps` show where",
+            match complete {
+                true => Ok(()),
+                false => Err(std::io::Error::other(format!("`docker port` shows {shown:?}"))),
+            },
+        );
         world.docker.remove(&["all"])
     });
 }

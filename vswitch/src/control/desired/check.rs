@@ -30,6 +30,7 @@ impl Desired {
         let mut segments = HashSet::new();
         let mut uplinks = HashSet::new();
         self.check_publications()?;
+        self.check_docker()?;
         for (name, bridge) in &self.bridges {
             bridge.check(name)?;
             for subnet in &bridge.subnets {

@@ -25,6 +25,11 @@ use crate::wire::MacAddr;
 mod addresses;
 mod bridge;
 mod check;
+mod docker;
+mod docker_endpoint;
+mod docker_pool;
+#[cfg(test)]
+mod docker_tests;
 mod endpoints;
 mod fdb;
 mod host_end;
@@ -47,6 +52,9 @@ mod tunnel;
 mod tunnel_tests;
 mod uplink;
 
+pub use docker::{DockerNetwork, DockerNetworkSpec, DockerPool, DockerPortOptions, endpoint_port};
+pub use docker_endpoint::{DockerEndpoint, DockerEndpointSpec};
+pub use docker_pool::{DOCKER_ADDRESS_SPACE, DockerLease, DockerPoolRecord, DockerPoolSpec, LEASE_S};
 pub use host_end::{HostEnd, Owner};
 pub use lent::LentRecord;
 pub use limits::*;
@@ -66,6 +74,9 @@ pub struct Desired {
     pub boot_id: Option<String>,
     /// The bridges by name.
     pub bridges: BTreeMap<String, BridgeRecord>,
+    /// The pools that addresses of Docker's networks are given from, where the switch does that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub docker_pools: BTreeMap<String, DockerPoolRecord>,
 }
 
 /// A bridge as it was asked for, defaults filled in.
@@ -109,6 +120,9 @@ pub struct BridgeRecord {
     pub storm_limit: u32,
     /// Free-form labels.
     pub labels: BTreeMap<String, String>,
+    /// The network that it is for Docker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<DockerNetwork>,
     /// The attached ports by name.
     pub ports: BTreeMap<String, PortRecord>,
     /// The tunnels by name.

@@ -57,9 +57,9 @@ impl Desired {
                 "expose ranges instead of their ports",
             ));
         }
-        let (ips, cursors) = record.port_addresses(bridge, &spec.ips)?;
+        let (ips, cursors) = record.port_addresses((bridge, &name), &spec.ips)?;
         let mac = match &spec.mac {
-            Some(text) => record.explicit_mac(bridge, text)?,
+            Some(text) => record.explicit_mac((bridge, &name), text)?,
             None => record.automatic_mac(bridge, &ips, target.random)?,
         };
         let mut trunk = spec.trunk.clone();
@@ -276,9 +276,10 @@ impl BridgeRecord {
         Ok(())
     }
 
-    fn explicit_mac(&self, bridge: &str, text: &str) -> Result<MacAddr> {
+    fn explicit_mac(&self, (bridge, name): (&str, &str), text: &str) -> Result<MacAddr> {
         let mac = parse_mac(text)?;
-        match self.mac_owner(bridge, mac) {
+        let endpoint = || self.docker_endpoint_with(name, |endpoint| endpoint.mac == mac);
+        match self.mac_owner(bridge, mac).or_else(endpoint) {
             None => Ok(mac),
             Some(owner) => Err(conflict(
                 format!("the MAC address {mac} is taken on bridge {bridge:?} by {owner}"),
@@ -302,15 +303,16 @@ impl BridgeRecord {
                 )),
             };
         }
-        let mut tail = u32::from_be_bytes(random);
-        loop {
-            // Ends: a bridge has far fewer than 2^32 addresses.
-            let mac = mac_of_tail(tail.to_be_bytes());
-            if self.mac_owner(bridge, mac).is_none() {
-                return Ok(mac);
-            }
-            tail = tail.wrapping_add(1);
-        }
+        Ok(free_tail(random, |mac| self.mac_owner(bridge, mac).is_none()))
+    }
+
+    /// A free MAC address for an interface with `ips`: the one that goes with its IPv4 address, or any.
+    pub(super) fn free_mac(ips: &[ipnet::IpNet], random: [u8; 4], is_free: impl Fn(MacAddr) -> bool) -> MacAddr {
+        let ipv4 = ips.iter().find_map(|ip| match ip.addr() {
+            std::net::IpAddr::V4(ip) => Some(MacAddr::from_ipv4(ip)),
+            std::net::IpAddr::V6(_) => None,
+        });
+        ipv4.filter(|mac| is_free(*mac)).unwrap_or_else(|| free_tail(random, is_free))
     }
 
     /// Who has `mac` on this bridge, for a sentence.
@@ -323,6 +325,19 @@ impl BridgeRecord {
         }
         let entry = self.statics.iter().find(|entry| entry.mac == mac)?;
         Some(format!("a static entry for port {:?}", entry.port))
+    }
+}
+
+/// The first free MAC address from the one with the tail `random` on.
+fn free_tail(random: [u8; 4], is_free: impl Fn(MacAddr) -> bool) -> MacAddr {
+    let mut tail = u32::from_be_bytes(random);
+    loop {
+        // Ends: a bridge has far fewer than 2^32 addresses.
+        let mac = mac_of_tail(tail.to_be_bytes());
+        if is_free(mac) {
+            return mac;
+        }
+        tail = tail.wrapping_add(1);
     }
 }
 

@@ -41,6 +41,10 @@ impl Desired {
                 dropped.push((bridge.clone(), name.clone()));
                 false
             });
+            if let Some(network) = &mut record.docker {
+                // Containers that are started again get new ones.
+                network.endpoints.clear();
+            }
             let ports = &record.ports;
             record.statics.retain(|entry| entry.port == *bridge || ports.contains_key(&entry.port));
         }

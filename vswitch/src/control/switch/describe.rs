@@ -106,6 +106,7 @@ fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge, overlay
         storm_limit: record.storm_limit,
         labels: record.labels.clone(),
         network: None,
+        docker_network: record.docker.as_ref().map(|network| network.spec.id.clone()),
         ports: record.ports.len(),
         tunnels: record.tunnels.len(),
         macs: live.fdb.len(),

@@ -78,6 +78,7 @@ impl Switch {
             if next.remove_port(bridge, name).is_err() {
                 continue;
             }
+            next.forget_docker_endpoint(bridge, name);
             if let Some(live) = self.live.bridges.get_mut(bridge)
                 && let Some(port) = live.ports.remove(name)
             {

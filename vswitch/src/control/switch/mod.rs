@@ -31,6 +31,8 @@ mod carrier;
 mod conntrack;
 mod describe;
 mod describe_uplinks;
+mod docker;
+mod docker_ipam;
 mod fdb;
 mod gateway;
 mod gateway_entries;
@@ -59,6 +61,7 @@ mod uplinks;
 
 pub use announce::Announcement;
 pub use conntrack::ConnectionsPlan;
+pub use docker::{DockerEndpointInfo, DockerJoin};
 pub use gone::Suspect;
 pub use lent::Lent;
 pub use loopback::LoopbackCarry;
@@ -102,6 +105,8 @@ pub struct Switch {
     gateway: GatewayPlane,
     /// What the host's side of the switch was told of published ports.
     services: ServicePlane,
+    /// What Docker was given and has not used yet.
+    docker_leases: docker_ipam::Leases,
 }
 
 impl Switch {
@@ -127,6 +132,7 @@ impl Switch {
             uplinks: UplinkPlane::new(GuardOwner(owner.number())),
             gateway: GatewayPlane::default(),
             services: ServicePlane::default(),
+            docker_leases: docker_ipam::Leases::default(),
         })
     }
 

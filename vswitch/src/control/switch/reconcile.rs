@@ -70,6 +70,7 @@ impl Switch {
                     Found::NamespaceGone => {
                         tracing::info!(bridge = %name, port = %port_name, netns = %port.netns, "the namespace or what was in it is gone, the port is dropped");
                         next.remove_port(name, port_name)?;
+                        next.forget_docker_endpoint(name, port_name);
                     }
                     Found::Failed(error) => {
                         tracing::warn!(bridge = %name, port = %port_name, error = %error.message, "the port cannot be had, trying again");
