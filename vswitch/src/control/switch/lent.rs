@@ -106,10 +106,10 @@ impl Switch {
         Ok((host, target))
     }
 
-    /// Whether some port is lent, so that its container's name is another one's to know.
+    /// Whether some bridge is a network of Docker's, so that its name and its containers' are another one's to know.
     #[must_use]
-    pub fn has_lent(&self) -> bool {
-        self.desired.bridges.values().flat_map(|record| record.ports.values()).any(|port| port.lent.is_some())
+    pub fn serves_docker(&self) -> bool {
+        self.desired.bridges.values().any(|record| record.docker.is_some())
     }
 
     /// The lent port of `bridge` that is one of `ports`, if that is one and nothing else of the bridge is called `key`.
