@@ -293,6 +293,9 @@ pub struct Bridge {
     /// Docker's id of the network that the bridge is, where it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker_network: Option<String>,
+    /// What Docker calls the network that the bridge is, as far as that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// The number of attached ports, the host's own not counted.
     pub ports: usize,
     /// The number of tunnels.
@@ -354,7 +357,8 @@ pub struct XdpStatus {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PortSpec {
-    /// The network namespace: a name known to `ip netns`, `pid:N` or a bare number, or a path.
+    /// The network namespace: a name known to `ip netns`, `container:NAME` for a container of Docker's or Podman's,
+    /// `pid:N` or a bare number, or a path.
     pub netns: String,
     /// The port's name; default: the namespace's name (`pid-N` for a process, the last part of a path).
     #[serde(default)]
@@ -435,6 +439,9 @@ pub struct Port {
     /// Whether somebody else, such as Docker, moves the interface to the namespace and configures it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lent: bool,
+    /// What Docker calls the container whose port it is, as far as that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// The kind of interface.
     #[serde(rename = "type")]
     pub port_type: PortType,

@@ -17,6 +17,7 @@ use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
 use tokio::task::JoinHandle;
 
+use crate::control::containers::{Containers, EngineSockets};
 use crate::control::docker::{self, socket::DriverSocket};
 use crate::control::host_ports::HostPorts;
 use crate::control::lock::{Lock, LockError};
@@ -67,6 +68,8 @@ pub struct Options {
     pub xdp_chunks: u32,
     /// How long threads poll the drivers of AF_XDP ports at a time, in microseconds; none: not at all.
     pub xdp_busy_poll_us: Option<u32>,
+    /// Where container engines are asked for containers' names.
+    pub engines: EngineSockets,
 }
 
 /// Why the daemon could not start.
@@ -160,7 +163,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         .build()
         .map_err(doing("the control plane cannot be started"))?;
     let ended = runtime.block_on(async {
-        let service = Service::new(switch, workers);
+        let containers = Containers::new(options.engines.clone());
+        let service = Service::with_containers(switch, workers, containers);
         // From here on the signals are ours: one that comes during the start is not lost.
         let mut terminate = signal(SignalKind::terminate()).map_err(doing("signals cannot be caught"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(doing("signals cannot be caught"))?;

@@ -7,6 +7,7 @@ use std::process::ExitCode;
 use clap::{ArgAction, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
+use vswitch::control::containers::{EngineSockets, unix_socket};
 use vswitch::control::docker::SOCKET_DEFAULT;
 use vswitch::control::uplink::options::{self, UplinkOption};
 use vswitch::daemon::{
@@ -58,6 +59,11 @@ struct Arguments {
     /// sleeping until an interrupt: shorter round trips, for a core each [default: off].
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(1..=i64::from(XDP_BUSY_POLL_US_MAX)))]
     xdp_busy_poll: Option<u32>,
+
+    /// The socket at which Docker answers questions about its containers, for `container:NAME` [default:
+    /// that in $DOCKER_HOST, or /var/run/docker.sock].
+    #[arg(long, value_name = "PATH", value_parser = parse_engine)]
+    docker_host: Option<PathBuf>,
 
     /// What to log: error, warn, info, debug or trace, also per module as in RUST_LOG.
     #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
@@ -129,6 +135,10 @@ fn parse_chunks(text: &str) -> Result<u32, String> {
     }
 }
 
+fn parse_engine(text: &str) -> Result<PathBuf, String> {
+    unix_socket(text).ok_or_else(|| "an absolute path is needed, or unix:// and one".to_owned())
+}
+
 fn completion_script(shell: Supported) -> Vec<u8> {
     let shell = match shell {
         Supported::Bash => Shell::Bash,
@@ -141,8 +151,19 @@ fn completion_script(shell: Supported) -> Vec<u8> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { socket, state_dir, docker, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll, log, completion } =
-        Arguments::parse();
+    let Arguments {
+        socket,
+        state_dir,
+        docker,
+        workers,
+        uplinks,
+        coalesce,
+        xdp_chunks,
+        xdp_busy_poll,
+        docker_host,
+        log,
+        completion,
+    } = Arguments::parse();
     if let Some(shell) = completion {
         return match std::io::stdout().write_all(&completion_script(shell)) {
             Ok(()) => ExitCode::SUCCESS,
@@ -159,8 +180,19 @@ fn main() -> ExitCode {
         Err(why) => Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, why).exit(),
     };
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(false).init();
-    let options =
-        Options { socket, state_dir, docker, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll_us: xdp_busy_poll };
+    let mut engines = EngineSockets::from_environment(|name| std::env::var(name).ok());
+    engines.docker = docker_host.unwrap_or(engines.docker);
+    let options = Options {
+        socket,
+        state_dir,
+        docker,
+        workers,
+        uplinks,
+        coalesce,
+        xdp_chunks,
+        xdp_busy_poll_us: xdp_busy_poll,
+        engines,
+    };
     match daemon::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -301,6 +301,9 @@ pub struct Publication {
     pub bridge: String,
     /// The port of the bridge.
     pub port: String,
+    /// What Docker calls the container whose port it is, as far as that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_name: Option<String>,
     /// The protocol.
     pub protocol: Transport,
     /// The host's address; `0.0.0.0` or `::` for all of that family.

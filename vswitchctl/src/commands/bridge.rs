@@ -319,6 +319,7 @@ pub(super) mod tests {
             storm_limit: 50_000,
             docker_network: None,
             labels: BTreeMap::new(),
+            network: None,
             ports: 2,
             tunnels: 0,
             macs: 3,

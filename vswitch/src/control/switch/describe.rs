@@ -106,6 +106,7 @@ fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge, overlay
         storm_limit: record.storm_limit,
         labels: record.labels.clone(),
         docker_network: record.docker.as_ref().map(|network| network.spec.id.clone()),
+        network: None,
         ports: record.ports.len(),
         tunnels: record.tunnels.len(),
         macs: live.fdb.len(),
@@ -121,6 +122,7 @@ fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRec
         netns: port.netns.to_string(),
         ifname: port.ifname.clone(),
         lent: port.lent.is_some(),
+        container: None,
         port_type: port.port_type,
         xdp: xdp_status(port, live),
         state: if live.attachment.is_ok() { PortState::Up } else { PortState::Failed },
@@ -153,6 +155,7 @@ pub(super) fn describe_publication(bridge: &str, name: &str, one: &PublicationRe
     Publication {
         bridge: bridge.to_owned(),
         port: name.to_owned(),
+        container_name: None,
         protocol: one.protocol,
         host_ip: one.host,
         host: one.host_ports(),

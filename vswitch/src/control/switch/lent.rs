@@ -11,6 +11,8 @@
 //! nobody ever came for is kept, too, as long as the namespace that it is for exists; without that, for
 //! [`UNCLAIMED_S`]: the borrower may have died in between, and who knows whether it comes back to clean up.
 
+use std::collections::BTreeSet;
+
 use super::Switch;
 use super::identity::{self, Lookup};
 use super::ports::netns_refused;
@@ -102,6 +104,25 @@ impl Switch {
         let random = super::random_tail()?;
         let target = PortTarget { netns: reference, id: self.host, cookie, owner: self.owner, random };
         Ok((host, target))
+    }
+
+    /// Whether some port is lent, so that its container's name is another one's to know.
+    #[must_use]
+    pub fn has_lent(&self) -> bool {
+        self.desired.bridges.values().flat_map(|record| record.ports.values()).any(|port| port.lent.is_some())
+    }
+
+    /// The lent port of `bridge` that is one of `ports`, if that is one and nothing else of the bridge is called `key`.
+    #[must_use]
+    pub fn lent_among(&self, bridge: &str, key: &str, ports: &BTreeSet<String>) -> Option<String> {
+        let record = self.desired.bridges.get(bridge)?;
+        if key == bridge || record.tunnels.contains_key(key) || record.uplinks.contains_key(key) {
+            return None;
+        }
+        let is_lent = |name: &&String| record.ports.get(*name).is_some_and(|port| port.lent.is_some());
+        let mut candidates = ports.iter().filter(is_lent);
+        let only = candidates.next()?;
+        (candidates.next().is_none() && self.resolve_port(bridge, key).is_err()).then(|| only.clone())
     }
 
     /// Detaches the port that `key` names, as a person asks for it: a lent port only with `force`, because whoever
