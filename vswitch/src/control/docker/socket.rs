@@ -36,6 +36,10 @@ pub enum DriverSocket {
 /// # Errors
 /// What it passed is no listening unix socket, or its environment makes no sense.
 pub fn passed() -> io::Result<Option<UnixListener>> {
+    // Variables that were inherited from another process's environment say nothing to this one (sd_listen_fds(3)).
+    if sd_notify::listen_fds()?.next().is_none() {
+        return Ok(None);
+    }
     let mut found = None;
     for (fd, name) in sd_notify::listen_fds_with_names(false)? {
         if name != DESCRIPTOR_NAME || found.is_some() {
