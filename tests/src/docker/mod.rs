@@ -63,6 +63,7 @@ impl Docker {
     /// # Errors
     /// The mounts cannot be made, or `dockerd` does not start; with what it logged.
     pub fn start(host: &mut Namespace, directory: &Path, args: &[&str]) -> io::Result<Self> {
+        processes::sweep();
         std::fs::create_dir_all(directory)?;
         let mounts = mounts::create(host, directory)?;
         let inode = mounts.metadata()?.ino();

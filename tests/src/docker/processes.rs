@@ -36,6 +36,25 @@ pub fn end(mounts: u64, group: &str) {
     }
 }
 
+/// Ends the containers of Dockers whose test process was killed, and removes their control groups. What else there is
+/// of such a Docker is in its host's network namespace, and goes with that ([`crate::namespace::sweep`]).
+pub fn sweep() {
+    let hierarchies = fs::read_dir(CONTROL_GROUPS).into_iter().flatten().flatten().map(|entry| entry.path());
+    for hierarchy in hierarchies.chain([PathBuf::from(CONTROL_GROUPS)]) {
+        for group in children(&hierarchy) {
+            let name = group.file_name().unwrap_or_default().to_string_lossy().into_owned();
+            let owner = name.strip_prefix("vsw").and_then(|rest| rest.split_once('-')).map(|(pid, _)| pid);
+            if owner
+                .and_then(|pid| pid.parse::<u32>().ok())
+                .is_some_and(|pid| !Path::new(&format!("/proc/{pid}")).exists())
+            {
+                // No mount namespace has this inode.
+                end(0, &name);
+            }
+        }
+    }
+}
+
 /// The processes of a Docker that run.
 #[must_use]
 pub fn all(mounts: u64, group: &str) -> Vec<Pid> {

@@ -90,6 +90,15 @@ pub(crate) fn table(all: &[Findings]) -> String {
     text
 }
 
+/// The table of what is expected.
+pub(crate) fn expected_table() -> String {
+    let mut text = format!("| behaviour | {} | {} |\n|---|---|---|", Driver::Bridge.name(), Driver::Vswitch.name());
+    for (behaviour, bridge, vswitch) in EXPECTED {
+        text.push_str(&format!("\n| {behaviour} | {bridge} | {vswitch} |"));
+    }
+    text
+}
+
 /// Names for addresses, as findings put them.
 #[derive(Debug)]
 pub(crate) struct Names(Vec<(IpAddr, &'static str)>);

@@ -69,3 +69,11 @@ fn both_drivers() {
     let wrong: Vec<String> = found.iter().flat_map(Findings::unexpected).collect();
     assert!(wrong.is_empty(), "not as expected:\n{}", wrong.join("\n"));
 }
+
+#[test]
+fn the_documentation_has_the_same_table() {
+    let path = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("../docs/docker.md");
+    let text = std::fs::read_to_string(&path).unwrap_or_else(|error| panic!("{}: {error}", path.display()));
+    let expected = findings::expected_table();
+    assert!(text.contains(&expected), "{} is to have this table:\n{expected}", path.display());
+}
