@@ -21,6 +21,7 @@
 mod driver;
 pub(crate) mod fuzzing;
 mod ipam;
+mod known;
 mod message;
 mod options;
 #[cfg(test)]

@@ -9,9 +9,10 @@ use std::net::{IpAddr, Ipv4Addr};
 use ipnet::IpNet;
 use serde_json::Value;
 
+use super::known::{DOCKERS_OWN, ENDPOINT_OPTIONS, NETWORK_OPTIONS, refuse_known, unknown};
 use super::message::{CreateNetwork, GENERIC, INTERNAL, IpamData, Options};
 use super::values::{
-    GatewayMode, address, carrier, gateway_mode, list, parse, port_type, prefix, switch, text, unit, unknown, uplink,
+    GatewayMode, address, carrier, gateway_mode, list, parse, port_type, prefix, switch, text, unit, uplink,
 };
 use crate::api::{BridgeSpec, Carrier, PortType, Reservation, UplinkSpec, VxlanSpec};
 use crate::control::desired::{DockerNetworkSpec, DockerPool, DockerPortOptions};
@@ -24,64 +25,6 @@ const IFNAME_PREFIX: &str = "eth";
 const ROUTER_IPV4: &str = "DefaultGatewayIPv4";
 /// The same for IPv6.
 const ROUTER_IPV6: &str = "DefaultGatewayIPv6";
-
-/// Every option there is, for suggestions.
-const NETWORK_OPTIONS: &[&str] = &[
-    "name",
-    "mtu",
-    "icc",
-    "masquerade",
-    "host-ip",
-    "mss-clamp",
-    "l2",
-    "type",
-    "guard",
-    "vlan",
-    "uplink",
-    "vxlan-vni",
-    "vxlan-remotes",
-    "vxlan-local",
-    "vxlan-port",
-    "vxlan-learning",
-    "vxlan-carrier",
-    "ageing",
-    "mac-limit",
-    "port-mac-limit",
-    "storm-limit",
-    "ingress-rate",
-    "egress-rate",
-    "com.docker.network.bridge.name",
-    "com.docker.network.bridge.enable_icc",
-    "com.docker.network.bridge.enable_ip_masquerade",
-    "com.docker.network.bridge.host_binding_ipv4",
-    "com.docker.network.bridge.gateway_mode_ipv4",
-    "com.docker.network.bridge.gateway_mode_ipv6",
-    "com.docker.network.bridge.inhibit_ipv4",
-    "com.docker.network.bridge.default_bridge",
-    "com.docker.network.driver.mtu",
-    "com.docker.network.container_iface_prefix",
-];
-
-/// Every option of an endpoint (`--network name=NET,driver-opt=KEY=VALUE`).
-const ENDPOINT_OPTIONS: &[&str] = &["type", "guard", "vlan", "ingress-rate", "egress-rate"];
-
-/// Options that Docker sees to itself, whatever the driver is.
-const DOCKERS_OWN: &[&str] = &["com.docker.network.advertise_addr_nmsgs", "com.docker.network.advertise_addr_ms"];
-
-/// Options of Docker's bridge driver that ask for what the switch does not do, and why.
-const REFUSED: &[(&str, &str)] = &[
-    ("com.docker.network.host_ipv4", "what leaves has the address of the interface that it leaves by; leave it out"),
-    ("com.docker.network.host_ipv6", "what leaves has the address of the interface that it leaves by; leave it out"),
-    (
-        "com.docker.network.bridge.trusted_host_interfaces",
-        "containers are reached from outside at published ports alone; publish what is to be reached",
-    ),
-    ("com.docker.network.endpoint.sysctls", "Docker does not let other drivers set them; use `docker run --sysctl`"),
-    (
-        "com.docker.network.endpoint.ifname",
-        "Docker does not let other drivers choose it; use the network's com.docker.network.container_iface_prefix",
-    ),
-];
 
 /// A value that was given, and under which name.
 type Given<T> = Option<(String, T)>;
@@ -401,14 +344,4 @@ fn add_pool(spec: &mut DockerNetworkSpec, data: &IpamData) -> Result<()> {
     let reserve = aux.into_iter().map(|(name, ip)| Reservation { name: Some(name.clone()), ip });
     spec.bridge.reserve.extend(reserve);
     Ok(())
-}
-
-fn refuse_known(key: &str) -> Result<()> {
-    match REFUSED.iter().find(|(name, _)| *name == key) {
-        None => Ok(()),
-        Some((_, why)) => {
-            let (why, remedy) = why.split_once("; ").unwrap_or((why, ""));
-            Err(invalid(format!("the option {key} cannot be had: {why}"), remedy))
-        }
-    }
 }

@@ -142,6 +142,7 @@ fn unknown_options_are_refused_with_the_nearest_that_there_is() {
     refused(&json!({"com.docker.network.driver.mut": "1400"}), "mtu");
     refused(&json!({"com.example.colour": "blue"}), "\"com.example.colour\"".trim_matches('"'));
     refused(&json!({"parent": "eth0"}), "there are name, mtu,");
+    refused(&json!({"foo": "bar"}), "there are name, mtu,");
 }
 
 #[test]

@@ -1,4 +1,4 @@
-//! The values of options, from the text that people write, and what is said of options that there are none of.
+//! The values of options, from the text that people write.
 
 use std::fmt::Display;
 use std::net::IpAddr;
@@ -27,33 +27,6 @@ pub(super) fn address(what: &str, text: &str) -> Result<IpAddr> {
     let net = text.parse::<IpNet>().map(|net| net.addr());
     net.or_else(|_| text.parse())
         .map_err(|_| invalid(format!("{what}: {text:?} is no address"), "write it as 172.18.0.5"))
-}
-
-pub(super) fn unknown(of: &str, key: &str, known: &[&str]) -> crate::api::Error {
-    // A name of Docker's is often written without what they all begin with.
-    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().replace('_', "-");
-    let distance = |name: &&&str| edits(&last(key), &last(name)).min(edits(key, name));
-    let nearest = known.iter().min_by_key(distance).filter(|name| distance(name) <= 3);
-    let remedy = match nearest {
-        Some(name) => format!("did you mean {name}?"),
-        None => format!("there are {}", known.join(", ")),
-    };
-    invalid(format!("the {of} option {key} is unknown"), remedy)
-}
-
-/// The number of letters that have to be added, left out or replaced to get from `a` to `b` (Levenshtein).
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.iter().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = (diagonal + usize::from(from != *to)).min(above + 1).min(row[j] + 1);
-            diagonal = above;
-        }
-    }
-    row[b.len()]
 }
 
 /// The value of an option, which is text with `-o`, and may be more in the engine's own requests.
