@@ -42,6 +42,8 @@ pub(super) struct Interface<'a> {
     pub(super) index: Option<u32>,
     pub(super) mac: MacAddr,
     pub(super) mtu: u32,
+    /// The longest super-frame that it is to send, in bytes, where that is less than usual.
+    pub(super) gso_max_size: Option<u32>,
     pub(super) ips: Vec<IpNet>,
     /// Default routes lead through these.
     pub(super) gateways: Vec<IpAddr>,
@@ -261,6 +263,7 @@ impl Interface<'_> {
             mac: (link.mac != Some(self.mac.0)).then_some(self.mac.0),
             mtu: (link.mtu != self.mtu).then_some(self.mtu),
             txqlen: txqlen.filter(|length| *length != link.txqlen),
+            gso_max_size: self.gso_max_size.filter(|bytes| *bytes < link.gso_max_size),
             ipv6_link_local: (!link.up && !self.ipv6).then_some(false),
             up: (!link.up).then_some(true),
             ..LinkChange::default()
@@ -269,6 +272,7 @@ impl Interface<'_> {
             change.mac.map(|_| format!("MAC {}", self.mac)),
             change.mtu.map(|mtu| format!("mtu {mtu}")),
             change.txqlen.map(|frames| format!("txqueuelen {frames}")),
+            change.gso_max_size.map(|bytes| format!("gso_max_size {bytes}")),
             change.up.map(|_| "up".to_owned()),
         ];
         if words.iter().any(Option::is_some) {
@@ -404,6 +408,16 @@ pub(super) fn link_here(port: &PortRecord) -> std::result::Result<Option<Link>, 
 pub(super) fn set_port_mtu_here(port: &PortRecord, mtu: u32) -> std::result::Result<(), NetlinkError> {
     match link_here(port)? {
         Some(link) if link.mtu != mtu => Netlink::open()?.set_mtu(link.index, mtu),
+        _ => Ok(()),
+    }
+}
+
+/// Changes the longest super-frame of a port's interface in the calling thread's namespace.
+pub(super) fn set_gso_max_size_here(port: &PortRecord, bytes: u32) -> std::result::Result<(), NetlinkError> {
+    match link_here(port)? {
+        Some(link) if link.gso_max_size != bytes => {
+            Netlink::open()?.change_link(link.index, &LinkChange { gso_max_size: Some(bytes), ..LinkChange::default() })
+        }
         _ => Ok(()),
     }
 }
