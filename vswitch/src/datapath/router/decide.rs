@@ -147,7 +147,7 @@ fn from_container(
     if gateway.internal || bridges.into_iter().any(|other| elsewhere(other)) || is_link_local(destination) {
         return Err(prohibited());
     }
-    let no_route = tell(DropReason::NoRoute, Problem::NetworkUnreachable);
+    let no_route = no_route(source);
     let outside = routing.outside_towards(destination).ok_or(no_route)?;
     let external = outside.addresses.iter().find(|address| address.is_ipv4() == destination.is_ipv4());
     let source_nat = match (gateway.masquerade, external) {
@@ -300,6 +300,15 @@ fn explain(refusal: conntrack::Refusal) -> Refusal {
     }
 }
 
+/// There is no way out; nobody is told so before it is certain.
+fn no_route(source: &Source<'_>) -> Refusal {
+    if source.snapshot.routing.is_settled {
+        tell(DropReason::NoRoute, Problem::NetworkUnreachable)
+    } else {
+        (DropReason::NoRoute, None)
+    }
+}
+
 fn prohibited() -> Refusal {
     tell(DropReason::OtherNetwork, Problem::Prohibited)
 }
@@ -334,8 +343,7 @@ pub(super) fn output(
         Place::Loopback => routing.loopback.map(plain).ok_or((DropReason::PortGone, None)),
         Place::Outside => {
             let same = routing.outside.iter().find(|outside| outside.addresses.contains(&translated.source));
-            let outside =
-                same.or(routing.outside.first()).ok_or(tell(DropReason::NoRoute, Problem::NetworkUnreachable))?;
+            let outside = same.or(routing.outside.first()).ok_or_else(|| no_route(source))?;
             Ok(plain(outside.port))
         }
         Place::Container => {
