@@ -26,8 +26,8 @@ pub const SWEEP_BUDGET: usize = 1 << 16;
 /// Slots that are looked at for one that may be evicted.
 const EVICTION_SLOTS: u32 = 64;
 
-/// Seconds after which no worker has a flow in its cache that it has not seen: those of the cache, the one in which it
-/// says once that it has seen it, and one because clocks are read at different times.
+/// Seconds after which no worker has a flow in its cache that it has not seen: those of the cache, which begin with what
+/// it says last of the flow, one in which it says so, and one because clocks are read at different times.
 const UNCACHED_S: u32 = VALID_S + 2;
 
 /// What a sweep did.
