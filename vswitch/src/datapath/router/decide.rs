@@ -342,9 +342,11 @@ pub(super) fn output(
     match found.to {
         Place::Loopback => routing.loopback.map(plain).ok_or((DropReason::PortGone, None)),
         Place::Outside => {
+            if !routing.has_route(translated.destination) {
+                return Err(no_route(source));
+            }
             let same = routing.outside.iter().find(|outside| outside.addresses.contains(&translated.source));
-            let outside = same.or(routing.outside.first()).ok_or_else(|| no_route(source))?;
-            Ok(plain(outside.port))
+            Ok(plain(same.or(routing.outside.first()).ok_or_else(|| no_route(source))?.port))
         }
         Place::Container => {
             let has = |bridge: &&std::sync::Arc<BridgeEntry>| {
