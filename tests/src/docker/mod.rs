@@ -28,10 +28,12 @@ use crate::process::{Background, run, run_ok, wait_until};
 
 pub mod container;
 pub mod image;
+pub mod interceptor;
 pub mod mounts;
 pub mod processes;
 
 pub use container::Container;
+pub use interceptor::{Interceptor, Moment};
 
 /// How long `dockerd` may take until it answers; longer than it waits for a plugin that does not.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -165,6 +167,13 @@ impl Docker {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.daemon.as_ref().map(Background::pid)
+    }
+
+    /// A path of the host's, such as `/run/docker/plugins`, as everybody else sees it while `dockerd` runs.
+    #[must_use]
+    pub fn path(&self, path: &str) -> PathBuf {
+        let pid = self.pid().unwrap_or_default();
+        PathBuf::from(format!("/proc/{pid}/root{path}"))
     }
 
     /// What `dockerd` logged.
