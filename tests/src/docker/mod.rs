@@ -143,7 +143,9 @@ impl Docker {
         let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
         daemon.signal(Signal::KILL);
         daemon.wait(END_LIMIT)?;
-        wait_until("the end of containerd", END_LIMIT, || (!processes::runs(self.mounts, "containerd")).then_some(()))
+        wait_until("the end of containerd", END_LIMIT, || (!processes::runs(self.mounts, "containerd")).then_some(()))?;
+        // Its parent is process 1 by now. Until that has reaped it, the next dockerd takes it for a living one.
+        run_ok(self.host.command("rm").args(["-f", "/run/docker/containerd/containerd.pid"]), COMMAND_LIMIT).map(drop)
     }
 
     /// SIGKILL to everything at once, as when the power goes: `dockerd`, its containers, whatever it started.

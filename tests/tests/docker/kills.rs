@@ -33,7 +33,9 @@ fn assert_alone(world: &World, witness: &Container) {
         (counts, format!("{bridge}\n{published}\n{stored}"))
     };
     // What Docker could not say is found out: by what the kernel tells of the sandbox's end.
-    let alone = wait_until("the others to go", Duration::from_secs(5), || (left().0 == [1, 1, 1]).then_some(()));
+    // The record of an endpoint whose answer was lost stays until somebody wants its address.
+    let alone =
+        wait_until("the others to go", Duration::from_secs(5), || matches!(left().0, [1, 1, 1 | 2]).then_some(()));
     assert!(alone.is_ok(), "ports, published ports, endpoints: {:?}\n{}", left().0, left().1);
 }
 
