@@ -360,6 +360,9 @@ pub struct PortSpec {
     /// The network namespace: a name known to `ip netns`, `container:NAME` for a container of Docker's or Podman's,
     /// `pid:N` or a bare number, or a path.
     pub netns: String,
+    /// What the container is called whose namespace it is, for people; default: the name in `container:NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// The port's name; default: the namespace's name (`pid-N` for a process, the last part of a path).
     #[serde(default)]
     pub name: Option<String>,
@@ -439,7 +442,7 @@ pub struct Port {
     /// Whether somebody else, such as Docker, moves the interface to the namespace and configures it.
     #[serde(default, skip_serializing_if = "std::ops::Not::not")]
     pub lent: bool,
-    /// What Docker calls the container whose port it is, as far as that is known.
+    /// What the container is called whose port it is, as far as that is known.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub container: Option<String>,
     /// The kind of interface.

@@ -178,6 +178,21 @@ fn what_happens_while_no_daemon_runs_is_noticed_by_the_next() {
         assert!(late.reaches("10.77.0.1") && late.reaches("10.77.0.3"));
         wait("the port says where it is", || host.port("waits").is_some_and(|port| port.ifname == "eth0"));
 
+        // The path is gone, or never led anywhere for us; a process is still there.
+        let hidden = future();
+        let lent = host.lend(("hidden", "10.77.0.4"), &hidden, port_type);
+        host.kill();
+        let inside = Container::new(&hidden);
+        inside.borrow(&host, &lent, "10.77.0.4/24");
+        let mut process = inside.process();
+        inside.netns.remove();
+        host.start();
+        assert!(host.port("hidden").is_some_and(|port| port.state == PortState::Up && port.ifname == "eth0"));
+        assert!(late.reaches("10.77.0.4"));
+        process.kill().unwrap();
+        process.wait().unwrap();
+        wait("the port goes with its container", || host.port("hidden").is_none());
+
         // A container that ended, and an interface that somebody removed.
         host.kill();
         container.netns.remove();

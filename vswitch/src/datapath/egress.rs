@@ -101,7 +101,7 @@ enum Need {
     Segmentation,
 }
 
-fn need(frame: &Frame, caps: Caps) -> Need {
+fn need(frame: &Frame, caps: Caps, super_frame_bytes_max: usize) -> Need {
     match (frame.offload.gso, frame.offload.csum) {
         (Some(gso), _) => {
             let kind = match gso.kind {
@@ -109,7 +109,8 @@ fn need(frame: &Frame, caps: Caps) -> Need {
                 GsoKind::Tcp6 => caps.tso6,
                 GsoKind::Udp => caps.uso,
             };
-            if kind && caps.csum && (caps.ecn || !gso.ecn) { Need::Nothing } else { Need::Segmentation }
+            let takes = kind && (caps.csum || caps.tunnel) && (caps.ecn || !gso.ecn);
+            if takes && frame.len() <= super_frame_bytes_max { Need::Nothing } else { Need::Segmentation }
         }
         (None, Csum::Partial { .. }) if !caps.csum => Need::Checksum,
         (None, _) => Need::Nothing,
@@ -166,6 +167,7 @@ impl Egress {
     /// Serves one output of a burst.
     pub(super) fn serve(&mut self, output: &mut Output<'_>, frames: &mut [Frame], scatter: &Scatter, pool: &mut Pool) {
         let caps = output.port.device.caps();
+        let super_frame_bytes_max = output.port.device.super_frame_bytes_max();
         let mtu = output.mtu();
         // Which units, and which frames, are this output's alone: the others must keep their bytes.
         let (mut soles, mut sole_frames) = (0u64, 0u64);
@@ -184,7 +186,7 @@ impl Egress {
                 output.drop_frame(DropReason::EgressRate);
                 continue;
             }
-            let need = need(frame, caps);
+            let need = need(frame, caps, super_frame_bytes_max);
             let may_stay_scattered = caps.scatter && need == Need::Nothing;
             if !(may_stay_scattered || pool.linearize(frame)) {
                 output.drop_frame(DropReason::PoolEmpty);

@@ -15,7 +15,7 @@ pub mod offload;
 pub mod pool;
 
 pub use drop_reason::DropReason;
-pub use offload::{Csum, Gso, GsoKind, Offload};
+pub use offload::{Csum, Encapsulation, Gso, GsoKind, Offload};
 pub use pool::{Frame, Pool};
 
 /// The most frames that one burst carries.

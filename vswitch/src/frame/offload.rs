@@ -44,6 +44,22 @@ pub struct Gso {
     pub size: u16,
 }
 
+/// What stands in front of the inner packet of a super-frame that travels inside of a UDP tunnel: each segment gets a copy of
+/// it, with lengths, identification and checksum of its own (`VIRTIO_NET_HDR_GSO_UDP_TUNNEL_IPV4`, `..._IPV6`; Linux
+/// 6.17). The frame's [`Offload`] is then the inner packet's, with offsets from the start of the outer frame.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Encapsulation {
+    /// Whether the outer packet is IPv6.
+    pub ipv6: bool,
+    /// Whether each segment gets an outer UDP checksum, of which the field holds the folded pseudo-header sum
+    /// (`VIRTIO_NET_HDR_F_UDP_TUNNEL_CSUM`). The field is zero otherwise.
+    pub checksum: bool,
+    /// Where the outer UDP header starts, in bytes from the start of the frame.
+    pub transport_offset: u16,
+    /// Where the inner IP header starts, in bytes from the start of the frame.
+    pub inner_network_offset: u16,
+}
+
 /// Everything that is still to be done to a frame before a wire could carry it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Offload {

@@ -34,21 +34,33 @@ pub struct Caps {
     pub uso: bool,
     /// Frames that are scattered over several chunks ([`Frame::is_linear`]).
     pub scatter: bool,
+    /// Super-frames inside of a UDP tunnel ([`Frame::encapsulation`]), of the kinds above. A tunnel's remote has this if its
+    /// uplink does: then it takes super-frames, but frames with an unfinished checksum only if it has `csum`, too.
+    pub tunnel: bool,
 }
 
 impl Caps {
     /// Nothing: plain finished frames only.
-    pub const NONE: Self = Self { csum: false, tso4: false, tso6: false, ecn: false, uso: false, scatter: false };
-    /// Every offload, what a TAP of a new kernel has.
-    pub const ALL: Self = Self { csum: true, tso4: true, tso6: true, ecn: true, uso: true, scatter: false };
+    pub const NONE: Self =
+        Self { csum: false, tso4: false, tso6: false, ecn: false, uso: false, scatter: false, tunnel: false };
+    /// Every offload of plain frames, what a TAP of a new kernel has.
+    pub const ALL: Self =
+        Self { csum: true, tso4: true, tso6: true, ecn: true, uso: true, scatter: false, tunnel: false };
 
     /// The names of the granted offloads, for people.
     #[must_use]
     pub fn names(&self) -> Vec<&'static str> {
-        [("csum", self.csum), ("tso4", self.tso4), ("tso6", self.tso6), ("ecn", self.ecn), ("uso", self.uso)]
-            .into_iter()
-            .filter_map(|(name, granted)| granted.then_some(name))
-            .collect()
+        [
+            ("csum", self.csum),
+            ("tso4", self.tso4),
+            ("tso6", self.tso6),
+            ("ecn", self.ecn),
+            ("uso", self.uso),
+            ("tunnel", self.tunnel),
+        ]
+        .into_iter()
+        .filter_map(|(name, granted)| granted.then_some(name))
+        .collect()
     }
 }
 
@@ -67,6 +79,11 @@ pub trait Device: Send + Sync + std::fmt::Debug {
     /// less than it was taken for: a tunnel whose underlay has a narrow link. It may widen again.
     fn path_mtu(&self) -> Option<u32> {
         None
+    }
+
+    /// The longest super-frame that the device takes, in bytes; longer ones are segmented first.
+    fn super_frame_bytes_max(&self) -> usize {
+        usize::MAX
     }
 
     /// Whether neighbours of one flow are better merged into super-frames before they are sent. Not

@@ -17,6 +17,7 @@
 //! - [`decap`]: the checks on a received packet, each with the reason of its drop;
 //! - [`train`]: segments of one flow that arrived together, put together again;
 //! - [`outer`]: the outer headers, where the kernel does not write and read them;
+//! - [`cut`]: super-frames inside of a tunnel, cut for those who cannot take them whole;
 //! - [`whole`]: super-frames that arrived in one piece, which happens within one machine.
 //!
 //! # What is written into the outer headers
@@ -25,6 +26,7 @@
 //! where nothing needs it. IPv4 has DF set and no packet is ever fragmented (section 4.3): an inner
 //! sender whose packets are too large is told so.
 
+pub mod cut;
 pub mod decap;
 pub mod ecn;
 pub mod inner;

@@ -10,6 +10,9 @@
 //! `vxlan` refuses packets without one unless told otherwise (RFC 6936 has more on that): it is left
 //! partial, and whoever sends the frame completes it.
 //!
+//! A super-frame gets the headers once, for all of its segments ([`Template::encapsulate_whole`]), where the uplink's device
+//! sends such frames.
+//!
 //! *In.* [`decapsulate`] finds the UDP payload of a tunnel packet; [`super::decap`] has the rest. Checksums
 //! that are not zero, and that nobody verified, are verified (RFC 7348, section 5: "if the packet is
 //! verified and the checksum is wrong it MUST be dropped").
@@ -21,7 +24,7 @@ use super::ecn::Ecn;
 use super::inner::{self, Inner};
 use super::remote::RemoteConfig;
 use crate::frame::pool::HEADROOM_BYTES;
-use crate::frame::{Csum, DropReason, Frame, checksum};
+use crate::frame::{Csum, DropReason, Encapsulation, Frame, GsoKind, checksum};
 use crate::wire::ethernet::{self, EtherType};
 use crate::wire::{ipv4, ipv6, protocol, udp, vxlan};
 
@@ -129,6 +132,36 @@ impl Template {
                 frame.offload.csum = Csum::Partial { start: udp as u16, offset: udp::CHECKSUM_OFFSET };
             }
         }
+        Ok(inner)
+    }
+}
+
+impl Template {
+    /// Puts the outer headers in front of a super-frame, once for all of its segments: whoever sends the frame cuts the inner
+    /// packet and gives each segment a copy of the headers ([`Frame::encapsulation`]).
+    ///
+    /// # Errors
+    /// As [`Template::encapsulate`]; [`DropReason::Unsegmentable`] for what is no super-frame, or one whose metadata
+    /// contradicts it.
+    #[inline]
+    pub fn encapsulate_whole(&self, frame: &mut Frame) -> Result<Inner, DropReason> {
+        let inner_network = ethernet::skip_tags(frame.data()).map_err(|_| DropReason::Unsegmentable)?.1;
+        let (Some(gso), Csum::Partial { start, offset }) = (frame.offload.gso, frame.offload.csum) else {
+            return Err(DropReason::Unsegmentable);
+        };
+        let ip_bytes = if gso.kind == GsoKind::Tcp6 { ipv6::HEADER_BYTES } else { ipv4::HEADER_BYTES };
+        if usize::from(start) < inner_network + ip_bytes {
+            return Err(DropReason::Unsegmentable);
+        }
+        let inner = self.encapsulate(frame)?;
+        frame.offload.csum = Csum::Partial { start: start + self.len as u16, offset };
+        let is_v6 = self.config.remote.is_ipv6();
+        frame.encapsulation = Some(Encapsulation {
+            ipv6: is_v6,
+            checksum: is_v6,
+            transport_offset: self.udp_offset as u16,
+            inner_network_offset: (self.len + inner_network) as u16,
+        });
         Ok(inner)
     }
 }

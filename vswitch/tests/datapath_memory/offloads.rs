@@ -65,7 +65,7 @@ fn lab(caps: &[Caps]) -> Lab {
 fn each_capability_decides_what_is_converted() {
     for bits in 0..32 {
         let has = |bit: u32| bits & 1 << bit != 0;
-        let caps = Caps { csum: has(0), tso4: has(1), tso6: has(2), ecn: has(3), uso: has(4), scatter: false };
+        let caps = Caps { csum: has(0), tso4: has(1), tso6: has(2), ecn: has(3), uso: has(4), ..Caps::NONE };
         for spec in specs() {
             for flags in [0x10, 0x10 | CWR | PSH | FIN] {
                 let mut lab = lab(&[Caps::ALL, caps]);

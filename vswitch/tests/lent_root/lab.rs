@@ -1,5 +1,6 @@
 //! A daemon without its control socket, in a host of its own, and containers as Docker makes them: the test is Docker.
 
+use std::process::{Child, Command};
 use std::sync::Arc;
 use std::thread::JoinHandle;
 use std::time::{Duration, Instant};
@@ -169,6 +170,18 @@ impl Container {
         run("ip", &["-n", name, "link", "set", "eth0", "down", "name", &lent.ifname]);
         // `ip` sends a namespace by its name here.
         run("ip", &["-n", name, "link", "set", &lent.ifname, "netns", &host.netns.name]);
+    }
+
+    /// A process that lives in it.
+    pub(crate) fn process(&self) -> Child {
+        let args = ["netns", "exec", &self.netns.name, "sleep", "60"];
+        let child = Command::new("ip").args(args).spawn().unwrap();
+        let is_inside = || {
+            let own = std::fs::read_link("/proc/self/ns/net").unwrap();
+            std::fs::read_link(format!("/proc/{}/ns/net", child.id())).is_ok_and(|netns| netns != own)
+        };
+        wait("the process is in its namespace", is_inside);
+        child
     }
 
     pub(crate) fn reaches(&self, address: &str) -> bool {

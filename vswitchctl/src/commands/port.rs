@@ -101,6 +101,7 @@ impl AddPort {
     fn spec(self) -> (String, PortSpec) {
         let spec = PortSpec {
             netns: self.netns,
+            container: None,
             name: self.name,
             ifname: self.ifname,
             port_type: match self.port_type {

@@ -51,7 +51,7 @@ impl Names {
     #[must_use]
     pub fn label_ports(&self, mut ports: Vec<Port>) -> Vec<Port> {
         for port in ports.iter_mut().filter(|port| port.lent) {
-            port.container = self.containers.get(&port.name).cloned();
+            port.container = self.containers.get(&port.name).cloned().or(port.container.take());
         }
         ports
     }
@@ -70,7 +70,7 @@ impl Names {
     #[must_use]
     pub fn label_publications(&self, mut publications: Vec<Publication>) -> Vec<Publication> {
         for one in &mut publications {
-            one.container_name = self.containers.get(&one.port).cloned();
+            one.container_name = self.containers.get(&one.port).cloned().or(one.container_name.take());
         }
         publications
     }

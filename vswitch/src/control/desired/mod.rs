@@ -156,6 +156,9 @@ pub struct SubnetRecord {
 pub struct PortRecord {
     /// The network namespace, as it was named.
     pub netns: NetnsRef,
+    /// What the container was called whose namespace it is, where it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// Which namespace that was: a name may lead to another one tomorrow. Of a lent port: where its interface was
     /// last seen, which is the host's namespace until somebody borrows it.
     pub netns_id: NetnsId,
@@ -271,6 +274,8 @@ pub struct HostRoute {
     pub dst: IpNet,
     /// The interface that it leaves by; empty where there is none.
     pub ifname: String,
+    /// The next hop, if it is not on the link.
+    pub via: Option<IpAddr>,
 }
 
 /// What decisions need to know of the host.

@@ -29,6 +29,9 @@ impl Desired {
         self.check_room_for_port()?;
         let name = spec.name.clone().unwrap_or_else(|| target.netns.default_port_name());
         check_port_name("port name", &name)?;
+        if let Some(container) = &spec.container {
+            check_port_name("container's name", container)?;
+        }
         self.bridge(bridge)?.check_type_stays(bridge, &name, spec.port_type, target)?;
         let ifname = spec.ifname.clone().unwrap_or_else(|| IFNAME_DEFAULT.to_owned());
         check_interface_name("interface name", &ifname)?;
@@ -71,6 +74,7 @@ impl Desired {
         };
         let port = PortRecord {
             netns: target.netns.clone(),
+            container: spec.container.clone(),
             netns_id: target.id,
             netns_cookie: target.cookie,
             ifname,
@@ -165,7 +169,7 @@ impl Desired {
 }
 
 impl BridgeRecord {
-    /// The name of the port that `key` names: a port's name, its alias or its namespace.
+    /// The name of the port that `key` names: a port's name, its alias, its namespace or its container's name.
     ///
     /// # Errors
     /// There is none, or the namespace has several ports on the bridge.
@@ -184,7 +188,8 @@ impl BridgeRecord {
             return Ok(name);
         }
         let netns = key.parse().ok();
-        self.only_port(bridge, key, |port| Some(&port.netns) == netns.as_ref())
+        let is_in = |port: &PortRecord| Some(&port.netns) == netns.as_ref() || port.container.as_deref() == Some(key);
+        self.only_port(bridge, key, is_in)
     }
 
     /// The name of the port in the namespace with these identities, however that was spelled when

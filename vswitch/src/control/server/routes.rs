@@ -180,7 +180,8 @@ pub(super) async fn add_port(
     if let Some(name) = container_name(&spec.netns) {
         let found = service.containers().find(name).await?;
         spec.netns = found.netns.to_string();
-        spec.name = spec.name.or(Some(found.name));
+        spec.name = spec.name.or_else(|| Some(found.name.clone()));
+        spec.container = Some(found.name);
         let choose = move || {
             find_room(&mut spec, &found.netns);
             spec
@@ -496,7 +497,7 @@ pub(super) async fn stats(
 /// The names that Docker has for what is shown. Where nothing is Docker's, it is not asked: somebody who asks starts it
 /// on hosts that start it on demand.
 async fn names(service: &Service) -> Arc<Names> {
-    match service.with(|switch| Ok(switch.has_lent())).await {
+    match service.with(|switch| Ok(switch.serves_docker())).await {
         Ok(true) => service.containers().names().await,
         _ => Arc::default(),
     }

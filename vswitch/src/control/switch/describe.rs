@@ -122,7 +122,7 @@ fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRec
         netns: port.netns.to_string(),
         ifname: port.ifname.clone(),
         lent: port.lent.is_some(),
-        container: None,
+        container: port.container.clone(),
         port_type: port.port_type,
         xdp: xdp_status(port, live),
         state: if live.attachment.is_ok() { PortState::Up } else { PortState::Failed },
@@ -145,8 +145,9 @@ fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRec
 
 /// What a port publishes, by the container's ports.
 pub(super) fn describe_publications(bridge: &str, name: &str, port: &PortRecord) -> Vec<Publication> {
-    let mut publications: Vec<_> =
-        port.publications.iter().map(|one| describe_publication(bridge, name, one)).collect();
+    let of_container =
+        |one| Publication { container_name: port.container.clone(), ..describe_publication(bridge, name, one) };
+    let mut publications: Vec<_> = port.publications.iter().map(of_container).collect();
     publications.sort_by_key(|one| (one.container.first, one.protocol, one.host_ip, one.host.first));
     publications
 }

@@ -106,10 +106,10 @@ impl Switch {
         Ok((host, target))
     }
 
-    /// Whether some port is lent, so that its container's name is another one's to know.
+    /// Whether some bridge is a network of Docker's, so that its name and its containers' are another one's to know.
     #[must_use]
-    pub fn has_lent(&self) -> bool {
-        self.desired.bridges.values().flat_map(|record| record.ports.values()).any(|port| port.lent.is_some())
+    pub fn serves_docker(&self) -> bool {
+        self.desired.bridges.values().any(|record| record.docker.is_some())
     }
 
     /// The lent port of `bridge` that is one of `ports`, if that is one and nothing else of the bridge is called `key`.
@@ -165,9 +165,10 @@ impl Switch {
         unclaimed.retain_mut(|one| {
             let Some((bridge, name)) = self.live.find(one.id, one.incarnation) else { return false };
             let Some((_, port)) = self.record(&bridge, &name) else { return false };
-            // One that is not found is about to be reported as gone, by the datapath.
+            let is_early = now_s.saturating_sub(one.since_s) < UNCLAIMED_S;
             let Some((netns, link)) = port.lent.as_ref().and_then(|lent| lookup.find_lent(port, lent)) else {
-                return true;
+                // It is about to be reported as gone, by the datapath; or it is where nobody told us of.
+                return is_early;
             };
             one.netns_missing = netns.id() == self.host && Netns::open(&port.netns).is_err();
             if netns.id() == self.host {
@@ -186,7 +187,7 @@ impl Switch {
                 came.push((bridge, name));
             }
             // Whoever has moved it and does not bring it up within that time has other plans.
-            !link.up && now_s.saturating_sub(one.since_s) < UNCLAIMED_S
+            !link.up && is_early
         });
         self.unclaimed = unclaimed;
         if next != self.desired

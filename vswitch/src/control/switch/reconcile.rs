@@ -288,7 +288,7 @@ fn take_lent(
 ) -> Found {
     // The borrower may be moving it at this moment.
     for _ in 0..2 {
-        let Some((netns, link)) = lookup.find_lent(port, lent) else { continue };
+        let Some((netns, link)) = lookup.find_lent_anywhere(port, lent) else { continue };
         let here = Interface { name: &link.name, index: Some(link.index), ..interface.clone() };
         match here.take_in(&netns, opener) {
             Ok(Some(taken)) => {

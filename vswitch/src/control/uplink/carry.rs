@@ -157,7 +157,7 @@ impl Carry {
             .map_err(|source| CarryError::Promiscuous { interface: link.name.clone(), source })?;
         let (programs, ends) = match how {
             UplinkCarry::Tc => {
-                let (tap, index) = make_tap(link)?;
+                let (tap, index) = make_tap(link, false)?;
                 let programs = means.classifier()?.attach_l2(&link.name, tap.name(), TcHook::of_kernel())?;
                 (Programs::Tc(programs), Ends::Tap { device: Arc::new(tap), index })
             }
@@ -184,7 +184,7 @@ impl Carry {
         let guard = means.classifier()?.guard_uplink(&link.name, owner);
         let (programs, ends) = match how {
             UplinkCarry::Tc => {
-                let (tap, index) = make_tap(link)?;
+                let (tap, index) = make_tap(link, true)?;
                 let programs = means.classifier()?.attach_tc(&link.name, tap.name(), TcHook::of_kernel())?;
                 (Programs::Tc(programs), Ends::Tap { device: Arc::new(tap), index })
             }
@@ -218,7 +218,7 @@ impl Carry {
     pub fn loopback(means: &mut Means<'_>, lo: &HostLink) -> Result<Self, CarryError> {
         let owner = means.owner;
         let guard = means.classifier()?.guard_lo(&lo.name, owner);
-        let (tap, index) = make_tap(lo)?;
+        let (tap, index) = make_tap(lo, false)?;
         let programs = means.classifier()?.attach_lo(&lo.name, tap.name(), TcHook::of_kernel())?;
         let ends = Ends::Tap { device: Arc::new(tap), index };
         Ok(Self { programs: Programs::Tc(programs), _promiscuous: None, ends, guard: Some(guard) })
@@ -314,15 +314,16 @@ impl Carry {
 }
 
 /// A TAP named after the interface, or after its index where that name is too long or taken; and the
-/// TAP's own index.
-fn make_tap(link: &HostLink) -> Result<(TapDevice, u32), CarryError> {
+/// TAP's own index. With `tunnels` it carries super-frames inside of tunnels.
+fn make_tap(link: &HostLink, tunnels: bool) -> Result<(TapDevice, u32), CarryError> {
     let by_name = format!("{TAP_PREFIX}{}", link.name);
     let by_index = format!("{TAP_PREFIX}{}", link.index);
-    let named = (by_name.len() <= INTERFACE_NAME_BYTES_MAX).then(|| TapDevice::create(&by_name));
+    let create = |name: &str| if tunnels { TapDevice::create_for_tunnels(name) } else { TapDevice::create(name) };
+    let named = (by_name.len() <= INTERFACE_NAME_BYTES_MAX).then(|| create(&by_name));
     let tap = match named {
         Some(Ok(tap)) => tap,
         Some(Err(error)) if error.kind() != io::ErrorKind::AlreadyExists => return Err(CarryError::Tap(error)),
-        _ => TapDevice::create(&by_index).map_err(CarryError::Tap)?,
+        _ => create(&by_index).map_err(CarryError::Tap)?,
     };
     let mut netlink = Netlink::open()?;
     let vanished = || CarryError::Tap(io::Error::from(io::ErrorKind::NotFound));

@@ -5,7 +5,7 @@
 
 use std::ptr::NonNull;
 
-use crate::frame::Offload;
+use crate::frame::{Encapsulation, Offload};
 
 /// No chunk.
 pub(super) const NO_CHUNK: u32 = u32::MAX;
@@ -33,6 +33,9 @@ pub struct Frame {
     pub(super) pool: u32,
     /// What is still to be done to the frame.
     pub offload: Offload,
+    /// The outer headers of a super-frame inside of a tunnel. Of a frame between two shared uplinks' queues only: it is set
+    /// last before a frame is sent, and taken out first after it was received. Nothing keeps its offsets true.
+    pub encapsulation: Option<Encapsulation>,
     /// Whether the outermost header after the addresses is an 802.1Q tag *that the switch
     /// regards as one*; set by the parser, kept by the tag operations of the egress.
     pub tagged: bool,
@@ -55,6 +58,7 @@ impl Frame {
             tail: NO_CHUNK,
             pool,
             offload: Offload::NONE,
+            encapsulation: None,
             tagged: false,
             priority: 0,
         }

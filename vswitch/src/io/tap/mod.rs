@@ -20,7 +20,7 @@
 //! # Frames
 //!
 //! One queue, non-blocking, no packet information, a 10-byte `virtio_net_hdr` in front of each
-//! frame. The 12-byte form only adds `num_buffers`, which tun writes as zero and never reads. Header and
+//! frame; 24 bytes where tunnels are carried. The 12-byte form only adds `num_buffers`, which tun writes as zero and never reads. Header and
 //! frame are read in one piece into the frame's headroom and body, so reception neither copies nor
 //! gathers. `O_NONBLOCK` is also what lets the kernel build a small frame's skb around one page
 //! fragment (`tun_can_build_skb`), which is half of the cost of a small write.
@@ -72,6 +72,8 @@ pub struct TapDevice {
 struct Shared {
     fd: OwnedFd,
     caps: LiveCaps,
+    /// The bytes of the header in front of each frame.
+    header_bytes: usize,
 }
 
 impl TapDevice {
@@ -82,6 +84,21 @@ impl TapDevice {
     /// `InvalidInput` for a name that the kernel would not take literally, `AlreadyExists`,
     /// `PermissionDenied` without `CAP_NET_ADMIN`, `NotFound` without `/dev/net/tun`.
     pub fn create(name: &str) -> io::Result<Self> {
+        Self::create_with(name, false)
+    }
+
+    /// The same, for an interface that carries tunnels: super-frames inside of UDP tunnels are read and written whole
+    /// ([`Frame::encapsulation`]), if the kernel grants it (Linux 6.17 does).
+    ///
+    /// # Errors
+    /// As [`TapDevice::create`].
+    ///
+    /// [`Frame::encapsulation`]: crate::frame::Frame::encapsulation
+    pub fn create_for_tunnels(name: &str) -> io::Result<Self> {
+        Self::create_with(name, true)
+    }
+
+    fn create_with(name: &str, tunnels: bool) -> io::Result<Self> {
         let fd = open()?;
         check_name(name)?;
         ioctl::set_iff(fd.as_fd(), name, ioctl::TAP_FLAGS | ioctl::EXCLUSIVE).map_err(|error| {
@@ -93,7 +110,7 @@ impl TapDevice {
                 _ => explain(&error, "create", name),
             }
         })?;
-        Self::configure(name, fd)
+        Self::configure(name, fd, tunnels)
     }
 
     /// Takes the existing persistent TAP `name` of the calling thread's network namespace, which
@@ -129,13 +146,19 @@ impl TapDevice {
         if ioctl::get_flags(fd.as_fd())? & ioctl::PERSISTENT == 0 {
             return Err(not_found(name));
         }
-        Self::configure(name, fd)
+        Self::configure(name, fd, false)
     }
 
-    fn configure(name: &str, fd: OwnedFd) -> io::Result<Self> {
-        ioctl::set_vnet_hdr_size(fd.as_fd(), vnet_hdr::HEADER_BYTES)?;
-        let caps = offload::probe(fd.as_fd())?;
-        Ok(Self { name: name.to_owned(), shared: Arc::new(Shared { fd, caps: LiveCaps::new(caps) }) })
+    fn configure(name: &str, fd: OwnedFd, tunnels: bool) -> io::Result<Self> {
+        // The kernel takes the promise in headers of any size, and keeps it in those of this one only: so the
+        // promise decides, and the size follows.
+        let granted = if tunnels { offload::probe_tunnels(fd.as_fd()) } else { None };
+        let (caps, header_bytes) = match granted {
+            Some(caps) => (caps, vnet_hdr::HEADER_BYTES_TUNNEL),
+            None => (offload::probe(fd.as_fd())?, vnet_hdr::HEADER_BYTES),
+        };
+        ioctl::set_vnet_hdr_size(fd.as_fd(), header_bytes)?;
+        Ok(Self { name: name.to_owned(), shared: Arc::new(Shared { fd, caps: LiveCaps::new(caps), header_bytes }) })
     }
 
     /// The name under which the interface was created or attached; it may have been renamed since.

@@ -7,9 +7,12 @@ use std::net::IpAddr;
 use std::os::fd::BorrowedFd;
 
 use crate::frame::gso::Segmenter;
-use crate::frame::{Burst, DropReason, Frame, Offload, Pool, checksum};
+use crate::frame::{Burst, Csum, DropReason, Frame, Offload, Pool, checksum};
 use crate::io::{Arrivals, RxQueue, RxReport, RxStatus, UnderlayReport, UnderlayRx};
+use crate::snapshot::PortId;
+use crate::tunnel::cut::Cutter;
 use crate::tunnel::{TunnelTable, decap, ecn, outer};
+use crate::wire::ethernet;
 
 /// The receiving side.
 pub(super) struct UplinkRx {
@@ -35,12 +38,15 @@ impl UplinkRx {
     ) {
         let is_tunnels = self.tunnels.is_some_and(|(local, port)| outer::is_for(frame.data(), local, port));
         match arrivals.routed.filter(|_| !is_tunnels) {
+            Some(port) if frame.encapsulation.is_some() => cut(&frame, port, pool, arrivals, report).free(frame),
             Some(port) if arrivals.room() > 0 => arrivals.push(frame, port),
             Some(_) => {
                 report.drop_packet(DropReason::NoBuffer, frame.len());
                 pool.free(frame);
             }
-            None if frame.offload.gso.is_some() => self.strip_segments(frame, pool, tunnels, arrivals, report),
+            None if frame.offload.gso.is_some() && frame.encapsulation.is_none() => {
+                self.strip_segments(frame, pool, tunnels, arrivals, report)
+            }
             None => self.strip(frame, pool, tunnels, arrivals, report),
         }
     }
@@ -70,7 +76,8 @@ impl UplinkRx {
     }
 
     /// Makes the frame the inner one; the port that it came in through.
-    fn open(&self, frame: &mut Frame, tunnels: &TunnelTable) -> Result<crate::snapshot::PortId, DropReason> {
+    fn open(&self, frame: &mut Frame, tunnels: &TunnelTable) -> Result<PortId, DropReason> {
+        let encapsulation = frame.encapsulation.take();
         let packet = outer::decapsulate(frame.data(), frame.offload.csum)?;
         if self.tunnels != Some((packet.local, packet.port)) {
             return Err(DropReason::NotOurs);
@@ -78,9 +85,16 @@ impl UplinkRx {
         let payload = &frame.data()[packet.payload.clone()];
         let (port, inner) = decap::check(payload, packet.sender, packet.port, tunnels)?;
         let bytes = inner.len();
-        frame.pull_front(packet.payload.end - bytes);
+        let front = packet.payload.end - bytes;
+        let inner_network = encapsulation.map(|encapsulation| usize::from(encapsulation.inner_network_offset));
+        if inner_network.is_some_and(|at| at < front + ethernet::HEADER_BYTES) {
+            return Err(DropReason::TunnelMalformed);
+        }
+        frame.pull_front(front);
         frame.set_len(bytes);
-        frame.offload = Offload { csum: checksum::detect_partial(frame.data()), gso: None };
+        if inner_network.is_none() {
+            frame.offload = Offload { csum: checksum::detect_partial(frame.data()), gso: None };
+        }
         ecn::decapsulate(frame.data_mut(), packet.ecn)?;
         Ok(port)
     }
@@ -113,6 +127,38 @@ impl UplinkRx {
         }
         pool.free(frame);
     }
+}
+
+/// Hands on the segments of a super-frame inside of somebody else's tunnel: whoever routes or translates a packet looks at the
+/// outer one only. Gives the pool back.
+#[cold]
+fn cut<'a>(
+    frame: &Frame,
+    port: PortId,
+    pool: &'a mut Pool,
+    arrivals: &mut Arrivals,
+    report: &mut UnderlayReport,
+) -> &'a mut Pool {
+    let cutter = frame.encapsulation.and_then(|outer| Cutter::new(frame.data(), &frame.offload, outer).ok());
+    let Some(cutter) = cutter.filter(|_| frame.is_linear()) else {
+        report.drop_packet(DropReason::Unsegmentable, frame.len());
+        return pool;
+    };
+    for index in 0..cutter.count() {
+        if arrivals.room() == 0 {
+            report.drop_packet(DropReason::NoBuffer, 0);
+            continue;
+        }
+        let Some(mut segment) = pool.alloc() else {
+            report.drop_packet(DropReason::PoolEmpty, 0);
+            continue;
+        };
+        let bytes = cutter.write(index, segment.area_mut(0));
+        segment.set_len(bytes);
+        segment.offload = Offload { csum: Csum::Valid, gso: None };
+        arrivals.push(segment, port);
+    }
+    pool
 }
 
 impl UnderlayRx for UplinkRx {

@@ -8,9 +8,10 @@
 //! *In.* What the classifier took for the tunnels' UDP port is read from the uplink's queue, checked, and stripped of
 //! its outer headers. There is one reader per uplink, so all tunnels over one uplink share a UDP port.
 //!
-//! Super-frames are cut before they get here: a packet with two transport headers is one that few devices
-//! can cut themselves. The UDP sockets of [`crate::io::udp`] send trains instead, and are the better way for bulk traffic;
-//! this is the shorter way for small packets.
+//! *Super-frames.* A TAP of Linux 6.17 and later takes a super-frame with outer headers in front of it, as the kernel's own
+//! tunnels make it ([`Caps::tunnel`]): with the `tc` carry nothing is copied, cut or summed up for each segment then, down to
+//! the driver, and what a neighbour's kernel or switch sends that way arrives whole. Elsewhere super-frames are cut before they get here;
+//! then the trains of [`crate::io::udp`] are the better way for bulk traffic, and this is the shorter one for small packets.
 
 use std::io;
 use std::net::IpAddr;
@@ -18,10 +19,12 @@ use std::sync::Arc;
 
 use super::receive::UplinkRx;
 use super::{NextHop, NextHops, Resolution};
+use crate::frame::gro::PACKET_BYTES_MAX;
 use crate::frame::{Csum, DropReason, Frame, Offload, Pool, checksum};
 use crate::io::{Caps, Device, Piece, RxQueue, TxQueue, TxReport, Underlay, UnderlayRx, Unit};
 use crate::tunnel::outer::Template;
 use crate::tunnel::{RemoteConfig, overhead_bytes};
+use crate::wire::ethernet;
 
 /// A shared uplink that carries tunnels from one local address and UDP port.
 #[derive(Debug)]
@@ -85,7 +88,16 @@ struct Remote {
 
 impl Device for Remote {
     fn caps(&self) -> Caps {
-        Caps::NONE
+        match self.tunnels.device.caps() {
+            // What is no super-frame would need a device that finishes the checksum of an inner packet, which few can.
+            caps if caps.tunnel => Caps { csum: false, scatter: false, ..caps },
+            _ => Caps::NONE,
+        }
+    }
+
+    fn super_frame_bytes_max(&self) -> usize {
+        // With outer headers it is one IP packet.
+        PACKET_BYTES_MAX + ethernet::HEADER_BYTES - overhead_bytes(&self.config.remote)
     }
 
     fn home(&self) -> Option<u16> {
@@ -189,11 +201,15 @@ impl TxQueue for RemoteTx {
         for unit in units {
             let frame = &mut frames[usize::from(unit.frame)];
             let offload = frame.offload;
-            if let Err(reason) = template.encapsulate(frame) {
+            let whole = offload.gso.is_some();
+            let encapsulated = if whole { template.encapsulate_whole(frame) } else { template.encapsulate(frame) };
+            if let Err(reason) = encapsulated {
                 report.drop_unit(reason);
                 continue;
             }
-            if let Csum::Partial { start, offset } = frame.offload.csum
+            if whole {
+                // Every segment's checksums are its own: whoever cuts finishes them.
+            } else if let Csum::Partial { start, offset } = frame.offload.csum
                 && !self.completes
             {
                 checksum::complete_partial(frame.data_mut(), start, offset);
@@ -208,7 +224,7 @@ impl TxQueue for RemoteTx {
             // A device that keeps what it was given has put another frame in its place.
             if frame.len() > headers_bytes {
                 frame.pull_front(headers_bytes);
-                frame.offload = offload;
+                (frame.offload, frame.encapsulation) = (offload, None);
             }
         }
     }
