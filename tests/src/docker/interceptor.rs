@@ -119,7 +119,8 @@ fn pass(mut docker: UnixStream, driver: &PathBuf, plan: &Mutex<Plan>) -> io::Res
     if let Some(pid) = at(Moment::Before) {
         return kill(pid, plan);
     }
-    let mut switch = UnixStream::connect(driver)?;
+    // A driver that is not there refuses connections, and Docker tries again: here it waits as long.
+    let mut switch = wait_until("the driver", LIMIT, || UnixStream::connect(driver).ok())?;
     switch.set_read_timeout(Some(LIMIT))?;
     switch.write_all(&request)?;
     let mut answer = Vec::new();
