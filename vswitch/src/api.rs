@@ -290,12 +290,12 @@ pub struct Bridge {
     pub storm_limit: u32,
     /// Labels.
     pub labels: BTreeMap<String, String>,
-    /// What Docker calls the network that the bridge is, as far as that is known.
-    #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub network: Option<String>,
     /// Docker's id of the network that the bridge is, where it is one.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub docker_network: Option<String>,
+    /// What Docker calls the network that the bridge is, as far as that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// The number of attached ports, the host's own not counted.
     pub ports: usize,
     /// The number of tunnels.

@@ -44,7 +44,11 @@ fn the_switch_restarts_under_running_containers() {
     let web = must(world.start("web", "--network net -p 8080:80 -p 8081:81"));
     let peer = must(world.start("peer", "--network net"));
     let stream = stream(&world, &web, 8080, 80);
-    let before = world.lab.configuration();
+    // Docker says nobody when it has moved an interface: it is seen a moment later.
+    let before = must(wait_until("both in their containers", LIMIT, || {
+        let configuration = world.lab.configuration();
+        configuration.1.iter().all(|port| port.ifname == "eth0").then_some(configuration)
+    }));
     goes_on(&stream);
     world.lab.stop_daemon();
     std::thread::sleep(Duration::from_millis(300));

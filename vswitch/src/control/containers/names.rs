@@ -18,7 +18,7 @@ const BRIDGE_OPTION: &str = "com.docker.network.bridge.name";
 pub struct Names {
     /// The containers' names by their endpoints' short ids: the names of ports.
     containers: BTreeMap<String, String>,
-    /// The networks' names by their bridges'.
+    /// The networks' names by their ids, and by their bridges' names.
     networks: BTreeMap<String, String>,
 }
 
@@ -35,12 +35,13 @@ impl Names {
         for network in networks {
             let chosen = network.options.as_ref().and_then(|options| options.get(BRIDGE_OPTION).cloned());
             let bridge = chosen.or_else(|| Some(format!("{BRIDGE_PREFIX}{}", short(&network.id)?)));
+            names.networks.insert(network.id.clone(), network.name.clone());
             names.networks.extend(bridge.map(|bridge| (bridge, network.name.clone())));
         }
         names
     }
 
-    /// What Docker calls the network that the bridge `name` is.
+    /// What Docker calls the network with the id `name`, or that the bridge `name` is.
     #[must_use]
     pub fn network_of(&self, name: &str) -> Option<&str> {
         self.networks.get(name).map(String::as_str)
@@ -59,7 +60,8 @@ impl Names {
     #[must_use]
     pub fn label_bridges(&self, mut bridges: Vec<Bridge>) -> Vec<Bridge> {
         for bridge in &mut bridges {
-            bridge.network = self.network_of(&bridge.name).map(str::to_owned);
+            let by_id = bridge.docker_network.as_deref().and_then(|id| self.network_of(id));
+            bridge.network = by_id.or_else(|| self.network_of(&bridge.name)).map(str::to_owned);
         }
         bridges
     }
