@@ -52,6 +52,7 @@ install:
 	install -d $(DESTDIR)$(PREFIX)/lib/systemd/system
 	sed 's|^\(Exec[A-Za-z]*=\)[^ ]*/\(vswitch[a-z]*\)|\1$(BINDIR)/\2|' packaging/systemd/vswitch.service \
 		> $(DESTDIR)$(PREFIX)/lib/systemd/system/vswitch.service
+	install -m 644 packaging/systemd/vswitch-docker.socket $(DESTDIR)$(PREFIX)/lib/systemd/system/
 	install -d $(DESTDIR)$(PREFIX)/share/bash-completion/completions \
 		$(DESTDIR)$(PREFIX)/share/zsh/site-functions $(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d
 	target/release/vswitchctl completion bash > $(DESTDIR)$(PREFIX)/share/bash-completion/completions/vswitchctl
@@ -64,6 +65,7 @@ install:
 uninstall:
 	rm -f $(DESTDIR)$(BINDIR)/vswitch $(DESTDIR)$(BINDIR)/vswitchctl \
 		$(DESTDIR)$(PREFIX)/lib/systemd/system/vswitch.service \
+		$(DESTDIR)$(PREFIX)/lib/systemd/system/vswitch-docker.socket \
 		$(DESTDIR)$(PREFIX)/share/bash-completion/completions/vswitchctl \
 		$(DESTDIR)$(PREFIX)/share/zsh/site-functions/_vswitchctl \
 		$(DESTDIR)$(PREFIX)/share/fish/vendor_completions.d/vswitchctl.fish \

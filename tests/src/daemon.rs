@@ -2,8 +2,11 @@
 
 use std::ffi::OsStr;
 use std::io;
+use std::os::fd::OwnedFd;
+use std::os::unix::net::UnixListener;
 use std::path::{Path, PathBuf};
-use std::process::{ExitStatus, Output};
+use std::process::{ExitStatus, Output, Stdio};
+use std::sync::Arc;
 use std::time::Duration;
 
 use rustix::process::Signal;
@@ -66,7 +69,21 @@ pub struct DaemonConfig {
     pub args: Vec<String>,
     /// Further environment variables.
     pub env: Vec<(String, String)>,
+    /// A socket that it gets from whoever starts it.
+    pub passed: Option<PassedSocket>,
 }
+
+/// A socket that a daemon gets as systemd passes one (sd_listen_fds(3)).
+#[derive(Debug, Clone)]
+pub struct PassedSocket {
+    /// Its name (`FileDescriptorName=` of systemd.socket(5)).
+    pub name: String,
+    /// The socket, which is whoever starts the daemon's: it stays when the daemon ends.
+    pub listener: Arc<UnixListener>,
+}
+
+/// Becomes the daemon, with what was standard input as descriptor 3; only the process itself knows its id.
+const LAUNCHER: &str = "export LISTEN_PID=$$; exec \"$@\" 3<&0 0</dev/null";
 
 impl DaemonConfig {
     /// Everything below `directory`.
@@ -80,6 +97,7 @@ impl DaemonConfig {
             log_level: "info".to_owned(),
             args: Vec::new(),
             env: Vec::new(),
+            passed: None,
         }
     }
 
@@ -88,7 +106,16 @@ impl DaemonConfig {
     /// # Errors
     /// The program cannot be started.
     pub fn spawn(&self, host: &Namespace) -> io::Result<Background> {
-        let mut command = host.command(self.binaries.join("vswitch"));
+        let program = self.binaries.join("vswitch");
+        let (mut command, input) = match &self.passed {
+            None => (host.command(program), Stdio::null()),
+            Some(PassedSocket { name, listener }) => {
+                let mut command = host.command("sh");
+                command.args(["-c", LAUNCHER, "sh"]).arg(program);
+                command.env("LISTEN_FDS", "1").env("LISTEN_FDNAMES", name);
+                (command, OwnedFd::from(listener.try_clone()?).into())
+            }
+        };
         command
             .arg("--socket")
             .arg(&self.socket)
@@ -99,7 +126,7 @@ impl DaemonConfig {
             .env("RUST_BACKTRACE", "1")
             .env("NO_COLOR", "1")
             .envs(self.env.iter().map(|(name, value)| (name, value)));
-        Background::start(&mut command, &self.log)
+        Background::start_with_input(&mut command, input, &self.log)
     }
 
     /// Runs `vswitchctl` with `args` in `host`; returns its output whatever its exit status is.

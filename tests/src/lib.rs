@@ -26,6 +26,7 @@
 
 pub mod contact;
 pub mod daemon;
+pub mod docker;
 pub mod frame;
 pub mod http;
 pub mod inventory;

@@ -37,6 +37,8 @@ pub struct Namespace {
     file: File,
     /// Whether the name still stands for this namespace.
     named: bool,
+    /// The mount namespace that commands enter, too.
+    mounts: Option<File>,
 }
 
 impl Namespace {
@@ -62,7 +64,7 @@ impl Namespace {
         for name in names {
             let name = name.as_ref().to_owned();
             let file = File::open(Path::new(DIRECTORY).join(&name))?;
-            made.push(Self { name, file, named: true });
+            made.push(Self { name, file, named: true, mounts: None });
         }
         Ok(made)
     }
@@ -73,7 +75,32 @@ impl Namespace {
     /// What `ip netns` says.
     pub fn attach(name: &str, pid: &str) -> io::Result<Self> {
         ip_batch(&format!("netns attach {name} {pid}\n"))?;
-        Ok(Self { name: name.to_owned(), file: File::open(Path::new(DIRECTORY).join(name))?, named: true })
+        let file = File::open(Path::new(DIRECTORY).join(name))?;
+        Ok(Self { name: name.to_owned(), file, named: true, mounts: None })
+    }
+
+    /// The namespace of the process `pid`, which somebody else has made and ends: `name` is for messages alone.
+    ///
+    /// # Errors
+    /// There is no such process.
+    pub fn of_process(name: &str, pid: u32) -> io::Result<Self> {
+        let file = File::open(format!("/proc/{pid}/ns/net")).map_err(|error| {
+            io::Error::new(error.kind(), format!("the namespace of {name}, process {pid}: {error}"))
+        })?;
+        Ok(Self { name: name.to_owned(), file, named: false, mounts: None })
+    }
+
+    /// The same namespace once more, whose name others care for, with a mount namespace.
+    ///
+    /// # Errors
+    /// There is no descriptor left.
+    pub fn another(&self, mounts: File) -> io::Result<Self> {
+        Ok(Self { name: self.name.clone(), file: self.file.try_clone()?, named: false, mounts: Some(mounts) })
+    }
+
+    /// Commands see `mounts` from now on.
+    pub fn set_mounts(&mut self, mounts: File) {
+        self.mounts = Some(mounts);
     }
 
     /// The name, as `ip netns` knows it.
@@ -111,13 +138,19 @@ impl Namespace {
     /// # Panics
     /// When there is no descriptor left.
     pub fn command(&self, program: impl AsRef<std::ffi::OsStr>) -> Command {
-        let file = self.file.try_clone().unwrap_or_else(|error| panic!("cannot duplicate a descriptor: {error}"));
+        let duplicate =
+            |file: &File| file.try_clone().unwrap_or_else(|error| panic!("cannot duplicate a descriptor: {error}"));
+        let file = duplicate(&self.file);
+        let mounts = self.mounts.as_ref().map(duplicate);
         let mut command = Command::new(program);
         command.env("LC_ALL", "C");
-        // SAFETY: between fork and exec only two system calls are made; neither allocates nor locks.
+        // SAFETY: between fork and exec only system calls are made; none of them allocates or locks.
         unsafe {
             command.pre_exec(move || {
                 move_into_link_name_space(file.as_fd(), Some(LinkNameSpaceType::Network))?;
+                if let Some(mounts) = &mounts {
+                    move_into_link_name_space(mounts.as_fd(), Some(LinkNameSpaceType::Mount))?;
+                }
                 set_parent_process_death_signal(Some(Signal::TERM))?;
                 Ok(())
             });

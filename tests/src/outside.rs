@@ -84,7 +84,16 @@ impl Lab {
     /// loudly, where system tests cannot run.
     #[must_use]
     #[track_caller]
-    pub fn with_outside(carry: &str, mut options: Options) -> Option<Self> {
+    pub fn with_outside(carry: &str, options: Options) -> Option<Self> {
+        let mut lab = Self::outside_without_daemon(carry, options)?;
+        lab.start_daemon();
+        Some(lab)
+    }
+
+    /// The same, and the daemon is not started yet.
+    #[must_use]
+    #[track_caller]
+    pub fn outside_without_daemon(carry: &str, mut options: Options) -> Option<Self> {
         options.args.extend(["--uplink".to_owned(), format!("{UPLINK},{carry}")]);
         let mut lab = Self::without_daemon(options)?;
         for role in ["near", "far"] {
@@ -129,7 +138,6 @@ impl Lab {
             (text.contains("state UP") && text.contains("inet6 fe80:") && !text.contains("tentative")).then_some(())
         }));
         lab.found_now("host");
-        lab.start_daemon();
         Some(lab)
     }
 

@@ -128,8 +128,16 @@ impl Background {
     /// # Errors
     /// The program or the file cannot be opened.
     pub fn start(command: &mut Command, output: &Path) -> io::Result<Self> {
+        Self::start_with_input(command, Stdio::null(), output)
+    }
+
+    /// The same with `input` as standard input.
+    ///
+    /// # Errors
+    /// As [`Background::start`].
+    pub fn start_with_input(command: &mut Command, input: Stdio, output: &Path) -> io::Result<Self> {
         let log = File::options().create(true).append(true).open(output)?;
-        command.stdin(Stdio::null()).stdout(log.try_clone()?).stderr(log).process_group(0);
+        command.stdin(input).stdout(log.try_clone()?).stderr(log).process_group(0);
         let child = command.spawn().map_err(|error| name_program(command, &error))?;
         Ok(Self { child, output: output.to_owned(), ended: None })
     }

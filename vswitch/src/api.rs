@@ -290,6 +290,12 @@ pub struct Bridge {
     pub storm_limit: u32,
     /// Labels.
     pub labels: BTreeMap<String, String>,
+    /// Docker's id of the network that the bridge is, where it is one.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker_network: Option<String>,
+    /// What Docker calls the network that the bridge is, as far as that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub network: Option<String>,
     /// The number of attached ports, the host's own not counted.
     pub ports: usize,
     /// The number of tunnels.
@@ -351,8 +357,12 @@ pub struct XdpStatus {
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize, ToSchema)]
 #[serde(deny_unknown_fields)]
 pub struct PortSpec {
-    /// The network namespace: a name known to `ip netns`, `pid:N` or a bare number, or a path.
+    /// The network namespace: a name known to `ip netns`, `container:NAME` for a container of Docker's or Podman's,
+    /// `pid:N` or a bare number, or a path.
     pub netns: String,
+    /// What the container is called whose namespace it is, for people; default: the name in `container:NAME`.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// The port's name; default: the namespace's name (`pid-N` for a process, the last part of a path).
     #[serde(default)]
     pub name: Option<String>,
@@ -427,8 +437,14 @@ pub struct Port {
     pub bridge: String,
     /// The network namespace, as it was named.
     pub netns: String,
-    /// The interface's name in the namespace.
+    /// The interface's name in the namespace; of a lent one that nobody has moved there yet, in the host's.
     pub ifname: String,
+    /// Whether somebody else, such as Docker, moves the interface to the namespace and configures it.
+    #[serde(default, skip_serializing_if = "std::ops::Not::not")]
+    pub lent: bool,
+    /// What the container is called whose port it is, as far as that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
     /// The kind of interface.
     #[serde(rename = "type")]
     pub port_type: PortType,

@@ -6,7 +6,8 @@
 //! a restart or an upgrade cuts no connection.
 
 use std::io;
-use std::path::PathBuf;
+use std::os::unix::net::UnixListener;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::thread::available_parallelism;
 
@@ -14,7 +15,10 @@ use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use sd_notify::NotifyState;
 use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::watch;
+use tokio::task::JoinHandle;
 
+use crate::control::containers::{Containers, EngineSockets};
+use crate::control::docker::{self, socket::DriverSocket};
 use crate::control::host_ports::HostPorts;
 use crate::control::lock::{Lock, LockError};
 use crate::control::server::peer::Allowed;
@@ -52,6 +56,8 @@ pub struct Options {
     pub socket: PathBuf,
     /// The directory of the durable state.
     pub state_dir: PathBuf,
+    /// The socket of Docker's network driver; none: only if the service manager passes one.
+    pub docker: Option<PathBuf>,
     /// The number of datapath threads; default one per core, at most 8.
     pub workers: Option<usize>,
     /// The interfaces that are shared with the host.
@@ -62,6 +68,8 @@ pub struct Options {
     pub xdp_chunks: u32,
     /// How long threads poll the drivers of AF_XDP ports at a time, in microseconds; none: not at all.
     pub xdp_busy_poll_us: Option<u32>,
+    /// Where container engines are asked for containers' names.
+    pub engines: EngineSockets,
 }
 
 /// Why the daemon could not start.
@@ -111,7 +119,12 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     let store = Store::open(&options.state_dir)
         .map_err(|source| StartError::StateDir { dir: options.state_dir.clone(), source })?;
     let _lock = Lock::take(&options.state_dir)?;
-    socket::check_free(&options.socket)?;
+    socket::check_free(&options.socket, "--socket")?;
+    let passed = docker::socket::passed()
+        .map_err(doing("the socket for Docker that the service manager passed cannot be used"))?;
+    if let (Some(path), None) = (&options.docker, &passed) {
+        socket::check_free(path, "--docker")?;
+    }
     let allowed = Allowed::look_up().map_err(doing("the group database cannot be read"))?;
     let desired = store.load()?;
 
@@ -150,7 +163,8 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         .build()
         .map_err(doing("the control plane cannot be started"))?;
     let ended = runtime.block_on(async {
-        let service = Service::new(switch, workers);
+        let containers = Containers::new(options.engines.clone());
+        let service = Service::with_containers(switch, workers, containers);
         // From here on the signals are ours: one that comes during the start is not lost.
         let mut terminate = signal(SignalKind::terminate()).map_err(doing("signals cannot be caught"))?;
         let mut interrupt = signal(SignalKind::interrupt()).map_err(doing("signals cannot be caught"))?;
@@ -166,6 +180,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         let (file, listener) = Socket::bind(&options.socket, &allowed)?;
         let stop = watch::Sender::new(false);
         let server = tokio::spawn(serve(listener, allowed, service.clone(), stop.subscribe()));
+        let docker = Docker::start(options.docker.as_deref(), passed, &service)?;
         tracing::info!(socket = %options.socket.display(), workers, bridges, ports, "ready");
         notify(&[NotifyState::Ready]);
 
@@ -176,6 +191,10 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         };
         tracing::info!(cleanup, "stopping");
         notify(&[NotifyState::Stopping]);
+        // Docker repeats for half a minute what nobody accepts, and takes a refusal for an answer.
+        if let Some(docker) = docker {
+            docker.stop().await;
+        }
         // Commands that come now are refused, one that is under way is waited for.
         service.request_stop(cleanup);
         let cleaned = service
@@ -191,7 +210,7 @@ pub fn run(options: &Options) -> Result<(), StartError> {
         if let Err(error) = cleaned {
             tracing::error!(error = %error.message, "not everything could be cleaned up");
         }
-        upkeep.iter().chain(&balance).for_each(tokio::task::JoinHandle::abort);
+        upkeep.iter().chain(&balance).for_each(JoinHandle::abort);
         drop(file);
         stop.send_replace(true);
         match server.await {
@@ -205,6 +224,44 @@ pub fn run(options: &Options) -> Result<(), StartError> {
     runtime.shutdown_background();
     datapath.stop();
     ended
+}
+
+/// Docker's network driver, being served.
+struct Docker {
+    /// The socket's file, where it is ours.
+    file: Option<Socket>,
+    server: JoinHandle<io::Result<()>>,
+    stop: watch::Sender<bool>,
+}
+
+impl Docker {
+    /// Serves the driver on the socket that was `passed`, or else at `path`; none of both: not at all.
+    fn start(path: Option<&Path>, passed: Option<UnixListener>, service: &Service) -> Result<Option<Self>, StartError> {
+        let socket = match (passed, path) {
+            (Some(listener), _) => DriverSocket::Passed(listener),
+            (None, Some(path)) => docker::socket::make(path)?,
+            (None, None) => return Ok(None),
+        };
+        let (file, listener) = match socket {
+            DriverSocket::Passed(listener) => (None, listener),
+            DriverSocket::Made(file, listener) => (Some(file), listener),
+        };
+        tracing::info!(passed = file.is_none(), socket = ?path, "Docker's network driver is served");
+        let stop = watch::Sender::new(false);
+        let server = tokio::spawn(docker::server::serve(listener, service.clone(), stop.subscribe()));
+        Ok(Some(Self { file, server, stop }))
+    }
+
+    /// Lets calls that are under way finish.
+    async fn stop(self) {
+        drop(self.file);
+        self.stop.send_replace(true);
+        match self.server.await {
+            Ok(Err(error)) => tracing::error!(%error, "the socket of Docker's network driver failed"),
+            Err(error) => tracing::error!(%error, "the socket of Docker's network driver failed"),
+            Ok(Ok(())) => {}
+        }
+    }
 }
 
 fn default_workers() -> usize {

@@ -44,6 +44,7 @@ pub const TARGETS: &[Target] = &[
     ("gro_coalesce", gro_coalesce),
     ("arp_nd", arp_nd),
     ("control_json", control_json),
+    ("docker_json", docker_json),
     ("classifier", classifier),
     ("vxlan_train", vxlan_train),
     ("tunnel_whole", tunnel::tunnel_whole),
@@ -408,4 +409,9 @@ pub fn control_json(data: &[u8]) {
     round_trip::<api::Bridge>(data);
     round_trip::<api::Port>(data);
     round_trip::<api::Stats>(data);
+}
+
+/// The JSON that Docker's network driver reads.
+pub fn docker_json(data: &[u8]) {
+    crate::control::docker::fuzzing::messages(data);
 }

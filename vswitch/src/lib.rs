@@ -15,4 +15,5 @@ pub mod io;
 pub mod nat;
 pub mod snapshot;
 pub mod tunnel;
+pub mod units;
 pub mod wire;

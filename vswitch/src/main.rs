@@ -7,6 +7,8 @@ use std::process::ExitCode;
 use clap::{ArgAction, CommandFactory, Parser, ValueEnum};
 use clap_complete::Shell;
 use tracing_subscriber::EnvFilter;
+use vswitch::control::containers::{EngineSockets, unix_socket};
+use vswitch::control::docker::SOCKET_DEFAULT;
 use vswitch::control::uplink::options::{self, UplinkOption};
 use vswitch::daemon::{
     self, Options, WORKERS_MAX, XDP_BUSY_POLL_US_MAX, XDP_CHUNKS_DEFAULT, XDP_CHUNKS_MAX, XDP_CHUNKS_MIN,
@@ -27,6 +29,11 @@ struct Arguments {
     /// Where the configuration is kept.
     #[arg(long, value_name = "DIR", env = "VSWITCH_STATE_DIR", default_value = "/var/lib/vswitch")]
     state_dir: PathBuf,
+
+    /// Be Docker's network driver `vswitch` (`docker network create -d vswitch`), on this socket. A socket
+    /// that systemd passes under the name `docker` is taken instead, also without this option.
+    #[arg(long, value_name = "PATH", num_args = 0..=1, require_equals = true, default_missing_value = SOCKET_DEFAULT)]
+    docker: Option<PathBuf>,
 
     /// The number of datapath threads [default: one per core, at most 8].
     #[arg(long, value_name = "N", value_parser = parse_workers)]
@@ -52,6 +59,11 @@ struct Arguments {
     /// sleeping until an interrupt: shorter round trips, for a core each [default: off].
     #[arg(long, value_name = "US", value_parser = clap::value_parser!(u32).range(1..=i64::from(XDP_BUSY_POLL_US_MAX)))]
     xdp_busy_poll: Option<u32>,
+
+    /// The socket at which Docker answers questions about its containers, for `container:NAME` [default:
+    /// that in $DOCKER_HOST, or /var/run/docker.sock].
+    #[arg(long, value_name = "PATH", value_parser = parse_engine)]
+    docker_host: Option<PathBuf>,
 
     /// What to log: error, warn, info, debug or trace, also per module as in RUST_LOG.
     #[arg(long, value_name = "LEVEL", env = "RUST_LOG", default_value = "info")]
@@ -87,6 +99,11 @@ Examples:
     vswitch --uplink eth1
     vswitch --uplink eth1,xdp=native --uplink auto
 
+  Be Docker's network driver:
+    vswitch --docker &
+    docker network create -d vswitch net1
+    docker run --network net1 -p 8080:80 nginx
+
   See more of what it does:
     vswitch --log debug
 
@@ -118,6 +135,10 @@ fn parse_chunks(text: &str) -> Result<u32, String> {
     }
 }
 
+fn parse_engine(text: &str) -> Result<PathBuf, String> {
+    unix_socket(text).ok_or_else(|| "an absolute path is needed, or unix:// and one".to_owned())
+}
+
 fn completion_script(shell: Supported) -> Vec<u8> {
     let shell = match shell {
         Supported::Bash => Shell::Bash,
@@ -130,8 +151,19 @@ fn completion_script(shell: Supported) -> Vec<u8> {
 }
 
 fn main() -> ExitCode {
-    let Arguments { socket, state_dir, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll, log, completion } =
-        Arguments::parse();
+    let Arguments {
+        socket,
+        state_dir,
+        docker,
+        workers,
+        uplinks,
+        coalesce,
+        xdp_chunks,
+        xdp_busy_poll,
+        docker_host,
+        log,
+        completion,
+    } = Arguments::parse();
     if let Some(shell) = completion {
         return match std::io::stdout().write_all(&completion_script(shell)) {
             Ok(()) => ExitCode::SUCCESS,
@@ -148,8 +180,19 @@ fn main() -> ExitCode {
         Err(why) => Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, why).exit(),
     };
     tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(false).init();
-    let options =
-        Options { socket, state_dir, workers, uplinks, coalesce, xdp_chunks, xdp_busy_poll_us: xdp_busy_poll };
+    let mut engines = EngineSockets::from_environment(|name| std::env::var(name).ok());
+    engines.docker = docker_host.unwrap_or(engines.docker);
+    let options = Options {
+        socket,
+        state_dir,
+        docker,
+        workers,
+        uplinks,
+        coalesce,
+        xdp_chunks,
+        xdp_busy_poll_us: xdp_busy_poll,
+        engines,
+    };
     match daemon::run(&options) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
@@ -167,7 +210,7 @@ mod tests {
     fn completion_scripts_know_the_options() {
         for shell in [Supported::Bash, Supported::Zsh, Supported::Fish] {
             let script = String::from_utf8(completion_script(shell)).expect("text");
-            for option in ["state-dir", "workers", "xdp-chunks", "xdp-busy-poll", "completion"] {
+            for option in ["state-dir", "docker", "workers", "xdp-chunks", "xdp-busy-poll", "completion"] {
                 assert!(script.contains(option), "{shell:?} does not know --{option}");
             }
         }

@@ -14,12 +14,12 @@ mod client;
 mod commands;
 mod failure;
 mod output;
-mod units;
 
 use std::path::PathBuf;
 use std::process::ExitCode;
 
 use clap::{Args, Parser};
+use vswitch::units;
 
 use crate::client::Client;
 use crate::commands::Command;

@@ -7,7 +7,7 @@ use std::process::ExitCode;
 use std::sync::atomic::Ordering;
 
 use clap::Parser;
-use vswitch_benches::lab::peer::{Carry, Family, Gateway, Ours, Overlay, Peer, Ports, Setup, Uplink, Way};
+use vswitch_benches::lab::peer::{Carry, Family, Gateway, Network, Ours, Overlay, Peer, Ports, Setup, Uplink, Way};
 use vswitch_benches::lab::run::{Plan, measure};
 use vswitch_benches::lab::workload::{Job, Load, Workload};
 use vswitch_benches::lab::{memory, report};
@@ -29,17 +29,20 @@ use vswitch_tests::process::INTERRUPTED;
     lab --uplink-cost --rounds 15 --seconds 1              what a shared uplink costs the host\n  \
     lab --memory --ports 100 --peers vswitch,vswitch-xdp   what ports cost in memory\n  \
     lab --overlay                                          VXLAN between two hosts, against the kernel's\n  \
-    lab --nat --peers nat-kernel,docker0,nat-vswitch-tap   published ports and masquerade")]
+    lab --nat --peers nat-kernel,docker0,nat-vswitch-tap   published ports and masquerade\n  \
+    lab --docker                                           nginx in a container behind -p, Docker's bridge and ours")]
 struct Arguments {
     /// The switches: vswitch (TAP ports), vswitch-xdp (AF_XDP ports), vswitch-xdp-busy (busy polled),
     /// vswitch-mixed (client AF_XDP, server TAP), vswitch-mixed-r (the other way round),
     /// vswitch-mixed-plain (without coalescing), each also as NAME@BIN_DIR (another build); bridge,
-    /// bridge-plain (no netfilter hooks), ovs, ovs-tso; uplinks: see --uplink-cost; overlays: see --overlay; gateways: see --nat
+    /// bridge-plain (no netfilter hooks), ovs, ovs-tso; uplinks: see --uplink-cost; overlays: see --overlay; gateways: see --nat;
+    /// Docker's networks: see --docker
     /// [default: vswitch,bridge,ovs]
     #[arg(long, value_delimiter = ',')]
     peers: Vec<Peer>,
-    /// The workloads: tcp1, tcp4, tcp1r, rtt, urtt, conn, req, raw64, udp64
-    /// [default: all but tcp1r and urtt; with --uplink-cost tcp1, tcp1r and rtt; with --nat tcp1, rtt, urtt, conn and req]
+    /// The workloads: tcp1, tcp4, tcp1r, rtt, urtt, conn, req, get, file, raw64, udp64
+    /// [default: all but tcp1r, urtt, get and file; with --uplink-cost tcp1, tcp1r and rtt; with --nat tcp1, rtt, urtt,
+    /// conn and req; with --docker tcp1, file, conn, req and get]
     #[arg(long, value_delimiter = ',')]
     workloads: Vec<Workload>,
     /// What a shared uplink costs the host's own traffic. The peers are uplink (a wire, nothing
@@ -98,7 +101,15 @@ struct Arguments {
     /// also as NAME@BIN_DIR
     #[arg(long, conflicts_with_all = ["uplink_cost", "memory", "overlay"])]
     nat: bool,
-    /// Ratios are to this peer [default: bridge; with --uplink-cost uplink; with --overlay vxlan-kernel; with --nat nat-kernel]
+    /// Docker's containers: nginx and iperf3 as containers, published by `docker run -p`, and a client outside. The
+    /// peers are docker-bridge (Docker's own driver with its defaults: iptables and a proxy for each published port),
+    /// docker-vswitch-tap (`docker network create -d vswitch`, TAP ports, uplink at tc) and docker-vswitch-xdp (AF_XDP
+    /// ports and uplink), the latter two also as NAME@BIN_DIR. Needs dockerd, docker, containerd, runc and iptables in
+    /// the PATH; none of it needs to run
+    #[arg(long, conflicts_with_all = ["uplink_cost", "memory", "overlay", "nat", "ipv6"])]
+    docker: bool,
+    /// Ratios are to this peer [default: bridge; with --uplink-cost uplink; with --overlay vxlan-kernel; with --nat
+    /// nat-kernel; with --docker docker-bridge]
     #[arg(long)]
     reference: Option<Peer>,
     /// Write every run to this file
@@ -143,6 +154,7 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
             None => PathBuf::new(),
         },
         vswitch_args: arguments.vswitch_args.split_whitespace().map(str::to_owned).collect(),
+        http_workers: arguments.wrk_threads,
         underlay_mtu: arguments.underlay_mtu,
         cuts: arguments.underlay_cuts,
         directory: directory.path().to_owned(),
@@ -159,7 +171,7 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
         "mtu": arguments.mtu,
         "ipv6": arguments.ipv6,
         "wire": arguments.wire,
-            "underlay": { "mtu": arguments.underlay_mtu, "cuts": arguments.underlay_cuts },
+        "underlay": { "mtu": arguments.underlay_mtu, "cuts": arguments.underlay_cuts },
         "vswitch_args": arguments.vswitch_args,
         "runs": runs,
     }))?;
@@ -189,6 +201,8 @@ impl Arguments {
             ours.into_iter().chain([Peer::VxlanKernel]).collect()
         } else if self.nat {
             Gateway::usual().into_iter().map(Peer::Nat).collect()
+        } else if self.docker {
+            Network::usual().into_iter().map(Peer::Docker).collect()
         } else if self.memory {
             vec![ours(Ports::Tap), ours(Ports::Xdp)]
         } else {
@@ -203,14 +217,20 @@ impl Arguments {
             vec![Workload::Tcp1, Workload::Tcp1r, Workload::Rtt]
         } else if self.nat {
             vec![Workload::Tcp1, Workload::Rtt, Workload::Urtt, Workload::Conn, Workload::Req]
+        } else if self.docker {
+            vec![Workload::Tcp1, Workload::File, Workload::Conn, Workload::Req, Workload::Get]
         } else {
-            let seldom = [Workload::Tcp1r, Workload::Urtt];
+            let seldom = [Workload::Tcp1r, Workload::Urtt, Workload::Get, Workload::File];
             Workload::ALL.into_iter().filter(|workload| !seldom.contains(workload)).collect()
         }
     }
 
     fn jobs(&self) -> Vec<Job> {
-        let ways: &[Way] = if self.nat { &[Way::Published, Way::Egress] } else { &[Way::Direct] };
+        let ways: &[Way] = match self {
+            _ if self.nat => &[Way::Published, Way::Egress],
+            _ if self.docker => &[Way::Published],
+            _ => &[Way::Direct],
+        };
         let of_way = |way: &Way| {
             let way = *way;
             self.workloads().into_iter().map(move |workload| Job { way, workload })
@@ -223,6 +243,7 @@ impl Arguments {
             _ if self.uplink_cost => Peer::Uplink(Uplink::Bare),
             _ if self.overlay => Peer::VxlanKernel,
             _ if self.nat => Peer::Nat(Gateway::Kernel),
+            _ if self.docker => Peer::Docker(Network::Bridge),
             _ => Peer::Bridge,
         };
         self.reference.clone().unwrap_or_else(default)

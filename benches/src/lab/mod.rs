@@ -18,8 +18,9 @@
 //! Further questions are asked with the same means. What does a switch that shares the host's interface
 //! cost the host ([`peer::Uplink`])? There the "switches" are one wire with and without a classifier
 //! on it. What becomes of traffic that is translated between a container and the world outside
-//! ([`peer::Gateway`])? There the peers are Docker's rules in nftables, and Docker itself. And what do
-//! many ports cost in memory ([`memory`])?
+//! ([`peer::Gateway`])? There the peers are Docker's rules in nftables, and Docker itself. What does a
+//! container gain whose network Docker's own driver does not make ([`peer::Network`])? There everything is Docker's but
+//! the driver. And what do many ports cost in memory ([`memory`])?
 //!
 //! Everything happens in namespaces with unique names, and is removed again, also on failure and
 //! on SIGINT.

@@ -12,7 +12,7 @@ use serde_json::Value;
 use tempfile::TempDir;
 use vswitch::api::{Bridge, FdbEntry, Port, PortStats, Stats};
 
-use crate::daemon::{Daemon, DaemonConfig, binaries};
+use crate::daemon::{Daemon, DaemonConfig, PassedSocket, binaries};
 use crate::http;
 use crate::inventory::Inventory;
 use crate::namespace::{Namespace, unique_prefix};
@@ -31,6 +31,8 @@ pub struct Options {
     pub log_level: String,
     /// Further environment variables of the daemon.
     pub env: Vec<(String, String)>,
+    /// A socket that the daemon gets from whoever starts it.
+    pub passed: Option<PassedSocket>,
     /// Of which type ports are where `add-port` is not told.
     pub ports: PortTypes,
     /// Whether containers may send as anybody, where `add-port` is not told: for tests that make frames up.
@@ -102,6 +104,7 @@ impl Lab {
         let mut config = DaemonConfig::below(directory.path(), must(binaries()));
         config.args = options.args;
         config.env = options.env;
+        config.passed = options.passed;
         if !options.log_level.is_empty() {
             config.log_level = options.log_level;
         }
@@ -326,6 +329,11 @@ impl Lab {
     #[must_use]
     pub fn host(&self) -> &Namespace {
         &self.host
+    }
+
+    /// The same, to start a Docker in it.
+    pub fn host_mut(&mut self) -> &mut Namespace {
+        &mut self.host
     }
 
     /// The name that the namespace of `role` has or would have.

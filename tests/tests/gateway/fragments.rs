@@ -231,9 +231,13 @@ fn fragments_without_a_first_one_are_bounded() {
             ends.send(&piece);
         }
         // Whoever floods does not stop the others for longer than fragments are waited for; whole packets never.
+        // (The kernel's own queues may still be full of the flood when the first of them comes.)
         let (packet, data) = ends.datagram(30_000, 100);
-        ends.send(&packet);
-        assert!(must(hear(&ends.server)).0 == data, "{label}");
+        let heard = (0..3).find_map(|_| {
+            ends.send(&packet);
+            hear(&ends.server).ok()
+        });
+        assert!(heard.is_some_and(|(heard, _)| heard == data), "{label}");
     });
     let grown = must(lab.daemon().resident_bytes()).saturating_sub(memory);
     assert!(grown < 32 << 20, "{grown} bytes");

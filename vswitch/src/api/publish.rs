@@ -85,6 +85,15 @@ impl PortRange {
     }
 }
 
+impl IntoIterator for PortRange {
+    type Item = u16;
+    type IntoIter = std::ops::RangeInclusive<u16>;
+
+    fn into_iter(self) -> Self::IntoIter {
+        self.first..=self.last
+    }
+}
+
 impl fmt::Display for PortRange {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         if self.first == self.last { self.first.fmt(f) } else { write!(f, "{}-{}", self.first, self.last) }
@@ -292,6 +301,9 @@ pub struct Publication {
     pub bridge: String,
     /// The port of the bridge.
     pub port: String,
+    /// What Docker calls the container whose port it is, as far as that is known.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container_name: Option<String>,
     /// The protocol.
     pub protocol: Transport,
     /// The host's address; `0.0.0.0` or `::` for all of that family.

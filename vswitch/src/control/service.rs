@@ -10,6 +10,7 @@ use serde::Serialize;
 use tokio::sync::{Mutex, OwnedMutexGuard, watch};
 use tokio::task::spawn_blocking;
 
+use super::containers::Containers;
 use super::refusal::{Result, failed, stopping};
 use super::switch::Switch;
 use crate::datapath::clock::now_s;
@@ -32,6 +33,7 @@ pub struct Service {
 struct Shared {
     switch: Arc<Mutex<Switch>>,
     workers: usize,
+    containers: Containers,
     started: Instant,
     stop: watch::Sender<Option<StopRequest>>,
     /// Counts up when the watch of namespaces has to look again.
@@ -62,9 +64,16 @@ impl Service {
     /// A service around `switch`, whose datapath has `workers` threads.
     #[must_use]
     pub fn new(switch: Switch, workers: usize) -> Self {
+        Self::with_containers(switch, workers, Containers::default())
+    }
+
+    /// The same, with the container engines that are asked for names.
+    #[must_use]
+    pub fn with_containers(switch: Switch, workers: usize, containers: Containers) -> Self {
         let shared = Shared {
             switch: Arc::new(Mutex::new(switch)),
             workers,
+            containers,
             started: Instant::now(),
             stop: watch::Sender::new(None),
             watch_epoch: watch::Sender::new(0),
@@ -175,8 +184,10 @@ impl Service {
             let now = now_s();
             switch.keep_watch();
             switch.repeat_announcements(now);
+            switch.follow_lent(now);
             switch.expire_stations(now);
             switch.refresh_overlay();
+            switch.collect_docker_leases(now);
             let databases = switch.databases();
             let conntrack = switch.conntrack();
             let ports = switch.used_host_ports();
@@ -213,6 +224,12 @@ impl Service {
     #[must_use]
     pub fn watch_epoch(&self) -> watch::Receiver<u64> {
         self.shared.watch_epoch.subscribe()
+    }
+
+    /// The container engines of this host.
+    #[must_use]
+    pub fn containers(&self) -> &Containers {
+        &self.shared.containers
     }
 
     /// The number of datapath threads.

@@ -13,6 +13,7 @@ use tokio::time::{MissedTickBehavior, interval};
 
 use super::placement::{self, Move, PortKey, PortLoad, Samples, WorkerLoad};
 use super::service::Service;
+use crate::datapath::clock::now_s;
 use crate::datapath::{Datapath, Event};
 
 /// How often databases are aged and announcements repeated.
@@ -40,6 +41,7 @@ pub async fn tick(service: Service) {
                     if switch.has_failed() {
                         switch.retry_failed();
                     }
+                    switch.collect_unclaimed(now_s());
                     Ok(())
                 })
                 .await;

@@ -296,7 +296,7 @@ impl Forwarder {
         // with an old snapshot is then never cached under a new epoch.
         let (epoch, nat_epoch) = loop {
             let epoch = self.lane(port).map(|lane| lane.bridge.fdb.epoch());
-            let nat_epoch = self.pipeline.router.epoch(self.generation);
+            let nat_epoch = self.pipeline.router.epoch(self.generation, &self.snapshot.routing);
             if !self.is_outdated() {
                 break (epoch, nat_epoch);
             }

@@ -124,6 +124,13 @@ impl Routing {
         };
         self.outside.iter().find(|outside| outside.index == index)
     }
+
+    /// Whether the host has a route to `destination`, whatever the interface.
+    #[must_use]
+    pub fn has_route(&self, destination: IpAddr) -> bool {
+        let refused = |routes: &Arc<dyn NextHops>| matches!(routes.resolve(destination, 0), Resolution::Refused(_));
+        !self.routes.as_ref().is_some_and(refused)
+    }
 }
 
 /// How many connections of a container are with neighbours on its own bridge although they are translated: its

@@ -224,7 +224,9 @@ fn bursts_larger_than_what_was_lent_are_counted_and_the_fill_level_follows() {
     let overrun = pair.devices[0].statistics().rx_no_chunk;
     // Whatever was not dropped for want of chunks arrived, or was counted on the way out.
     let dropped = pair.wire.totals.dropped.load(Ordering::Relaxed);
-    assert_eq!(arrived + overrun + dropped, count as u64, "{arrived} {overrun} {dropped}");
+    // The container's own kernel may have said something, too.
+    let sent: u64 = pair.a.exec(&["cat", "/sys/class/net/eth0/statistics/tx_packets"]).trim().parse().unwrap();
+    assert!((count as u64..=sent).contains(&(arrived + overrun + dropped)), "{arrived} {overrun} {dropped} of {sent}");
     assert_eq!(pair.wire.totals.overrun.load(Ordering::Relaxed), overrun, "reported to whoever reads");
     pair.end(true);
 }

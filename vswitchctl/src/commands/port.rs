@@ -20,6 +20,7 @@ fn target(bridge: &str) -> Target {
 #[command(after_help = "\
 Examples:
   vswitchctl add-port br0 web                              a namespace of `ip netns`
+  vswitchctl add-port br0 container:web                    a container of Docker's or Podman's
   vswitchctl add-port br0 pid:1234 --name web --ip 172.17.0.10
   vswitchctl add-port br0 /proc/1234/ns/net --mac 02:00:00:00:00:07 --egress-rate 100mbit
   vswitchctl add-port br0 web --type xdp                   for small packets and short round trips
@@ -27,12 +28,16 @@ Examples:
   vswitchctl add-port br0 web --expose 80 --expose 443 --publish-all
   vswitchctl add-port lab web --ifname eth1 --ip none --trunk 10,20 --default-route off
 
-Prints one line: port name, interface, addresses, MAC address.")]
+Prints one line: port name, interface, addresses, MAC address.
+
+A container that has interfaces already keeps them: the port is named eth1 or whatever is free, and gets no default
+route where there is one, unless --ifname and --default-route say otherwise. A port goes with the namespace, so a
+container that is restarted has to be attached again.")]
 pub(crate) struct AddPort {
     /// The bridge
     #[arg(value_name = "BR")]
     bridge: String,
-    /// The namespace: a name known to `ip netns`, `pid:N` or a bare number, or a path
+    /// The namespace: a name known to `ip netns`, `container:NAME`, `pid:N` or a bare number, or a path
     #[arg(value_parser = netns)]
     netns: String,
     /// The port's name [default: the namespace's]
@@ -96,6 +101,7 @@ impl AddPort {
     fn spec(self) -> (String, PortSpec) {
         let spec = PortSpec {
             netns: self.netns,
+            container: None,
             name: self.name,
             ifname: self.ifname,
             port_type: match self.port_type {
@@ -132,7 +138,10 @@ impl AddPort {
 #[command(after_help = "\
 Examples:
   vswitchctl del-port br0 web
-  vswitchctl del-port br0 pid:1234       by the namespace it is in")]
+  vswitchctl del-port br0 pid:1234       by the namespace it is in
+
+A port that Docker made goes with `docker network disconnect` or with its container. With --force it goes
+at once, and the container is without that network until it is restarted.")]
 pub(crate) struct DelPort {
     /// The bridge
     #[arg(value_name = "BR")]
@@ -140,11 +149,15 @@ pub(crate) struct DelPort {
     /// The port's name, or the namespace it is in
     #[arg(value_parser = netns)]
     port: String,
+    /// Also a port that Docker made and counts on
+    #[arg(long)]
+    force: bool,
 }
 
 impl DelPort {
     pub(super) async fn exec(self, client: &Client) -> Result<Output, Failure> {
-        client.delete::<()>(&target(&self.bridge).segment(&self.port)).await?;
+        let target = target(&self.bridge).segment(&self.port);
+        client.delete::<()>(&target.query("force", self.force.then_some("true"))).await?;
         Ok(Output::silent())
     }
 }
@@ -191,7 +204,7 @@ fn render(ports: &[Port]) -> String {
         table.row([
             port.bridge.clone(),
             port.name.clone(),
-            port.netns.clone(),
+            netns_of(port),
             port.ifname.clone(),
             kind(port),
             join(&port.ips, ","),
@@ -203,6 +216,11 @@ fn render(ports: &[Port]) -> String {
         ]);
     }
     table.render("")
+}
+
+/// Where a port's interface is, by the name that people know.
+pub(super) fn netns_of(port: &Port) -> String {
+    port.container.as_ref().map_or_else(|| port.netns.clone(), |name| format!("container:{name}"))
 }
 
 /// The VLANs of a port, empty where it carries all.
@@ -266,6 +284,8 @@ pub(super) mod tests {
             bridge: "br0".into(),
             netns: name.into(),
             ifname: "eth0".into(),
+            lent: false,
+            container: None,
             port_type: PortType::Tap,
             xdp: None,
             state: PortState::Up,

@@ -117,7 +117,8 @@ fn of_one(published: &[Publication]) -> String {
 }
 
 fn of_many(published: &[Publication]) -> String {
-    published.iter().map(|one| format!("{} {} {}\n", one.bridge, one.port, line(one))).collect()
+    let name = |one: &Publication| one.container_name.clone().unwrap_or_else(|| one.port.clone());
+    published.iter().map(|one| format!("{} {} {}\n", one.bridge, name(one), line(one))).collect()
 }
 
 /// A network, or a single address.
@@ -137,6 +138,7 @@ pub(super) mod tests {
         Publication {
             bridge: "br0".into(),
             port: port.into(),
+            container_name: None,
             protocol: Transport::Tcp,
             host_ip: host_ip.parse().unwrap(),
             host: PortRange::one(first),

@@ -106,7 +106,7 @@ fn render(tree: &Tree) -> String {
     for port in ports {
         table.row([
             port.name.clone(),
-            format!("{} in {}", port.ifname, port.netns),
+            format!("{} in {}", port.ifname, port::netns_of(port)),
             join(&port.ips, " "),
             port.mac.clone(),
             details(bridge, port),
@@ -128,6 +128,9 @@ fn render(tree: &Tree) -> String {
 /// What there is to say about a bridge, one line each.
 fn facts(bridge: &Bridge) -> Vec<(&'static str, String)> {
     let mut facts = Vec::new();
+    if let Some(network) = &bridge.network {
+        facts.push(("docker", format!("network {network}")));
+    }
     if bridge.l2 {
         facts.push(("network", "none, a bare learning switch".to_owned()));
     } else {

@@ -3,27 +3,24 @@
 use std::fmt;
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr};
-use std::os::fd::OwnedFd;
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use std::str::FromStr;
-use std::sync::atomic::{AtomicU16, Ordering};
 
-use vswitch_tests::daemon::Daemon;
-use vswitch_tests::frame::parse_mac;
-use vswitch_tests::namespace::{Namespace, unique_prefix};
-use vswitch_tests::process::Background;
+use vswitch_tests::namespace::Namespace;
 
 mod bridge;
 mod docker;
 mod nat;
 mod ours;
 mod ovs;
+mod topology;
 mod uplink;
 mod vxlan;
 
-use self::docker::Docker;
+pub use self::docker::{Network, PortType};
 pub use self::nat::Gateway;
 pub use self::ours::{Ours, Ports};
+pub use self::topology::{Container, Ends, Service, Services, Topology, Way};
 pub use self::uplink::Uplink;
 pub use self::vxlan::{Carry, Overlay};
 
@@ -58,6 +55,8 @@ pub enum Peer {
     VxlanKernel,
     /// A host between its container and the world outside.
     Nat(Gateway),
+    /// The same with servers that are containers of Docker.
+    Docker(Network),
 }
 
 impl FromStr for Peer {
@@ -82,6 +81,9 @@ impl FromStr for Peer {
         if let Some(gateway) = Gateway::from_name(name, build.clone()) {
             return Ok(Self::Nat(gateway));
         }
+        if let Some(network) = Network::from_name(name, build.clone()) {
+            return Ok(Self::Docker(network));
+        }
         if let Some(carry) = Carry::from_name(name) {
             return Ok(Self::Vxlan(Overlay { carry, build }));
         }
@@ -93,7 +95,7 @@ impl FromStr for Peer {
                 let overlays = Carry::ALL.map(Carry::name).join(", ");
                 Err(format!(
                     "no peer {text}: {ours} (each also @BIN_DIR), bridge, bridge-plain, ovs, ovs-tso, {uplinks}, {overlays}, vxlan-kernel, {}",
-                    Gateway::names().join(", ")
+                    [Gateway::names(), Network::names()].concat().join(", ")
                 ))
             }
         }
@@ -112,6 +114,7 @@ impl fmt::Display for Peer {
             Self::Vxlan(overlay) => overlay.fmt(f),
             Self::VxlanKernel => f.write_str("vxlan-kernel"),
             Self::Nat(gateway) => gateway.fmt(f),
+            Self::Docker(network) => network.fmt(f),
         }
     }
 }
@@ -124,6 +127,7 @@ impl Peer {
             Self::Vswitch(ours) => ours.build.is_none(),
             Self::Vxlan(overlay) => overlay.build.is_none(),
             Self::Nat(gateway) => gateway.needs_binaries(),
+            Self::Docker(network) => network.needs_binaries(),
             Self::Uplink(uplink) => uplink.daemon_option("").is_some(),
             _ => false,
         }
@@ -190,227 +194,14 @@ pub struct Setup {
     pub binaries: PathBuf,
     /// Further arguments of our daemon.
     pub vswitch_args: Vec<String>,
+    /// Processes of an HTTP server that is a container.
+    pub http_workers: u16,
     /// The MTU of overlays' underlay.
     pub underlay_mtu: u32,
     /// Whether the underlay's interfaces have no segmentation offload.
     pub cuts: bool,
     /// A directory for sockets, logs and databases.
     pub directory: PathBuf,
-}
-
-/// A container: a namespace with an `eth0`.
-#[derive(Debug)]
-pub struct Container {
-    /// Its namespace.
-    pub namespace: Namespace,
-    /// The address of its `eth0`.
-    pub address: IpAddr,
-}
-
-impl Container {
-    /// The MAC address of its `eth0`.
-    ///
-    /// # Errors
-    /// There is no `eth0`.
-    pub fn mac(&self) -> io::Result<[u8; 6]> {
-        let link = self.link()?;
-        let mac = link["address"].as_str().ok_or_else(|| io::Error::other("eth0 has no address"))?;
-        Ok(parse_mac(mac))
-    }
-
-    /// The interface index of its `eth0`.
-    fn ifindex(&self) -> io::Result<u32> {
-        let index = self.link()?["ifindex"].as_u64().and_then(|index| u32::try_from(index).ok());
-        index.ok_or_else(|| io::Error::other("eth0 has no index"))
-    }
-
-    /// What `ip` says of its `eth0`; `/sys` shows the namespace that it was mounted in.
-    fn link(&self) -> io::Result<serde_json::Value> {
-        let text = self.namespace.ip("-j link show dev eth0")?;
-        let mut links: serde_json::Value = serde_json::from_str(&text)?;
-        Ok(links[0].take())
-    }
-}
-
-/// Which way a workload's connections go.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum Way {
-    /// From the first container to the second one.
-    Direct,
-    /// From outside to a port of the host, which is the container's.
-    Published,
-    /// From the container to the outside.
-    Egress,
-}
-
-/// The two ends of a workload.
-#[derive(Debug, Clone, Copy)]
-pub struct Ends<'a> {
-    /// Who connects.
-    pub client: &'a Container,
-    /// Who is connected to.
-    pub server: &'a Container,
-    /// The address that the client connects to.
-    pub target: IpAddr,
-}
-
-/// Containers joined by a switch.
-#[derive(Debug)]
-pub struct Topology {
-    /// The kind of switch.
-    pub peer: Peer,
-    /// The containers; workloads use the first two.
-    pub containers: Vec<Container>,
-    // Dropped in this order: the switch's processes before the namespace that they are in.
-    daemons: Vec<Daemon>,
-    /// Holds a program on an uplink.
-    program: Option<OwnedFd>,
-    background: Vec<Background>,
-    docker: Option<Docker>,
-    host: Namespace,
-    /// The other host of an overlay.
-    far: Option<Namespace>,
-    /// The address of a gateway's host.
-    external: Option<IpAddr>,
-    /// The ports that servers may have, and how many had one.
-    ports: u16,
-    servers: AtomicU16,
-}
-
-impl Topology {
-    /// Sets up the containers and the switch, and checks that the first two containers reach each
-    /// other.
-    ///
-    /// # Errors
-    /// Something is not installed, or the kernel refuses something.
-    pub fn build(peer: &Peer, setup: &Setup) -> io::Result<Self> {
-        let prefix = unique_prefix();
-        let directory = setup.directory.join(prefix.trim_end_matches('-'));
-        std::fs::create_dir(&directory)?;
-        let host = Namespace::create(&format!("{prefix}host"))?;
-        let names: Vec<String> = (0..setup.ports).map(|number| format!("{prefix}c{number}")).collect();
-        let mut containers: Vec<Container> = Namespace::create_all(&names)?
-            .into_iter()
-            .enumerate()
-            .map(|(number, namespace)| Container { namespace, address: setup.family.address(number) })
-            .collect();
-        let (mut external, mut ports) = (None, PORTS);
-        if let Peer::Nat(_) = peer {
-            let [outside, host] = nat::wire_addresses(setup.family);
-            containers[0].address = outside;
-            (external, ports) = (Some(host), PUBLISHED_PORTS);
-        }
-        let far = match peer {
-            Peer::Vxlan(_) | Peer::VxlanKernel => Some(Namespace::create(&format!("{prefix}far"))?),
-            _ => None,
-        };
-        let (daemons, background) = (Vec::new(), Vec::new());
-        let mut topology = Self {
-            peer: peer.clone(),
-            containers,
-            daemons,
-            program: None,
-            background,
-            docker: None,
-            host,
-            far,
-            external,
-            ports,
-            servers: AtomicU16::new(0),
-        };
-        topology.join(setup, &directory)?;
-        if external.is_some() {
-            // The ways are checked before each run; the ports stay as the kernel has them, because a gateway has no
-            // more of them than a host.
-            return Ok(topology);
-        }
-        for container in &topology.containers {
-            // A closed connection leaves its port in TIME_WAIT: the connection rate needs many.
-            container.namespace.sysctl("net.ipv4.ip_local_port_range", "1024 65535")?;
-        }
-        let target = topology.containers[1].address;
-        topology.containers[0].namespace.run(&format!("ping -n -q -c 3 -i 0.2 -W 2 {target}"))?;
-        Ok(topology)
-    }
-
-    fn join(&mut self, setup: &Setup, directory: &Path) -> io::Result<()> {
-        match &self.peer {
-            Peer::Vswitch(ours) => {
-                self.daemons = vec![ours.join(&self.host, &self.containers, setup, directory)?];
-            }
-            Peer::Bridge => bridge::join(&self.host, &self.containers, setup)?,
-            Peer::BridgePlain => {
-                bridge::without_netfilter(&self.host)?;
-                bridge::join(&self.host, &self.containers, setup)?;
-            }
-            Peer::Ovs | Peer::OvsTso => {
-                let tso = self.peer == Peer::OvsTso;
-                self.background = ovs::join(&self.host, &self.containers, tso, setup, directory)?;
-            }
-            Peer::Uplink(uplink) => {
-                let [outside, host, ..] = &self.containers[..] else {
-                    return Err(io::Error::other("a wire has two ends"));
-                };
-                uplink::connect(outside, host, setup)?;
-                self.daemons = uplink.daemon(host, setup, directory)?.into_iter().collect();
-                self.program = uplink.empty_program(host)?;
-            }
-            Peer::Vxlan(overlay) => {
-                self.daemons = overlay.join(self.hosts(), &self.containers, setup, directory)?;
-            }
-            Peer::VxlanKernel => vxlan::join_kernel(self.hosts(), &self.containers, setup)?,
-            Peer::Nat(gateway) => {
-                let [outside, container, ..] = &mut self.containers[..] else {
-                    return Err(io::Error::other("a gateway has two sides"));
-                };
-                nat::wire(outside, &self.host, setup)?;
-                match gateway {
-                    Gateway::Kernel => nat::join_kernel(&self.host, container, setup)?,
-                    Gateway::Docker => self.docker = Some(Docker::join(&self.host, container, setup, directory)?),
-                    Gateway::Vswitch(attachment, build) => {
-                        let ours = (*attachment, build.as_ref());
-                        self.daemons = vec![nat::join_ours(ours, &self.host, container, setup, directory)?];
-                    }
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// The hosts of an overlay.
-    fn hosts(&self) -> [&Namespace; 2] {
-        [&self.host, self.far.as_ref().unwrap_or(&self.host)]
-    }
-
-    /// The ends of a workload that goes this way.
-    ///
-    /// # Errors
-    /// The topology has no such way.
-    pub fn ends(&self, way: Way) -> io::Result<Ends<'_>> {
-        let [first, second, ..] = &self.containers[..] else {
-            return Err(io::Error::other("a topology has at least two containers"));
-        };
-        match (way, self.external) {
-            (Way::Direct, None) => Ok(Ends { client: first, server: second, target: second.address }),
-            (Way::Published, Some(external)) => Ok(Ends { client: first, server: second, target: external }),
-            (Way::Egress, Some(_)) => Ok(Ends { client: second, server: first, target: first.address }),
-            _ => Err(io::Error::other(format!("{} has no such way", self.peer))),
-        }
-    }
-
-    /// The port of the next server, see `FIRST_PORT`.
-    #[must_use]
-    pub fn next_port(&self) -> u16 {
-        FIRST_PORT + self.servers.fetch_add(1, Ordering::Relaxed) % self.ports
-    }
-
-    /// The processes that are the switch; none for the kernel's. The database server of Open vSwitch
-    /// takes no part in forwarding, but it is a part of the switch.
-    #[must_use]
-    pub fn pids(&self) -> Vec<u32> {
-        let background = self.background.iter().map(Background::pid);
-        self.daemons.iter().map(Daemon::pid).chain(background).chain(self.docker.iter().map(Docker::pid)).collect()
-    }
 }
 
 /// Gives a container a veth pair: `eth0` inside, `h<number>` in `host`.
@@ -433,8 +224,9 @@ mod tests {
         let ours = Ports::ALL.map(Ports::name);
         let uplinks = Uplink::ALL.map(Uplink::name);
         let gateways = Gateway::names();
+        let networks = Network::names();
         let others = ["bridge", "bridge-plain", "ovs", "ovs-tso"];
-        for name in ours.iter().chain(&uplinks).chain(&gateways).chain(&others) {
+        for name in ours.iter().chain(&uplinks).chain(&gateways).chain(&networks).chain(&others) {
             assert_eq!(name.parse::<Peer>().expect(name).to_string(), *name);
         }
         assert_eq!("vswitch-xdp@/tmp/old".parse::<Peer>().expect("a build").to_string(), "vswitch-xdp@/tmp/old");

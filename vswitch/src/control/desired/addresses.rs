@@ -6,7 +6,7 @@ use std::net::IpAddr;
 use ipnet::IpNet;
 
 use super::limits::{PORT_ADDRESSES_MAX, RESERVATIONS_MAX};
-use super::{BridgeRecord, Desired, HostView, SubnetRecord};
+use super::{BridgeRecord, Desired, DockerEndpoint, HostView, SubnetRecord};
 use crate::api::{BridgeSpec, Error, ErrorCode, Reservation};
 use crate::control::ipam::{
     Allocator, IpamError, Pools, Subnet, default_gateway, overlaps, validate_gateway, validate_range, validate_subnet,
@@ -24,7 +24,7 @@ fn family(ipv6: bool) -> &'static str {
 }
 
 /// The refusal that an error of the allocation is.
-fn ipam_refused(why: &IpamError) -> Error {
+pub(super) fn ipam_refused(why: &IpamError) -> Error {
     let code = match why {
         IpamError::NoFreeSubnet { .. } | IpamError::Exhausted { .. } => ErrorCode::Limit,
         IpamError::Taken { .. } => ErrorCode::Conflict,
@@ -107,11 +107,12 @@ impl Desired {
 
     fn automatic_network(&self, host: &HostView) -> Result<IpNet> {
         let own = self.bridges.values().flat_map(|bridge| bridge.subnets.iter().map(|subnet| subnet.net));
-        let used = own.chain(host.routes.iter().map(|route| route.dst));
+        let pools = self.docker_pools.values().map(|pool| pool.net);
+        let used = own.chain(pools).chain(host.routes.iter().map(|route| route.dst));
         Pools::docker().first_free(used).map_err(|why| ipam_refused(&why))
     }
 
-    fn check_overlap(&self, net: &IpNet, host: &HostView) -> Result<()> {
+    pub(super) fn check_overlap(&self, net: &IpNet, host: &HostView) -> Result<()> {
         const REMEDY: &str = "choose another with --subnet, or leave it out to get a free one";
         for (name, bridge) in &self.bridges {
             if let Some(other) = bridge.subnets.iter().find(|other| overlaps(other.net, *net)) {
@@ -213,7 +214,11 @@ fn parse_wanted(texts: &[String]) -> Result<Wanted> {
 
 impl BridgeRecord {
     /// The addresses of a new port, and for each subnet the address that was then given last.
-    pub(super) fn port_addresses(&self, bridge: &str, texts: &[String]) -> Result<(Vec<IpNet>, Vec<Option<IpAddr>>)> {
+    pub(super) fn port_addresses(
+        &self,
+        (bridge, name): (&str, &str),
+        texts: &[String],
+    ) -> Result<(Vec<IpNet>, Vec<Option<IpAddr>>)> {
         let wanted = parse_wanted(texts)?;
         let taken: HashSet<IpAddr> = self.ports.values().flat_map(|port| port.ips.iter().map(IpNet::addr)).collect();
         let mut ips: Vec<IpNet> = Vec::new();
@@ -227,6 +232,13 @@ impl BridgeRecord {
                     "choose another with --ip, or leave it out to get a free one",
                 ));
             }
+            let has = |endpoint: &DockerEndpoint| endpoint.ips.iter().any(|other| other.addr() == ip);
+            if let Some(owner) = self.docker_endpoint_with(name, has) {
+                return Err(conflict(
+                    format!("the address {ip} is taken on bridge {bridge:?} by {owner}"),
+                    "choose another with --ip",
+                ));
+            }
             if ips.iter().any(|other| other.addr() == ip) {
                 return Err(invalid(format!("the address {ip} is given twice"), "give it once"));
             }
@@ -238,6 +250,7 @@ impl BridgeRecord {
                 if ips.iter().any(|ip| is_ipv6(ip) == is_ipv6(&subnet.net)) {
                     continue;
                 }
+                self.check_addresses_ours(bridge)?;
                 let ip = self.automatic_address(subnet, &taken)?;
                 *cursor = Some(ip);
                 ips.push(with_prefix(ip, &subnet.net));

@@ -68,6 +68,7 @@ impl Desired {
             port_mac_limit: spec.port_mac_limit.unwrap_or(PORT_MAC_LIMIT_DEFAULT),
             storm_limit: spec.storm_limit.unwrap_or(STORM_LIMIT_DEFAULT),
             labels: spec.labels.clone(),
+            docker: None,
             ports: BTreeMap::new(),
             tunnels: BTreeMap::new(),
             uplinks: BTreeMap::new(),
@@ -119,9 +120,12 @@ impl Desired {
     /// Removes a bridge; with `force` also one that has ports or tunnels.
     ///
     /// # Errors
-    /// There is no such bridge, or it has ports or tunnels and `force` is not given.
+    /// There is no such bridge, or it has ports or tunnels or is a network of Docker's, and `force` is not given.
     pub fn remove_bridge(&mut self, name: &str, force: bool) -> Result<BridgeRecord> {
         let bridge = self.bridge(name)?;
+        if !force {
+            bridge.check_not_dockers(name)?;
+        }
         let count = |n: usize, what: &str| format!("{n} {what}{}", if n == 1 { "" } else { "s" });
         let attached = [
             (bridge.ports.len(), "port", "`vswitchctl del-port`"),

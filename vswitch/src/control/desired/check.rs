@@ -30,6 +30,7 @@ impl Desired {
         let mut segments = HashSet::new();
         let mut uplinks = HashSet::new();
         self.check_publications()?;
+        self.check_docker()?;
         for (name, bridge) in &self.bridges {
             bridge.check(name)?;
             for subnet in &bridge.subnets {
@@ -66,16 +67,15 @@ impl Desired {
                         "",
                     ));
                 }
-                if let Some(end) = &port.host_end
-                    && (self.bridges.contains_key(&end.ifname) || !host_ends.insert(&end.ifname))
-                {
-                    return Err(conflict(
-                        format!(
-                            "port {port_name:?} of bridge {name:?}: the host's interface {:?} is taken",
-                            end.ifname
-                        ),
-                        "",
-                    ));
+                let lent = port.lent.as_ref().map(|lent| &lent.ifname);
+                let end = port.host_end.as_ref().map(|end| &end.ifname);
+                for ifname in lent.into_iter().chain(end) {
+                    if self.bridges.contains_key(ifname) || !host_ends.insert(ifname) {
+                        return Err(conflict(
+                            format!("port {port_name:?} of bridge {name:?}: the host's interface {ifname:?} is taken"),
+                            "",
+                        ));
+                    }
                 }
             }
         }
@@ -122,6 +122,9 @@ impl BridgeRecord {
             }
             if let Some(end) = &port.host_end {
                 check_interface_name("interface name", &end.ifname)?;
+            }
+            if let Some(lent) = &port.lent {
+                check_interface_name("interface name", &lent.ifname)?;
             }
             for taken in std::iter::once(port_name).chain(&port.aliases) {
                 check_port_name("alias", taken)?;

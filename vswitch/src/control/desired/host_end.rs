@@ -1,7 +1,7 @@
-//! The host's end of a port's veth pair: what it is called.
+//! The host's end of a port's veth pair, and what else of a port is in the host's namespace: what it is called.
 //!
 //! The name is made from what the port is, so that the same port gets the same name again, and it
-//! says whose it is: `vsx`, four characters for the daemon's state directory, eight for the port. A
+//! says whose it is: `vsx` (`vsl` for what is lent), four characters for the daemon's state directory, eight for the port. A
 //! person reads the rest in the interface's alias; `ip link` prints both.
 //!
 //! The daemon looks for its own interfaces by the first seven characters, and checks the alias,
@@ -10,10 +10,12 @@
 
 use serde::{Deserialize, Serialize};
 
-use super::{Desired, INTERFACE_NAME_BYTES_MAX};
+use super::{Desired, INTERFACE_NAME_BYTES_MAX, PortRecord};
 
 /// What every such name begins with.
 const PREFIX: &str = "vsx";
+/// What the name of an interface that is lent begins with.
+const LENT_PREFIX: &str = "vsl";
 /// Characters that say whose the interface is.
 const OWNER_CHARS: usize = 4;
 /// Characters that say which port's it is.
@@ -46,8 +48,12 @@ impl Owner {
     /// What the names of its interfaces begin with.
     #[must_use]
     pub fn name_prefix(&self) -> String {
+        self.prefixed(PREFIX)
+    }
+
+    fn prefixed(&self, prefix: &str) -> String {
         let hash = hash(&[&self.dev.to_be_bytes(), &self.ino.to_be_bytes()]);
-        format!("{PREFIX}{}", base32(hash, OWNER_CHARS))
+        format!("{prefix}{}", base32(hash, OWNER_CHARS))
     }
 
     /// A number for where there is no room for a name.
@@ -69,20 +75,37 @@ impl Owner {
     }
 }
 
+impl Owner {
+    /// The alias of a port's interface that is lent.
+    #[must_use]
+    pub fn lent_alias(&self, bridge: &str, port: &str) -> String {
+        // No name has a blank in it.
+        format!("{} lent", self.alias(bridge, port))
+    }
+}
+
 impl Desired {
     /// A name for the host's end of a new port that no other port's has.
     pub(super) fn free_host_end(&self, owner: Owner, bridge: &str, port: &str) -> HostEnd {
-        let taken = |name: &str| {
-            let mut ports = self.bridges.values().flat_map(|record| record.ports.values());
-            ports.any(|port| port.host_end.as_ref().is_some_and(|end| end.ifname == name))
-        };
+        let taken = |port: &PortRecord, name: &str| port.host_end.as_ref().is_some_and(|end| end.ifname == name);
+        HostEnd { ifname: self.free_ifname(&owner.name_prefix(), bridge, port, taken), ifindex: None }
+    }
+
+    /// A name for the interface of a new port, to be lent, that no other port's has.
+    pub(super) fn free_lent_ifname(&self, owner: Owner, bridge: &str, port: &str) -> String {
+        let taken = |port: &PortRecord, name: &str| port.lent.as_ref().is_some_and(|lent| lent.ifname == name);
+        self.free_ifname(&owner.prefixed(LENT_PREFIX), bridge, port, taken)
+    }
+
+    fn free_ifname(&self, prefix: &str, bridge: &str, port: &str, taken: impl Fn(&PortRecord, &str) -> bool) -> String {
         let mut attempt: u32 = 0;
         loop {
             // Ends: there are far fewer ports than names.
             let hash = hash(&[bridge.as_bytes(), &[0], port.as_bytes(), &[0], &attempt.to_be_bytes()]);
-            let ifname = format!("{}{}", owner.name_prefix(), base32(hash, PORT_CHARS));
-            if !taken(&ifname) {
-                return HostEnd { ifname, ifindex: None };
+            let ifname = format!("{prefix}{}", base32(hash, PORT_CHARS));
+            let mut ports = self.bridges.values().flat_map(|record| record.ports.values());
+            if !ports.any(|port| taken(port, &ifname)) {
+                return ifname;
             }
             attempt = attempt.wrapping_add(1);
         }

@@ -61,3 +61,5 @@ pub const PUBLICATIONS_MAX: usize = 4 * 65536;
 pub const PUBLISH_NETWORKS_MAX: usize = 256;
 /// Exposed ports and ranges of one port.
 pub const EXPOSED_MAX: usize = 1024;
+/// Bytes of a network's or endpoint's id: Docker's have 64, and there is room for a longer digest.
+pub const DOCKER_ID_BYTES_MAX: usize = 128;

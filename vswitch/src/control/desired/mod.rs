@@ -25,9 +25,15 @@ use crate::wire::MacAddr;
 mod addresses;
 mod bridge;
 mod check;
+mod docker;
+mod docker_endpoint;
+mod docker_pool;
+#[cfg(test)]
+mod docker_tests;
 mod endpoints;
 mod fdb;
 mod host_end;
+mod lent;
 mod limits;
 #[cfg(test)]
 mod model_tests;
@@ -46,7 +52,11 @@ mod tunnel;
 mod tunnel_tests;
 mod uplink;
 
+pub use docker::{DockerNetwork, DockerNetworkSpec, DockerPool, DockerPortOptions, endpoint_port};
+pub use docker_endpoint::{DockerEndpoint, DockerEndpointSpec};
+pub use docker_pool::{DOCKER_ADDRESS_SPACE, DockerLease, DockerPoolRecord, DockerPoolSpec, LEASE_S};
 pub use host_end::{HostEnd, Owner};
+pub use lent::LentRecord;
 pub use limits::*;
 pub use names::{INTERFACE_NAME_BYTES_MAX, NAME_BYTES_MAX};
 pub use publication::PublicationRecord;
@@ -64,6 +74,9 @@ pub struct Desired {
     pub boot_id: Option<String>,
     /// The bridges by name.
     pub bridges: BTreeMap<String, BridgeRecord>,
+    /// The pools that addresses of Docker's networks are given from, where the switch does that.
+    #[serde(default, skip_serializing_if = "BTreeMap::is_empty")]
+    pub docker_pools: BTreeMap<String, DockerPoolRecord>,
 }
 
 /// A bridge as it was asked for, defaults filled in.
@@ -107,6 +120,9 @@ pub struct BridgeRecord {
     pub storm_limit: u32,
     /// Free-form labels.
     pub labels: BTreeMap<String, String>,
+    /// The network that it is for Docker.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub docker: Option<DockerNetwork>,
     /// The attached ports by name.
     pub ports: BTreeMap<String, PortRecord>,
     /// The tunnels by name.
@@ -140,7 +156,11 @@ pub struct SubnetRecord {
 pub struct PortRecord {
     /// The network namespace, as it was named.
     pub netns: NetnsRef,
-    /// Which namespace that was: a name may lead to another one tomorrow.
+    /// What the container was called whose namespace it is, where it was named.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub container: Option<String>,
+    /// Which namespace that was: a name may lead to another one tomorrow. Of a lent port: where its interface was
+    /// last seen, which is the host's namespace until somebody borrows it.
     pub netns_id: NetnsId,
     /// The same without doubt: a number that no other namespace has between two boots, where the
     /// kernel gives one.
@@ -159,6 +179,9 @@ pub struct PortRecord {
     /// The other end of the interface, where that is a veth pair.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub host_end: Option<HostEnd>,
+    /// What a port's interface is found by that somebody else moves and configures; see [`Desired::lend_port`].
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lent: Option<LentRecord>,
     /// The addresses with their prefix lengths.
     pub ips: Vec<IpNet>,
     /// The MAC address.
@@ -275,6 +298,8 @@ pub struct FoundInterface {
     pub lo_raised: bool,
     /// See [`PortRecord::host_end`].
     pub host_end: Option<HostEnd>,
+    /// The namespace that it is in and its cookie, where that is not known already: of a lent port.
+    pub netns: Option<(NetnsId, Option<u64>)>,
 }
 
 /// The namespace that a port is to be attached to.

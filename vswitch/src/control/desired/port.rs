@@ -29,6 +29,9 @@ impl Desired {
         self.check_room_for_port()?;
         let name = spec.name.clone().unwrap_or_else(|| target.netns.default_port_name());
         check_port_name("port name", &name)?;
+        if let Some(container) = &spec.container {
+            check_port_name("container's name", container)?;
+        }
         self.bridge(bridge)?.check_type_stays(bridge, &name, spec.port_type, target)?;
         let ifname = spec.ifname.clone().unwrap_or_else(|| IFNAME_DEFAULT.to_owned());
         check_interface_name("interface name", &ifname)?;
@@ -57,9 +60,9 @@ impl Desired {
                 "expose ranges instead of their ports",
             ));
         }
-        let (ips, cursors) = record.port_addresses(bridge, &spec.ips)?;
+        let (ips, cursors) = record.port_addresses((bridge, &name), &spec.ips)?;
         let mac = match &spec.mac {
-            Some(text) => record.explicit_mac(bridge, text)?,
+            Some(text) => record.explicit_mac((bridge, &name), text)?,
             None => record.automatic_mac(bridge, &ips, target.random)?,
         };
         let mut trunk = spec.trunk.clone();
@@ -71,6 +74,7 @@ impl Desired {
         };
         let port = PortRecord {
             netns: target.netns.clone(),
+            container: spec.container.clone(),
             netns_id: target.id,
             netns_cookie: target.cookie,
             ifname,
@@ -78,6 +82,7 @@ impl Desired {
             lo_raised: false,
             port_type: spec.port_type,
             host_end,
+            lent: None,
             mac,
             mtu: spec.mtu,
             // A network that leads nowhere is no place for a default route, as with Docker.
@@ -117,7 +122,12 @@ impl Desired {
 
     /// Remembers how the interface of a port was made or found.
     pub fn note_interface(&mut self, bridge: &str, name: &str, found: FoundInterface) {
-        let FoundInterface { ifname, ifindex, lo_raised, host_end } = found;
+        let FoundInterface { ifname, ifindex, lo_raised, host_end, netns } = found;
+        if let Some((id, cookie)) = netns
+            && let Some(port) = self.bridges.get_mut(bridge).and_then(|record| record.ports.get_mut(name))
+        {
+            (port.netns_id, port.netns_cookie) = (id, cookie);
+        }
         let Some(netns) = self.bridges.get(bridge).and_then(|record| Some(record.ports.get(name)?.netns_id)) else {
             return;
         };
@@ -159,7 +169,7 @@ impl Desired {
 }
 
 impl BridgeRecord {
-    /// The name of the port that `key` names: a port's name, its alias or its namespace.
+    /// The name of the port that `key` names: a port's name, its alias, its namespace or its container's name.
     ///
     /// # Errors
     /// There is none, or the namespace has several ports on the bridge.
@@ -178,7 +188,8 @@ impl BridgeRecord {
             return Ok(name);
         }
         let netns = key.parse().ok();
-        self.only_port(bridge, key, |port| Some(&port.netns) == netns.as_ref())
+        let is_in = |port: &PortRecord| Some(&port.netns) == netns.as_ref() || port.container.as_deref() == Some(key);
+        self.only_port(bridge, key, is_in)
     }
 
     /// The name of the port in the namespace with these identities, however that was spelled when
@@ -270,9 +281,10 @@ impl BridgeRecord {
         Ok(())
     }
 
-    fn explicit_mac(&self, bridge: &str, text: &str) -> Result<MacAddr> {
+    fn explicit_mac(&self, (bridge, name): (&str, &str), text: &str) -> Result<MacAddr> {
         let mac = parse_mac(text)?;
-        match self.mac_owner(bridge, mac) {
+        let endpoint = || self.docker_endpoint_with(name, |endpoint| endpoint.mac == mac);
+        match self.mac_owner(bridge, mac).or_else(endpoint) {
             None => Ok(mac),
             Some(owner) => Err(conflict(
                 format!("the MAC address {mac} is taken on bridge {bridge:?} by {owner}"),
@@ -296,15 +308,16 @@ impl BridgeRecord {
                 )),
             };
         }
-        let mut tail = u32::from_be_bytes(random);
-        loop {
-            // Ends: a bridge has far fewer than 2^32 addresses.
-            let mac = mac_of_tail(tail.to_be_bytes());
-            if self.mac_owner(bridge, mac).is_none() {
-                return Ok(mac);
-            }
-            tail = tail.wrapping_add(1);
-        }
+        Ok(free_tail(random, |mac| self.mac_owner(bridge, mac).is_none()))
+    }
+
+    /// A free MAC address for an interface with `ips`: the one that goes with its IPv4 address, or any.
+    pub(super) fn free_mac(ips: &[ipnet::IpNet], random: [u8; 4], is_free: impl Fn(MacAddr) -> bool) -> MacAddr {
+        let ipv4 = ips.iter().find_map(|ip| match ip.addr() {
+            std::net::IpAddr::V4(ip) => Some(MacAddr::from_ipv4(ip)),
+            std::net::IpAddr::V6(_) => None,
+        });
+        ipv4.filter(|mac| is_free(*mac)).unwrap_or_else(|| free_tail(random, is_free))
     }
 
     /// Who has `mac` on this bridge, for a sentence.
@@ -317,6 +330,19 @@ impl BridgeRecord {
         }
         let entry = self.statics.iter().find(|entry| entry.mac == mac)?;
         Some(format!("a static entry for port {:?}", entry.port))
+    }
+}
+
+/// The first free MAC address from the one with the tail `random` on.
+fn free_tail(random: [u8; 4], is_free: impl Fn(MacAddr) -> bool) -> MacAddr {
+    let mut tail = u32::from_be_bytes(random);
+    loop {
+        // Ends: a bridge has far fewer than 2^32 addresses.
+        let mac = mac_of_tail(tail.to_be_bytes());
+        if is_free(mac) {
+            return mac;
+        }
+        tail = tail.wrapping_add(1);
     }
 }
 

@@ -43,6 +43,16 @@ impl PublicationRecord {
         PortRange { first: self.target, last: self.target.saturating_add(self.last.saturating_sub(self.first)) }
     }
 
+    /// What means this and nothing else.
+    pub(super) fn spec(&self) -> PublishSpec {
+        PublishSpec {
+            host_ip: Some(self.host),
+            host: Some(self.host_ports()),
+            container: self.container_ports(),
+            protocol: self.protocol,
+        }
+    }
+
     /// The host's ports that `spec` means among these; none if it means none of them.
     pub(super) fn meant_by(&self, spec: &PublishSpec) -> Option<PortRange> {
         let host_matches = spec.host_ip.is_none_or(|ip| ip == self.host);

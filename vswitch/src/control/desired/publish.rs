@@ -125,27 +125,16 @@ impl Desired {
     /// There is no such bridge or port, or one of `specs` means nothing that it publishes. The state is then unchanged.
     pub fn unpublish(&mut self, bridge: &str, port: &str, specs: &[PublishSpec]) -> Result<()> {
         let of = self.port_mut(bridge, port)?;
-        let mut left = of.publications.clone();
+        let before = of.publications.clone();
         for spec in specs {
-            let mut meant = false;
-            left = left
-                .into_iter()
-                .flat_map(|one| match one.meant_by(spec) {
-                    Some(ports) => {
-                        meant = true;
-                        one.without(ports).collect()
-                    }
-                    None => vec![one],
-                })
-                .collect();
-            if !meant {
+            if !of.take_back(spec) {
+                of.publications = before;
                 return Err(not_found(
                     format!("the port {port:?} of bridge {bridge:?} does not publish {spec}"),
                     format!("`vswitchctl ports {bridge} {port}` lists what it publishes"),
                 ));
             }
         }
-        of.publications = left;
         Ok(())
     }
 
@@ -273,6 +262,23 @@ impl BridgeRecord {
 }
 
 impl PortRecord {
+    /// Takes back what `spec` means of what is published, if anything.
+    pub(super) fn take_back(&mut self, spec: &PublishSpec) -> bool {
+        let mut meant = false;
+        let published = std::mem::take(&mut self.publications);
+        self.publications = published
+            .into_iter()
+            .flat_map(|one| match one.meant_by(spec) {
+                Some(ports) => {
+                    meant = true;
+                    one.without(ports).collect()
+                }
+                None => vec![one],
+            })
+            .collect();
+        meant
+    }
+
     /// The ports of the host at which `spec`, which leaves them open, is published already.
     fn published_at(&self, hosts: &[IpAddr], spec: &PublishSpec) -> Option<PortRange> {
         if spec.host.is_some_and(|host| host.count() == spec.container.count()) {

@@ -26,7 +26,9 @@ impl Desired {
         let mut interfaces = HashSet::new();
         for (bridge, record) in &mut self.bridges {
             record.ports.retain(|name, port| {
-                let found = Some(&port.netns).filter(|netns| netns.outlives_boot()).and_then(&mut resolve);
+                // What a lent port's interface was in, and whoever moved it there, ended with the boot.
+                let returns = |netns: &&NetnsRef| netns.outlives_boot() && port.lent.is_none();
+                let found = Some(&port.netns).filter(returns).and_then(&mut resolve);
                 // Two names may lead to one namespace now, which has one interface of a name.
                 if let Some((id, cookie)) = found
                     && interfaces.insert((id, port.ifname.clone()))
@@ -39,6 +41,10 @@ impl Desired {
                 dropped.push((bridge.clone(), name.clone()));
                 false
             });
+            if let Some(network) = &mut record.docker {
+                // Containers that are started again get new ones.
+                network.endpoints.clear();
+            }
             let ports = &record.ports;
             record.statics.retain(|entry| entry.port == *bridge || ports.contains_key(&entry.port));
         }

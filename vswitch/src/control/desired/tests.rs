@@ -511,8 +511,13 @@ fn a_renamed_interface_keeps_its_port_unless_the_name_is_another_ports() {
     let bridge = desired.bridges.keys().next().expect("a bridge").clone();
     desired.add_port(&bridge, &spec("eth0"), &target(1)).expect("a port");
     desired.add_port(&bridge, &spec("eth1"), &target(1)).expect("a port");
-    let found =
-        |ifname: &str| FoundInterface { ifname: ifname.into(), ifindex: Some(7), lo_raised: false, host_end: None };
+    let found = |ifname: &str| FoundInterface {
+        ifname: ifname.into(),
+        ifindex: Some(7),
+        lo_raised: false,
+        host_end: None,
+        netns: None,
+    };
     desired.note_interface(&bridge, "eth0", found("net0"));
     desired.note_interface(&bridge, "eth1", found("net0"));
     let ports = &desired.bridges[&bridge].ports;

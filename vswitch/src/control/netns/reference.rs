@@ -89,7 +89,9 @@ impl FromStr for NetnsRef {
             return Err(invalid("it contains control characters"));
         }
         if input.starts_with("container:") {
-            return Err(invalid("containers by name are not supported; give pid:N with the container's process"));
+            return Err(invalid(
+                "a container's name is looked up where a command gives it; here it takes pid:N or a path",
+            ));
         }
         let is_number = |s: &str| !s.is_empty() && s.bytes().all(|b| b.is_ascii_digit());
         if let Some(pid) = input.strip_prefix("pid:").or(is_number(input).then_some(input)) {

@@ -49,16 +49,40 @@ pub async fn serve(
     listener: std::os::unix::net::UnixListener,
     allowed: Allowed,
     service: Service,
-    mut stop: watch::Receiver<bool>,
+    stop: watch::Receiver<bool>,
 ) -> io::Result<()> {
-    let listener = UnixListener::from_std(listener)?;
-    let routes = routes::router(service);
     let strangers = Router::new().fallback(async || {
         Refused::from(forbidden(
             "only root and the group vswitch may use the control socket",
             "use sudo, or have root add you to the group vswitch",
         ))
     });
+    let admits = move |stream: &UnixStream| allowed.admits(stream);
+    serve_routes(listener, admits, Served { routes: routes::router(service), strangers, keep_alive: true }, stop).await
+}
+
+/// What is served on a socket.
+#[derive(Debug, Clone)]
+pub(crate) struct Served {
+    /// To those who may use it.
+    pub(crate) routes: Router,
+    /// To everybody else.
+    pub(crate) strangers: Router,
+    /// Whether a connection is used for several requests.
+    pub(crate) keep_alive: bool,
+}
+
+/// Serves connections, to whoever `admits` admits, until `stop` says so, and then lets those that are open finish.
+///
+/// # Errors
+/// The listener cannot be used at all.
+pub(crate) async fn serve_routes(
+    listener: std::os::unix::net::UnixListener,
+    admits: impl Fn(&UnixStream) -> io::Result<bool>,
+    served: Served,
+    mut stop: watch::Receiver<bool>,
+) -> io::Result<()> {
+    let listener = UnixListener::from_std(listener)?;
     let connections = Arc::new(Semaphore::new(CONNECTIONS_MAX));
     loop {
         let permit = tokio::select! {
@@ -77,14 +101,15 @@ pub async fn serve(
             },
             () = stopped(&mut stop) => break,
         };
-        let admitted = allowed.admits(&stream).unwrap_or_else(|error| {
+        let admitted = admits(&stream).unwrap_or_else(|error| {
             tracing::warn!(%error, "the credentials of a peer cannot be read");
             false
         });
-        let router = if admitted { routes.clone() } else { strangers.clone() };
+        let router = if admitted { served.routes.clone() } else { served.strangers.clone() };
+        let keep_alive = admitted && served.keep_alive;
         let stop = stop.clone();
         tokio::spawn(async move {
-            connection(stream, router, admitted, stop).await;
+            connection(stream, router, keep_alive, stop).await;
             drop(permit);
         });
     }
@@ -100,12 +125,12 @@ async fn stopped(stop: &mut watch::Receiver<bool>) {
     let _ = stop.wait_for(|stop| *stop).await;
 }
 
-async fn connection(stream: UnixStream, router: Router, admitted: bool, mut stop: watch::Receiver<bool>) {
+async fn connection(stream: UnixStream, router: Router, keep_alive: bool, mut stop: watch::Receiver<bool>) {
     let connection = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(HEADER_TIMEOUT)
         .max_buf_size(HEADER_BYTES_MAX)
-        .keep_alive(admitted)
+        .keep_alive(keep_alive)
         .serve_connection(TokioIo::new(Patience::new(stream)), TowerToHyperService::new(router));
     let mut connection = std::pin::pin!(connection);
     let ended = tokio::select! {

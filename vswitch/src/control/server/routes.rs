@@ -1,6 +1,7 @@
 //! The handlers: what each route does. They translate between HTTP and [`Switch`] and decide nothing.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
@@ -8,6 +9,7 @@ use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
+use tokio::task::spawn_blocking;
 use utoipa::IntoParams;
 
 use super::extract::{Body, Named, Params, Refused};
@@ -17,8 +19,10 @@ use crate::api::{
     PortSpec, Publication, Publish, PublishSpec, RemoteSpec, Shutdown, Stats, Uplink, UplinkSpec, Uplinks, Version,
     Vxlan, VxlanSpec,
 };
-use crate::control::refusal::{invalid, not_found};
+use crate::control::containers::{Names, container_name, find_room};
+use crate::control::refusal::{failed, invalid, not_found};
 use crate::control::service::{Encoded, Service};
+use crate::control::switch::Switch;
 
 type Answer<T> = Result<T, Refused>;
 
@@ -91,7 +95,8 @@ pub(super) async fn document() -> impl IntoResponse {
 /// All bridges.
 #[utoipa::path(get, path = "/v1/bridges", responses((status = 200, body = Vec<Bridge>)))]
 pub(super) async fn list_bridges(State(service): State<Service>) -> Answer<Encoded> {
-    Ok(service.show(|switch| Ok(switch.bridges())).await?)
+    let names = names(&service).await;
+    Ok(service.show(move |switch| Ok(names.label_bridges(switch.bridges()))).await?)
 }
 
 /// Makes a bridge.
@@ -108,7 +113,9 @@ pub(super) async fn add_bridge(
 #[utoipa::path(get, path = "/v1/bridges/{bridge}", params(("bridge" = String, Path, description = "The bridge's name")),
     responses((status = 200, body = Bridge), (status = "4XX", body = Error)))]
 pub(super) async fn show_bridge(State(service): State<Service>, Named(bridge): Named<String>) -> Answer<Json<Bridge>> {
-    Ok(Json(service.with(move |switch| switch.bridge(&bridge)).await?))
+    let names = names(&service).await;
+    let mut shown = names.label_bridges(vec![service.with(move |switch| switch.bridge(&bridge)).await?]);
+    Ok(Json(shown.remove(0)))
 }
 
 /// Changes a living bridge.
@@ -127,7 +134,7 @@ pub(super) async fn change_bridge(
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(super) struct Force {
-    /// Also remove a bridge that has ports, and detach them.
+    /// Also remove a bridge that has ports, and detach them; also detach a port that is lent.
     #[serde(default)]
     force: bool,
 }
@@ -148,7 +155,8 @@ pub(super) async fn remove_bridge(
 /// The ports of all bridges.
 #[utoipa::path(get, path = "/v1/ports", responses((status = 200, body = Vec<Port>)))]
 pub(super) async fn list_ports(State(service): State<Service>) -> Answer<Encoded> {
-    Ok(service.show(|switch| switch.ports(None)).await?)
+    let names = names(&service).await;
+    Ok(service.show(move |switch| Ok(names.label_ports(switch.ports(None)?))).await?)
 }
 
 /// The ports of one bridge.
@@ -156,7 +164,8 @@ pub(super) async fn list_ports(State(service): State<Service>) -> Answer<Encoded
     params(("bridge" = String, Path, description = "The bridge's name")),
     responses((status = 200, body = Vec<Port>), (status = "4XX", body = Error)))]
 pub(super) async fn list_bridge_ports(State(service): State<Service>, Named(bridge): Named<String>) -> Answer<Encoded> {
-    Ok(service.show(move |switch| switch.ports(Some(&bridge))).await?)
+    let names = names(&service).await;
+    Ok(service.show(move |switch| Ok(names.label_ports(switch.ports(Some(&bridge))?))).await?)
 }
 
 /// Attaches a port.
@@ -166,21 +175,34 @@ pub(super) async fn list_bridge_ports(State(service): State<Service>, Named(brid
 pub(super) async fn add_port(
     State(service): State<Service>,
     Named(bridge): Named<String>,
-    Body(spec): Body<PortSpec>,
+    Body(mut spec): Body<PortSpec>,
 ) -> Answer<(StatusCode, Json<Port>)> {
+    if let Some(name) = container_name(&spec.netns) {
+        let found = service.containers().find(name).await?;
+        spec.netns = found.netns.to_string();
+        spec.name = spec.name.or_else(|| Some(found.name.clone()));
+        spec.container = Some(found.name);
+        let choose = move || {
+            find_room(&mut spec, &found.netns);
+            spec
+        };
+        spec = spawn_blocking(choose).await.map_err(|error| failed(error.to_string(), "report it"))?;
+    }
     Ok((StatusCode::CREATED, Json(service.change(move |switch| switch.add_port(&bridge, &spec)).await?)))
 }
 
 /// Detaches a port.
 #[utoipa::path(delete, path = "/v1/bridges/{bridge}/ports/{port}",
     params(("bridge" = String, Path, description = "The bridge's name"),
-        ("port" = String, Path, description = "The port's name, an alias of it, or the namespace that it is in")),
+        ("port" = String, Path, description = "The port's name, an alias of it, or the namespace that it is in"), Force),
     responses((status = 204), (status = "4XX", body = Error), (status = "5XX", body = Error)))]
 pub(super) async fn remove_port(
     State(service): State<Service>,
     Named((bridge, port)): Named<(String, String)>,
+    Params(Force { force }): Params<Force>,
 ) -> Answer<StatusCode> {
-    service.change(move |switch| switch.remove_port(&bridge, &port)).await?;
+    let port = port_key(&service, &bridge, port).await?;
+    service.change(move |switch| switch.detach_port(&bridge, &port, force)).await?;
     Ok(StatusCode::NO_CONTENT)
 }
 
@@ -195,6 +217,7 @@ pub(super) async fn publish(
     Named((bridge, port)): Named<(String, String)>,
     Body(request): Body<Publish>,
 ) -> Answer<(StatusCode, Json<Vec<Publication>>)> {
+    let port = port_key(&service, &bridge, port).await?;
     let published = service.change(move |switch| switch.publish_ports(&bridge, &port, &request)).await?;
     Ok((StatusCode::CREATED, Json(published)))
 }
@@ -219,6 +242,7 @@ pub(super) async fn unpublish(
 ) -> Answer<Json<Flushed>> {
     let specs = specs.split(',').map(str::parse).collect::<Result<Vec<PublishSpec>, _>>();
     let specs = specs.map_err(|error| invalid(error.to_string(), "write 8080:80, several with commas between"))?;
+    let port = port_key(&service, &bridge, port).await?;
     Ok(Json(service.change(move |switch| switch.unpublish_ports(&bridge, &port, &specs)).await?))
 }
 
@@ -239,7 +263,12 @@ pub(super) async fn list_publications(
     State(service): State<Service>,
     Params(PublicationsOf { bridge, port }): Params<PublicationsOf>,
 ) -> Answer<Encoded> {
-    Ok(service.show(move |switch| switch.publications(bridge.as_deref(), port.as_deref())).await?)
+    let port = port_key_on(&service, bridge.as_deref(), port).await?;
+    let names = names(&service).await;
+    let show = move |switch: &mut Switch| {
+        Ok(names.label_publications(switch.publications(bridge.as_deref(), port.as_deref())?))
+    };
+    Ok(service.show(show).await?)
 }
 
 /// The tunnels of all bridges.
@@ -357,8 +386,9 @@ pub(super) async fn list_fdb(State(service): State<Service>, Named(bridge): Name
 pub(super) async fn add_fdb(
     State(service): State<Service>,
     Named(bridge): Named<String>,
-    Body(entry): Body<FdbStatic>,
+    Body(mut entry): Body<FdbStatic>,
 ) -> Answer<(StatusCode, Json<FdbEntry>)> {
+    entry.port = port_key(&service, &bridge, entry.port).await?;
     Ok((StatusCode::CREATED, Json(service.change(move |switch| switch.add_fdb(&bridge, &entry)).await?)))
 }
 
@@ -400,6 +430,7 @@ pub(super) async fn flush_fdb(
     Named(bridge): Named<String>,
     Params(OfPort { port }): Params<OfPort>,
 ) -> Answer<Json<Flushed>> {
+    let port = port_key_on(&service, Some(&bridge), port).await?;
     Ok(Json(service.change(move |switch| switch.flush_fdb(&bridge, port.as_deref())).await?))
 }
 
@@ -459,7 +490,40 @@ pub(super) async fn stats(
     State(service): State<Service>,
     Params(StatsOf { bridge, port }): Params<StatsOf>,
 ) -> Answer<Encoded> {
+    let port = port_key_on(&service, bridge.as_deref(), port).await?;
     Ok(service.stats(bridge, port).await?)
+}
+
+/// The names that Docker has for what is shown. Where nothing is Docker's, it is not asked: somebody who asks starts it
+/// on hosts that start it on demand.
+async fn names(service: &Service) -> Arc<Names> {
+    match service.with(|switch| Ok(switch.serves_docker())).await {
+        Ok(true) => service.containers().names().await,
+        _ => Arc::default(),
+    }
+}
+
+/// How the switch knows the port that `key` names on `bridge`: by its container's namespace for `container:NAME`, and by
+/// its own name where `key` is the name of one of Docker's containers.
+async fn port_key(service: &Service, bridge: &str, key: String) -> Result<String, Error> {
+    if let Some(name) = container_name(&key) {
+        return Ok(service.containers().find(name).await?.netns.to_string());
+    }
+    let ports = names(service).await.ports_of(&key);
+    if ports.is_empty() {
+        return Ok(key);
+    }
+    let (bridge, asked) = (bridge.to_owned(), key.clone());
+    let port = service.with(move |switch| Ok(switch.lent_among(&bridge, &asked, &ports))).await?;
+    Ok(port.unwrap_or(key))
+}
+
+/// The same, where a port may be named or not.
+async fn port_key_on(service: &Service, bridge: Option<&str>, key: Option<String>) -> Result<Option<String>, Error> {
+    match (bridge, key) {
+        (Some(bridge), Some(key)) => port_key(service, bridge, key).await.map(Some),
+        (_, key) => Ok(key),
+    }
 }
 
 /// Stops the daemon.

@@ -19,16 +19,28 @@ use super::peer::Allowed;
 #[derive(Debug, thiserror::Error)]
 pub enum SocketError {
     /// Somebody answers there.
-    #[error("another daemon answers on the socket {path}; stop it, or choose another --socket", path = .0.display())]
-    Live(PathBuf),
+    #[error("another daemon answers on the socket {path}; stop it, or choose another {option}", path = path.display())]
+    Live {
+        /// The socket's path.
+        path: PathBuf,
+        /// The daemon's option that chose it.
+        option: &'static str,
+    },
     /// There is something else.
-    #[error("{path} exists and is not a socket; remove it, or choose another --socket", path = .0.display())]
-    NotASocket(PathBuf),
+    #[error("{path} exists and is not a socket; remove it, or choose another {option}", path = path.display())]
+    NotASocket {
+        /// The socket's path.
+        path: PathBuf,
+        /// The daemon's option that chose it.
+        option: &'static str,
+    },
     /// The kernel refused something.
-    #[error("the socket {path} cannot be made: {source}; correct that, or choose another --socket", path = path.display())]
+    #[error("the socket {path} cannot be made: {source}; correct that, or choose another {option}", path = path.display())]
     Io {
         /// The socket's path.
         path: PathBuf,
+        /// The daemon's option that chose it.
+        option: &'static str,
         /// What the kernel says.
         source: io::Error,
     },
@@ -42,20 +54,22 @@ pub struct Socket {
     identity: (u64, u64),
 }
 
-/// Refuses a path where a daemon answers, or where something else than a socket is.
+/// Refuses a path, which `option` of the command line chose, where a daemon answers, or where something else than a
+/// socket is.
 ///
 /// # Errors
 /// As said.
-pub fn check_free(path: &Path) -> Result<(), SocketError> {
-    let io = |source| SocketError::Io { path: path.to_owned(), source };
+pub fn check_free(path: &Path, option: &'static str) -> Result<(), SocketError> {
+    let io = |source| SocketError::Io { path: path.to_owned(), option, source };
+    let live = || SocketError::Live { path: path.to_owned(), option };
     match fs::symlink_metadata(path) {
         Err(error) if error.kind() == io::ErrorKind::NotFound => Ok(()),
         Err(error) => Err(io(error)),
-        Ok(meta) if !meta.file_type().is_socket() => Err(SocketError::NotASocket(path.to_owned())),
+        Ok(meta) if !meta.file_type().is_socket() => Err(SocketError::NotASocket { path: path.to_owned(), option }),
         Ok(_) => match probe(path) {
             Err(Errno::CONNREFUSED | Errno::NOENT) => Ok(()),
             // A full backlog (EAGAIN) is a daemon, too.
-            Ok(()) | Err(Errno::AGAIN) => Err(SocketError::Live(path.to_owned())),
+            Ok(()) | Err(Errno::AGAIN) => Err(live()),
             Err(error) => Err(io(error.into())),
         },
     }
@@ -74,8 +88,21 @@ impl Socket {
     /// # Errors
     /// See [`SocketError`].
     pub fn bind(path: &Path, allowed: &Allowed) -> Result<(Self, UnixListener), SocketError> {
-        check_free(path)?;
-        let io = |source| SocketError::Io { path: path.to_owned(), source };
+        Self::bind_as(path, 0o660, allowed.gid(), "--socket")
+    }
+
+    /// Makes a socket, which `option` of the command line asked for, with this mode, and of this group.
+    ///
+    /// # Errors
+    /// See [`SocketError`].
+    pub fn bind_as(
+        path: &Path,
+        mode: u32,
+        gid: Option<u32>,
+        option: &'static str,
+    ) -> Result<(Self, UnixListener), SocketError> {
+        check_free(path, option)?;
+        let io = |source| SocketError::Io { path: path.to_owned(), option, source };
         if let Some(dir) = path.parent().filter(|dir| !dir.as_os_str().is_empty()) {
             fs::DirBuilder::new().recursive(true).mode(0o755).create(dir).map_err(io)?;
         }
@@ -84,10 +111,10 @@ impl Socket {
         let temporary = PathBuf::from(temporary);
         let make = || {
             let listener = UnixListener::bind(&temporary)?;
-            if let Some(gid) = allowed.gid() {
+            if let Some(gid) = gid {
                 std::os::unix::fs::chown(&temporary, None, Some(gid))?;
             }
-            fs::set_permissions(&temporary, Permissions::from_mode(0o660))?;
+            fs::set_permissions(&temporary, Permissions::from_mode(mode))?;
             listener.set_nonblocking(true)?;
             let meta = fs::symlink_metadata(&temporary)?;
             fs::rename(&temporary, path)?;
@@ -124,7 +151,7 @@ mod tests {
         let path = dir.path().join("s");
         let (socket, listener) = Socket::bind(&path, &allowed()).expect("binds");
         assert_eq!(fs::metadata(&path).expect("is there").permissions().mode() & 0o777, 0o660);
-        assert!(matches!(Socket::bind(&path, &allowed()), Err(SocketError::Live(_))));
+        assert!(matches!(Socket::bind(&path, &allowed()), Err(SocketError::Live { .. })));
         drop(listener);
         let (_second, _listener) = Socket::bind(&path, &allowed()).expect("replaces the dead one");
         drop(socket);
@@ -147,7 +174,7 @@ mod tests {
             }
         };
         assert_eq!(full, Errno::AGAIN, "after {} connections", waiting.len());
-        assert!(matches!(check_free(&path), Err(SocketError::Live(_))));
+        assert!(matches!(check_free(&path, "--socket"), Err(SocketError::Live { .. })));
     }
 
     #[test]
@@ -163,7 +190,7 @@ mod tests {
         let dir = tempfile::tempdir().expect("a directory");
         let path = dir.path().join("s");
         fs::write(&path, "precious").expect("writes");
-        assert!(matches!(Socket::bind(&path, &allowed()), Err(SocketError::NotASocket(_))));
+        assert!(matches!(Socket::bind(&path, &allowed()), Err(SocketError::NotASocket { .. })));
         assert_eq!(fs::read_to_string(&path).expect("reads"), "precious");
     }
 }

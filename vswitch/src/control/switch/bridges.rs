@@ -10,7 +10,7 @@ use super::port_link::PortLink;
 use super::tunnels::derive_mtus;
 use super::{Switch, host_interface, host_view, interface, netlink_failed};
 use crate::api::{Bridge, BridgeChange, BridgeSpec};
-use crate::control::desired::BridgeRecord;
+use crate::control::desired::{BridgeRecord, Desired};
 use crate::control::placement;
 use crate::control::refusal::{Result, failed, limit};
 use crate::datapath::clock::now_s;
@@ -21,12 +21,17 @@ impl Switch {
     /// Makes a bridge, with the host's interface on it.
     ///
     /// # Errors
-    /// What [`Desired::add_bridge`](crate::control::desired::Desired::add_bridge) refuses; the interface cannot be had; the state cannot be
+    /// What [`Desired::add_bridge`] refuses; the interface cannot be had; the state cannot be
     /// stored. Nothing has changed then.
     pub fn add_bridge(&mut self, spec: &BridgeSpec) -> Result<Bridge> {
         let mut next = self.desired.clone();
         next.add_bridge(spec, &host_view()?)?;
-        let name = spec.name.as_str();
+        self.make_bridge(&spec.name, next)?;
+        self.describe_bridge(&spec.name)
+    }
+
+    /// Makes the bridge `name` of `next` exist, and `next` the state; or nothing of it.
+    pub(super) fn make_bridge(&mut self, name: &str, next: Desired) -> Result<()> {
         let record = next.bridge(name)?;
         let link = match host_interface(name, record) {
             Some(interface) => Some(interface.create_here()?.link),
@@ -55,7 +60,7 @@ impl Switch {
                 "repeat the command",
             ));
         }
-        self.describe_bridge(name)
+        Ok(())
     }
 
     /// Makes a bridge live, without its host port. The caller publishes.
@@ -155,7 +160,7 @@ impl Switch {
     /// MTU of its own.
     ///
     /// # Errors
-    /// What [`Desired::change_bridge`](crate::control::desired::Desired::change_bridge) refuses; the MTU cannot be set; the state cannot be stored.
+    /// What [`Desired::change_bridge`] refuses; the MTU cannot be set; the state cannot be stored.
     /// Nothing has changed then.
     pub fn change_bridge(&mut self, name: &str, change: &BridgeChange) -> Result<Bridge> {
         let mut next = self.desired.clone();

@@ -165,7 +165,7 @@ impl Container<'_> {
     /// Whether it is the same container, whose connections may go on.
     fn is(&self, other: &Self) -> bool {
         (self.bridge, self.name, self.internal) == (other.bridge, other.name, other.internal)
-            && self.port.netns_id == other.port.netns_id
+            && (self.port.netns_id == other.port.netns_id || self.port.is_lent_as(other.port))
     }
 }
 

@@ -105,6 +105,8 @@ fn describe_bridge(name: &str, record: &BridgeRecord, live: &LiveBridge, overlay
         port_mac_limit: record.port_mac_limit,
         storm_limit: record.storm_limit,
         labels: record.labels.clone(),
+        docker_network: record.docker.as_ref().map(|network| network.spec.id.clone()),
+        network: None,
         ports: record.ports.len(),
         tunnels: record.tunnels.len(),
         macs: live.fdb.len(),
@@ -119,6 +121,8 @@ fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRec
         bridge: bridge.to_owned(),
         netns: port.netns.to_string(),
         ifname: port.ifname.clone(),
+        lent: port.lent.is_some(),
+        container: port.container.clone(),
         port_type: port.port_type,
         xdp: xdp_status(port, live),
         state: if live.attachment.is_ok() { PortState::Up } else { PortState::Failed },
@@ -141,8 +145,9 @@ fn describe_port(bridge: &str, name: &str, record: &BridgeRecord, port: &PortRec
 
 /// What a port publishes, by the container's ports.
 pub(super) fn describe_publications(bridge: &str, name: &str, port: &PortRecord) -> Vec<Publication> {
-    let mut publications: Vec<_> =
-        port.publications.iter().map(|one| describe_publication(bridge, name, one)).collect();
+    let of_container =
+        |one| Publication { container_name: port.container.clone(), ..describe_publication(bridge, name, one) };
+    let mut publications: Vec<_> = port.publications.iter().map(of_container).collect();
     publications.sort_by_key(|one| (one.container.first, one.protocol, one.host_ip, one.host.first));
     publications
 }
@@ -151,6 +156,7 @@ pub(super) fn describe_publication(bridge: &str, name: &str, one: &PublicationRe
     Publication {
         bridge: bridge.to_owned(),
         port: name.to_owned(),
+        container_name: None,
         protocol: one.protocol,
         host_ip: one.host,
         host: one.host_ports(),

@@ -4,7 +4,6 @@ use std::sync::Arc;
 
 use super::conntrack::Gone;
 use super::identity::Lookup;
-use super::port_link::PortLink;
 use super::{Switch, identity};
 use crate::control::netns::NetnsId;
 use crate::snapshot::{BridgeId, PortId};
@@ -20,8 +19,9 @@ pub struct Suspect {
 }
 
 impl Switch {
-    /// The interfaces of these ports are gone. A port whose namespace is gone, too, is dropped; one
-    /// whose interface somebody removed is made again in a moment.
+    /// The interfaces of these ports are gone. A port whose namespace is gone, too, is dropped, and so is a lent one,
+    /// which nobody but the borrower could configure again; one whose interface somebody removed is made again in a
+    /// moment.
     pub fn interfaces_gone(&mut self, ports: &[(PortId, u64)]) {
         let ports = self.uplinks_gone(ports);
         let mut dropped = Vec::new();
@@ -29,7 +29,7 @@ impl Switch {
         let names: Vec<_> = ports.iter().filter_map(|&(id, incarnation)| self.live.find(id, incarnation)).collect();
         for (bridge, name) in names {
             match self.record(&bridge, &name) {
-                Some((_, record)) if lookup.open(record).is_none() => dropped.push((bridge, name)),
+                Some((_, record)) if lookup.is_gone(record) => dropped.push((bridge, name)),
                 _ => {
                     tracing::info!(%bridge, port = %name, "the interface was removed by somebody; it is made again");
                     self.fail(&bridge, &name, "its interface was removed".to_owned());
@@ -44,12 +44,10 @@ impl Switch {
     #[must_use]
     pub fn suspects(&self) -> Vec<Suspect> {
         let mut suspects = Vec::new();
-        for (bridge, live) in &self.live.bridges {
-            for (name, port) in &live.ports {
-                if port.link().is_some_and(PortLink::holds_netns)
-                    && let Some((_, record)) = self.record(bridge, name)
-                {
-                    suspects.push(Suspect { id: port.id, incarnation: port.incarnation, netns: record.netns_id });
+        for live in self.live.bridges.values() {
+            for port in live.ports.values() {
+                if let Some(netns) = port.link().and_then(super::port_link::PortLink::holds_netns) {
+                    suspects.push(Suspect { id: port.id, incarnation: port.incarnation, netns });
                 }
             }
         }
@@ -80,13 +78,14 @@ impl Switch {
             if next.remove_port(bridge, name).is_err() {
                 continue;
             }
+            next.forget_docker_endpoint(bridge, name);
             if let Some(live) = self.live.bridges.get_mut(bridge)
                 && let Some(port) = live.ports.remove(name)
             {
                 super::ports::set_persistent(name, &port, false);
                 gone.push((Some(Arc::clone(&live.fdb)), port));
             }
-            tracing::info!(%bridge, port = %name, "the namespace is gone, the port is detached");
+            tracing::info!(%bridge, port = %name, "the namespace or what was in it is gone, the port is detached");
         }
         let ended = Gone::between(&self.desired, &next);
         self.publish(&next);

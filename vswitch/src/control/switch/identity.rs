@@ -17,7 +17,9 @@ use std::os::fd::AsRawFd;
 
 use rustix::net::{AddressFamily, SocketFlags, SocketType, socket_with};
 
-use crate::control::desired::PortRecord;
+use super::interface::{lent_link, lent_link_at_home};
+use crate::control::desired::{LentRecord, PortRecord};
+use crate::control::netlink::{Link, Netlink};
 use crate::control::netns::{Holders, Netns, NetnsId, NetnsRef, census};
 
 /// The kernel's name for this boot (`Documentation/admin-guide/sysctl/kernel.rst`, `random`).
@@ -86,6 +88,8 @@ pub(super) fn open_named(port: &PortRecord) -> Option<Netns> {
 pub(super) struct Lookup {
     /// Who holds what; nothing where that cannot be found out.
     census: OnceCell<HashMap<NetnsId, Holders>>,
+    /// Where interfaces with an alias are.
+    aliases: OnceCell<HashMap<String, NetnsId>>,
 }
 
 impl Lookup {
@@ -95,18 +99,89 @@ impl Lookup {
         if let Some(netns) = open_named(port) {
             return Some(netns);
         }
-        let census = self.census.get_or_init(|| {
+        match &port.lent {
+            Some(lent) => self.find_lent(port, lent).map(|(netns, _)| netns),
+            None => self.held(port).next(),
+        }
+    }
+
+    /// The namespace that the interface of a lent port is in, and the interface; nothing if it is gone. The calling
+    /// thread is in the host's namespace.
+    pub(super) fn find_lent(&self, port: &PortRecord, lent: &LentRecord) -> Option<(Netns, Link)> {
+        let host = Netns::current().ok()?;
+        let at_home = Netlink::open().and_then(|mut netlink| lent_link_at_home(&mut netlink, port.mac, lent));
+        if let Ok(Some(link)) = at_home {
+            return Some((host, link));
+        }
+        let host = host.id();
+        let find = |netns: Netns| {
+            let find = || lent_link(&mut Netlink::open()?, port.ifindex, port.mac, lent);
+            let link = netns.run(find).ok()?.ok()??;
+            Some((netns, link))
+        };
+        let named = Netns::open(&port.netns).ok().filter(|netns| netns.id() != host);
+        let moved = port.netns_id != host;
+        named.and_then(find).or_else(|| moved.then(|| self.held(port).find_map(find)).flatten())
+    }
+
+    /// The same in whatever namespace there is: whoever moved the interface may have told nobody of a path that leads
+    /// there, or of one that is mounted elsewhere only. Costs a visit to each namespace, once.
+    pub(super) fn find_lent_anywhere(&self, port: &PortRecord, lent: &LentRecord) -> Option<(Netns, Link)> {
+        self.find_lent(port, lent).or_else(|| {
+            let host = Netns::current().ok()?.id();
+            let netns = self.open_held(*self.aliases(host).get(&lent.alias)?).next()?;
+            let find = || lent_link(&mut Netlink::open()?, port.ifindex, port.mac, lent);
+            let link = netns.run(find).ok()?.ok()??;
+            Some((netns, link))
+        })
+    }
+
+    /// The namespaces of all interfaces that have an alias, those of `host` left out, by their aliases.
+    fn aliases(&self, host: NetnsId) -> &HashMap<String, NetnsId> {
+        self.aliases.get_or_init(|| {
+            let mut aliases = HashMap::new();
+            for &id in self.census().keys().filter(|id| **id != host) {
+                let links = self.open_held(id).next().map(|netns| netns.run(|| Netlink::open()?.links()));
+                let Some(Ok(Ok(links))) = links else { continue };
+                let named = links.into_iter().map(|link| link.alias).filter(|alias| !alias.is_empty());
+                aliases.extend(named.map(|alias| (alias, id)));
+            }
+            aliases
+        })
+    }
+
+    /// Whether there is no sense in making a port's interface again: its namespace is gone, or, where it was lent, the
+    /// interface itself.
+    pub(super) fn is_gone(&self, port: &PortRecord) -> bool {
+        match &port.lent {
+            Some(lent) => self.find_lent(port, lent).is_none(),
+            None => self.open(port).is_none(),
+        }
+    }
+
+    /// The namespace of a port, through anybody who still holds it.
+    fn held<'a>(&'a self, port: &'a PortRecord) -> impl Iterator<Item = Netns> + 'a {
+        // An iterator of its own: who does not come to this takes no census.
+        let held = std::iter::once_with(|| self.open_held(port.netns_id)).flatten();
+        held.filter(|netns| is_same(port, netns))
+    }
+
+    /// The namespace `id`, once for each of its holders through which it can be opened.
+    fn open_held(&self, id: NetnsId) -> impl Iterator<Item = Netns> + '_ {
+        let references = self.census().get(&id).into_iter().flat_map(|holders| {
+            let processes = holders.processes.iter().copied().map(NetnsRef::Pid);
+            processes.chain(holders.mounts.iter().cloned().map(NetnsRef::Path))
+        });
+        references.filter_map(|reference| Netns::open(&reference).ok()).filter(move |netns| netns.id() == id)
+    }
+
+    fn census(&self) -> &HashMap<NetnsId, Holders> {
+        self.census.get_or_init(|| {
             census().unwrap_or_else(|error| {
                 tracing::warn!(%error, "the holders of namespaces cannot be found");
                 HashMap::new()
             })
-        });
-        let holders = census.get(&port.netns_id)?;
-        let processes = holders.processes.iter().copied().map(NetnsRef::Pid);
-        processes
-            .chain(holders.mounts.iter().cloned().map(NetnsRef::Path))
-            .filter_map(|reference| Netns::open(&reference).ok())
-            .find(|netns| is_same(port, netns))
+        })
     }
 }
 

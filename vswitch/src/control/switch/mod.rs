@@ -31,6 +31,8 @@ mod carrier;
 mod conntrack;
 mod describe;
 mod describe_uplinks;
+mod docker;
+mod docker_ipam;
 mod fdb;
 mod gateway;
 mod gateway_entries;
@@ -39,6 +41,7 @@ mod host_ends;
 mod host_ports;
 pub(super) mod identity;
 mod interface;
+mod lent;
 mod live;
 mod loopback;
 mod overlay;
@@ -58,7 +61,9 @@ mod uplinks;
 
 pub use announce::Announcement;
 pub use conntrack::ConnectionsPlan;
+pub use docker::{DockerEndpointInfo, DockerJoin};
 pub use gone::Suspect;
+pub use lent::Lent;
 pub use loopback::LoopbackCarry;
 pub use port_link::XdpContext;
 pub use shared_uplinks::SharedCarry;
@@ -67,6 +72,7 @@ pub use stats::StatsPlan;
 use gateway::GatewayPlane;
 use interface::Interface;
 use interface::veth::HostSide;
+use lent::Unclaimed;
 use live::{Attachment, Live, LiveBridge, LivePort};
 use port_link::XdpOpener;
 use services::ServicePlane;
@@ -88,6 +94,8 @@ pub struct Switch {
     xdp: XdpContext,
     /// Announcements that are still to be repeated.
     announcements: Vec<Announcement>,
+    /// Lent ports that nobody has brought up yet.
+    unclaimed: Vec<Unclaimed>,
     /// Whether something changed that the watch of namespaces must know.
     watch_changed: bool,
     overlay_watch: OverlayWatch,
@@ -97,6 +105,8 @@ pub struct Switch {
     gateway: GatewayPlane,
     /// What the host's side of the switch was told of published ports.
     services: ServicePlane,
+    /// What Docker was given and has not used yet.
+    docker_leases: docker_ipam::Leases,
 }
 
 impl Switch {
@@ -116,11 +126,13 @@ impl Switch {
             owner,
             xdp,
             announcements: Vec::new(),
+            unclaimed: Vec::new(),
             watch_changed: false,
             overlay_watch: OverlayWatch::default(),
             uplinks: UplinkPlane::new(GuardOwner(owner.number())),
             gateway: GatewayPlane::default(),
             services: ServicePlane::default(),
+            docker_leases: docker_ipam::Leases::default(),
         })
     }
 
@@ -207,6 +219,8 @@ impl Switch {
     /// The interface of a container's port that `record`, the bridge's, has.
     fn port_interface<'a>(&self, bridge_name: &str, bridge: &'a BridgeRecord, name: &str) -> Interface<'a> {
         let port = &bridge.ports[name];
+        // Of a lent port, addresses and routes are the borrower's affair.
+        let is_ours = port.lent.is_none();
         let has = |gateway: &std::net::IpAddr| port.ips.iter().any(|ip| ip.addr().is_ipv4() == gateway.is_ipv4());
         Interface {
             name: &port.ifname,
@@ -214,16 +228,17 @@ impl Switch {
             mac: port.mac,
             mtu: bridge.port_mtu(port),
             gso_max_size: tunnels::gso_max_size(bridge, port),
-            ips: port.ips.clone(),
+            ips: if is_ours { port.ips.clone() } else { Vec::new() },
             gateways: bridge
                 .subnets
                 .iter()
                 .map(|subnet| subnet.gateway)
-                .filter(|gateway| port.default_route && has(gateway))
+                .filter(|gateway| is_ours && port.default_route && has(gateway))
                 .collect(),
             is_host: false,
             ipv6: has_ipv6(bridge),
             host_side: port.host_end.as_ref().map(|end| HostSide { end, alias: self.owner.alias(bridge_name, name) }),
+            lent: port.lent.as_ref(),
         }
     }
 
@@ -267,6 +282,7 @@ fn host_interface<'a>(name: &'a str, bridge: &BridgeRecord) -> Option<Interface<
         is_host: true,
         ipv6: has_ipv6(bridge),
         host_side: None,
+        lent: None,
     })
 }
 

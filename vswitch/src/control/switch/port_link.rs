@@ -16,6 +16,7 @@ use std::sync::Arc;
 use super::interface::veth::VethPair;
 use crate::api::{Error, XdpMode, XdpStatus};
 use crate::control::desired::HostEnd;
+use crate::control::netns::NetnsId;
 use crate::control::refusal::{Result, conflict, failed};
 use crate::datapath::Datapath;
 use crate::io::Device;
@@ -25,8 +26,8 @@ use crate::io::xdp::{self, BusyPoll, Umems, XdpConfig, XdpDevice};
 /// An open interface.
 #[derive(Debug, Clone)]
 pub(super) enum PortLink {
-    /// A TAP.
-    Tap(Arc<TapDevice>),
+    /// A TAP, and the namespace that its descriptor was opened in and so keeps alive, where that is not the host's.
+    Tap(Arc<TapDevice>, Option<NetnsId>),
     /// A veth pair whose host's end is served through AF_XDP.
     Xdp(Arc<XdpPort>),
 }
@@ -35,7 +36,7 @@ impl PortLink {
     /// As the datapath sees it.
     pub(super) fn device(&self) -> Arc<dyn Device> {
         match self {
-            Self::Tap(device) => Arc::clone(device) as Arc<dyn Device>,
+            Self::Tap(device, _) => Arc::clone(device) as Arc<dyn Device>,
             Self::Xdp(port) => Arc::clone(&port.device) as Arc<dyn Device>,
         }
     }
@@ -46,14 +47,17 @@ impl PortLink {
     /// The interface is gone.
     pub(super) fn set_persistent(&self, on: bool) -> io::Result<()> {
         match self {
-            Self::Tap(device) => device.set_persistent(on),
+            Self::Tap(device, _) => device.set_persistent(on),
             Self::Xdp(port) => port.pair.set_persistent(on),
         }
     }
 
-    /// Whether it keeps the namespace of its interface alive, see [`crate::control::watch`].
-    pub(super) fn holds_netns(&self) -> bool {
-        matches!(self, Self::Tap(_))
+    /// The namespace that it keeps alive, other than the host's; see [`crate::control::watch`].
+    pub(super) fn holds_netns(&self) -> Option<NetnsId> {
+        match self {
+            Self::Tap(_, holds) => *holds,
+            Self::Xdp(_) => None,
+        }
     }
 
     /// The host's end of a veth pair.
@@ -64,7 +68,7 @@ impl PortLink {
     /// The veth pair of an `xdp` port.
     pub(super) fn pair(&self) -> Option<&VethPair> {
         match self {
-            Self::Tap(_) => None,
+            Self::Tap(..) => None,
             Self::Xdp(port) => Some(&port.pair),
         }
     }
@@ -72,7 +76,7 @@ impl PortLink {
     /// The AF_XDP side of an `xdp` port.
     pub(super) fn xdp(&self) -> Option<&Arc<XdpPort>> {
         match self {
-            Self::Tap(_) => None,
+            Self::Tap(..) => None,
             Self::Xdp(port) => Some(port),
         }
     }
@@ -80,7 +84,7 @@ impl PortLink {
     /// How an `xdp` port is served.
     pub(super) fn xdp_status(&self) -> Option<XdpStatus> {
         match self {
-            Self::Tap(_) => None,
+            Self::Tap(..) => None,
             Self::Xdp(port) => Some(port.status()),
         }
     }

@@ -27,15 +27,7 @@ impl Switch {
         let (netns, target) = self.target(spec)?;
         let mut next = self.desired.clone();
         let name = next.add_port(bridge, spec, &target)?;
-        if !spec.publish.is_empty() || spec.publish_all {
-            self.with_host(|host| {
-                next.publish(bridge, &name, &spec.publish, &[], host)?;
-                if spec.publish_all {
-                    next.publish_exposed(bridge, &name, host)?;
-                }
-                Ok(())
-            })?;
-        }
+        self.publish_new(&mut next, bridge, &name, spec)?;
         let record = next.bridge(bridge)?;
         let opener = self.xdp_opener(bridge)?;
         let opened = self.port_interface(bridge, record, &name).create_in(&netns, &opener)?;
@@ -51,8 +43,22 @@ impl Switch {
         self.describe_port(bridge, &name)
     }
 
+    /// Publishes what `spec` asks for of a new port of `next`.
+    pub(super) fn publish_new(&self, next: &mut Desired, bridge: &str, name: &str, spec: &PortSpec) -> Result<()> {
+        if spec.publish.is_empty() && !spec.publish_all {
+            return Ok(());
+        }
+        self.with_host(|host| {
+            next.publish(bridge, name, &spec.publish, &[], host)?;
+            if spec.publish_all {
+                next.publish_exposed(bridge, name, host)?;
+            }
+            Ok(())
+        })
+    }
+
     /// Makes a port of `next` carry packets, `next` the state and `link` durable; or nothing of it.
-    fn carry(&mut self, bridge: &str, name: &str, link: PortLink, next: Desired) -> Result<()> {
+    pub(super) fn carry(&mut self, bridge: &str, name: &str, link: PortLink, next: Desired) -> Result<()> {
         let taken = self.take_services(&Taken::by(&next));
         if let Err(error) = taken.and_then(|()| self.attach(&next, bridge, name, link.clone())) {
             self.release_services();
@@ -106,6 +112,9 @@ impl Switch {
         let attachment = Attachment { entry: Arc::new(entry), link };
         live.ports.insert(name.to_owned(), LivePort { id: ids.0, incarnation: ids.1, attachment: Ok(attachment) });
         self.watch_changed = true;
+        if port.lent.is_some() {
+            self.await_borrower(bridge, name, port);
+        }
         Ok(())
     }
 
@@ -232,7 +241,7 @@ pub(super) fn set_persistent(name: &str, port: &LivePort, on: bool) {
     }
 }
 
-fn netns_refused(error: &NetnsError) -> crate::api::Error {
+pub(super) fn netns_refused(error: &NetnsError) -> crate::api::Error {
     let code = match error {
         NetnsError::Invalid { .. } | NetnsError::NotNetns { .. } => ErrorCode::Invalid,
         NetnsError::NameNotFound { .. } | NetnsError::PathNotFound(_) | NetnsError::ProcessGone(_) => {

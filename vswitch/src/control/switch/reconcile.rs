@@ -17,7 +17,7 @@ use super::port_link::{PortLink, XdpOpener};
 use super::tunnels::derive_mtus;
 use super::{Switch, host_interface, identity};
 use crate::api::Error;
-use crate::control::desired::{BridgeRecord, FoundInterface, PortRecord};
+use crate::control::desired::{BridgeRecord, FoundInterface, LentRecord, PortRecord};
 use crate::control::netns::Netns;
 use crate::control::refusal::Result;
 
@@ -68,8 +68,9 @@ impl Switch {
                         }
                     }
                     Found::NamespaceGone => {
-                        tracing::info!(bridge = %name, port = %port_name, netns = %port.netns, "the namespace is gone, the port is dropped");
+                        tracing::info!(bridge = %name, port = %port_name, netns = %port.netns, "the namespace or what was in it is gone, the port is dropped");
                         next.remove_port(name, port_name)?;
+                        next.forget_docker_endpoint(name, port_name);
                     }
                     Found::Failed(error) => {
                         tracing::warn!(bridge = %name, port = %port_name, error = %error.message, "the port cannot be had, trying again");
@@ -251,6 +252,9 @@ fn open_host(interface: &Interface<'_>) -> Result<PortLink> {
 
 /// Takes back a container's interface, or makes it.
 fn open_port(lookup: &Lookup, interface: &Interface<'_>, name: &str, port: &PortRecord, opener: &XdpOpener) -> Found {
+    if let Some(lent) = &port.lent {
+        return take_lent(lookup, interface, name, (port, lent), opener);
+    }
     let Some(netns) = lookup.open(port) else { return Found::NamespaceGone };
     let open = || match interface.take_in(&netns, opener)? {
         Some(taken) => {
@@ -271,6 +275,33 @@ fn open_port(lookup: &Lookup, interface: &Interface<'_>, name: &str, port: &Port
         }
         Err(error) => Found::Failed(error),
     }
+}
+
+/// Takes back the interface of a lent port, wherever it is; one that is gone is not made again, because nobody would
+/// configure it.
+fn take_lent(
+    lookup: &Lookup,
+    interface: &Interface<'_>,
+    name: &str,
+    (port, lent): (&PortRecord, &LentRecord),
+    opener: &XdpOpener,
+) -> Found {
+    // The borrower may be moving it at this moment.
+    for _ in 0..2 {
+        let Some((netns, link)) = lookup.find_lent_anywhere(port, lent) else { continue };
+        let here = Interface { name: &link.name, index: Some(link.index), ..interface.clone() };
+        match here.take_in(&netns, opener) {
+            Ok(Some(taken)) => {
+                log_changes(name, &taken.changes);
+                let cookie = identity::cookie(&netns).ok().flatten();
+                let found = FoundInterface { netns: Some((netns.id(), cookie)), ..taken.found() };
+                return Found::Open(taken.link, Some(found));
+            }
+            Ok(None) => {}
+            Err(error) => return Found::Failed(error),
+        }
+    }
+    Found::NamespaceGone
 }
 
 fn persist(link: &PortLink) -> Result<()> {

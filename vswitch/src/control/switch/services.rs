@@ -108,7 +108,7 @@ impl Switch {
     }
 
     /// Makes `next`, which differs in what is published, the state.
-    fn change_services(&mut self, next: Desired) -> Result<()> {
+    pub(super) fn change_services(&mut self, next: Desired) -> Result<()> {
         if next == self.desired {
             return Ok(());
         }

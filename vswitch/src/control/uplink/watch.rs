@@ -75,6 +75,8 @@ struct Shared {
     mirror: Mutex<Mirror>,
     fib: Mutex<Arc<Fib>>,
     generation: AtomicU64,
+    /// Counts the changes of anything but neighbours.
+    routes_generation: AtomicU64,
     requests: Mutex<Requests>,
     wake: OwnedFd,
     changes: watch::Sender<u64>,
@@ -124,6 +126,7 @@ impl HostWatch {
                 mirror: Mutex::default(),
                 fib: Mutex::default(),
                 generation: AtomicU64::new(1),
+                routes_generation: AtomicU64::new(1),
                 requests: Mutex::default(),
                 wake: eventfd(0, EventfdFlags::CLOEXEC | EventfdFlags::NONBLOCK)?,
                 changes,
@@ -152,6 +155,7 @@ impl HostWatch {
         if first {
             // Until the thread has read the neighbours: nobody is without an answer, only without MACs.
             *shared.fib() = Arc::new(Fib::new(&shared.mirror()));
+            shared.routes_generation.fetch_add(1, Ordering::Release);
             shared.generation.fetch_add(1, Ordering::Release);
             shared.wake();
         }
@@ -174,6 +178,10 @@ struct HostRoutes {
 impl NextHops for HostRoutes {
     fn generation(&self) -> u64 {
         self.owner.shared.generation.load(Ordering::Acquire)
+    }
+
+    fn routes_generation(&self) -> u64 {
+        self.owner.shared.routes_generation.load(Ordering::Acquire)
     }
 
     fn resolve(&self, destination: IpAddr, flow_hash: u32) -> Resolution {
@@ -328,6 +336,9 @@ impl Watcher {
                 if configuration { Fib::new(&mirror) } else { self.shared.fib().with_neighbours(&mirror) }
             };
             *self.shared.fib() = Arc::new(fib);
+            if configuration {
+                self.shared.routes_generation.fetch_add(1, Ordering::Release);
+            }
             self.shared.generation.fetch_add(1, Ordering::Release);
         }
         if configuration {

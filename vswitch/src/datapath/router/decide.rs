@@ -333,10 +333,12 @@ pub(super) fn output(
     match found.to {
         Place::Loopback => routing.loopback.map(plain).ok_or((DropReason::PortGone, None)),
         Place::Outside => {
+            let unreachable = tell(DropReason::NoRoute, Problem::NetworkUnreachable);
+            if !routing.has_route(translated.destination) {
+                return Err(unreachable);
+            }
             let same = routing.outside.iter().find(|outside| outside.addresses.contains(&translated.source));
-            let outside =
-                same.or(routing.outside.first()).ok_or(tell(DropReason::NoRoute, Problem::NetworkUnreachable))?;
-            Ok(plain(outside.port))
+            Ok(plain(same.or(routing.outside.first()).ok_or(unreachable)?.port))
         }
         Place::Container => {
             let has = |bridge: &&std::sync::Arc<BridgeEntry>| {

@@ -13,8 +13,8 @@
 //! masqueraded on its way out, or refused. What the sender must be told is left in [`Pending`], and written when the
 //! burst is done.
 //!
-//! *What invalidates.* The cache's epoch is made of the snapshot's generation and of the connection table's epoch,
-//! both read before the decision; the table forgets connections by time, and so does the cache.
+//! *What invalidates.* The cache's epoch is made of the snapshot's generation, of the connection table's epoch and of
+//! that of the host's routes, all read before the decision; the table forgets connections by time, and so does the cache.
 //!
 //! The gateway answers address resolution and ping itself ([`answers`]); everything else that is for an address of
 //! the host, and not for a published port, is the host's.
@@ -38,7 +38,7 @@ use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Offload};
 use crate::nat::conntrack::{Conntrack, Segment};
 
 use crate::nat::{Action, Fragment, FragmentTable, Later, NatCache, Packet, Place, Quick, Rewrite, Upper, mss};
-use crate::snapshot::{BridgeId, PortId, PortKind};
+use crate::snapshot::{BridgeId, PortId, PortKind, Routing};
 use crate::wire::icmp_error::Problem;
 use crate::wire::ipv4;
 use crate::wire::tcp::Flags;
@@ -148,8 +148,10 @@ impl Router {
 
     /// What the cache's entries are valid under, to be read before the snapshot is confirmed to be the newest.
     #[inline]
-    pub(super) fn epoch(&self, generation: u64) -> u64 {
-        generation << 32 | self.conntrack.epoch() & 0xffff_ffff
+    pub(super) fn epoch(&self, generation: u64, routing: &Routing) -> u64 {
+        let routes = routing.routes.as_ref().map_or(0, |routes| routes.routes_generation());
+        // Both only grow, so that their sum changes with either.
+        generation << 32 | self.conntrack.epoch().wrapping_add(routes) & 0xffff_ffff
     }
 
     /// First pass: finds the flow of the frame `at`, and fetches its place in the cache.

@@ -84,6 +84,11 @@ pub trait NextHops: Send + Sync + fmt::Debug {
     /// Changes whenever any answer may have changed.
     fn generation(&self) -> u64;
 
+    /// Changes whenever a route may have changed, and not with every neighbour; it never goes back.
+    fn routes_generation(&self) -> u64 {
+        self.generation()
+    }
+
     /// Where a packet to `destination` goes. `flow_hash` chooses among ways of equal cost, so that
     /// one flow keeps to one of them.
     fn resolve(&self, destination: IpAddr, flow_hash: u32) -> Resolution;

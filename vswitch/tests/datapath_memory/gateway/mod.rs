@@ -3,6 +3,7 @@
 mod isolation;
 mod packets;
 mod published;
+mod routes;
 mod translation;
 
 use std::collections::HashSet;

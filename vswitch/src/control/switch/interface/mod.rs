@@ -22,14 +22,17 @@ use self::veth::HostSide;
 use super::advertisements::ignore_routers;
 use super::port_link::{PortLink, XdpOpener};
 use crate::api::Error;
-use crate::control::desired::{FoundInterface, PortRecord};
+use crate::control::desired::{FoundInterface, LentRecord, PortRecord};
 use crate::control::netlink::{IPV6_MTU_MIN, Link, LinkChange, Netlink, NetlinkError, RouteKind, TABLE_MAIN};
 use crate::control::netns::Netns;
 use crate::control::refusal::{Result, conflict, failed};
 use crate::io::tap::{TX_QUEUE_LEN, TapDevice};
 use crate::wire::MacAddr;
 
+mod lent;
 pub(super) mod veth;
+
+pub(super) use self::lent::{lent_link, lent_link_at_home};
 
 /// What an interface is to be.
 #[derive(Debug, Clone)]
@@ -50,6 +53,8 @@ pub(super) struct Interface<'a> {
     pub(super) ipv6: bool,
     /// Where its other end is; none for a TAP, whose other end is a descriptor.
     pub(super) host_side: Option<HostSide<'a>>,
+    /// What it is found by, where somebody else moves and configures it.
+    pub(super) lent: Option<&'a LentRecord>,
 }
 
 /// An interface that was made or taken back.
@@ -69,7 +74,17 @@ impl Opened {
             ifindex: self.changes.index,
             lo_raised: self.changes.lo_raised,
             host_end: self.link.host_end().cloned(),
+            netns: None,
         }
+    }
+
+    /// The same, of a TAP that was opened in `netns`.
+    fn opened_in(mut self, netns: &Netns) -> Self {
+        let is_host = Netns::current().is_ok_and(|here| here.id() == netns.id());
+        if let PortLink::Tap(_, holds) = &mut self.link {
+            *holds = (!is_host).then_some(netns.id());
+        }
+        self
     }
 }
 
@@ -110,7 +125,10 @@ impl Interface<'_> {
     pub(super) fn create_in(&self, netns: &Netns, xdp: &XdpOpener) -> Result<Opened> {
         match &self.host_side {
             Some(side) => self.create_pair(side, netns, xdp),
-            None => netns.run(|| self.create_here()).map_err(|error| enter_error(&error))?,
+            None => {
+                let made = netns.run(|| self.create_here()).map_err(|error| enter_error(&error))?;
+                made.map(|opened| opened.opened_in(netns))
+            }
         }
     }
 
@@ -119,7 +137,7 @@ impl Interface<'_> {
         let device = TapDevice::create(self.name).map_err(|error| self.tap_error(&error))?;
         let mut changes = Changes::default();
         self.configure_new(&mut changes)?;
-        Ok(Opened { link: PortLink::Tap(Arc::new(device)), ifname: self.name.to_owned(), changes })
+        Ok(Opened { link: PortLink::Tap(Arc::new(device), None), ifname: self.name.to_owned(), changes })
     }
 
     /// Configures a new interface, or leaves the namespace as it was.
@@ -136,7 +154,10 @@ impl Interface<'_> {
     pub(super) fn take_in(&self, netns: &Netns, xdp: &XdpOpener) -> Result<Option<Opened>> {
         match &self.host_side {
             Some(side) => self.take_pair(side, netns, xdp),
-            None => netns.run(|| self.take_here()).map_err(|error| enter_error(&error))?,
+            None => {
+                let taken = netns.run(|| self.take_here()).map_err(|error| enter_error(&error))?;
+                taken.map(|taken| taken.map(|opened| opened.opened_in(netns)))
+            }
         }
     }
 
@@ -153,7 +174,7 @@ impl Interface<'_> {
         if let Err(error) = this.configure(&mut changes) {
             changes.refused.push(error.message);
         }
-        Ok(Some(Opened { link: PortLink::Tap(Arc::new(device)), ifname: this.name.to_owned(), changes }))
+        Ok(Some(Opened { link: PortLink::Tap(Arc::new(device), None), ifname: this.name.to_owned(), changes }))
     }
 
     /// Removes the interface that an earlier daemon left in another namespace, if it is there and
@@ -179,6 +200,10 @@ impl Interface<'_> {
     /// The name that the interface has now, where that is another one. An index alone proves nothing
     /// (the namespace may be another one), so the MAC address has to be ours, too.
     fn renamed_here(&self) -> Option<String> {
+        if let Some(lent) = self.lent {
+            let found = lent_link(&mut Netlink::open().ok()?, self.index, self.mac, lent);
+            return found.ok()?.map(|link| link.name);
+        }
         let index = self.index?;
         let link = Netlink::open().ok()?.link_by_index(index).ok()??;
         (link.mac == Some(self.mac.0) && link.name != self.name).then_some(link.name)
@@ -186,6 +211,9 @@ impl Interface<'_> {
 
     /// Brings the interface of the calling thread's namespace into its shape.
     fn configure(&self, changes: &mut Changes) -> Result<()> {
+        if let Some(lent) = self.lent {
+            return self.configure_lent(lent, changes);
+        }
         let mut netlink = Netlink::open().map_err(|error| self.refused(&error))?;
         if !self.is_host
             && let Some(lo) = netlink.link_by_name("lo").map_err(|error| self.refused(&error))?
@@ -364,6 +392,9 @@ pub(super) fn set_host_mtu(name: &str, mtu: u32) -> std::result::Result<(), Netl
 /// The interface of a port in the calling thread's namespace, under whatever name.
 pub(super) fn link_here(port: &PortRecord) -> std::result::Result<Option<Link>, NetlinkError> {
     let mut netlink = Netlink::open()?;
+    if let Some(lent) = &port.lent {
+        return lent_link(&mut netlink, port.ifindex, port.mac, lent);
+    }
     if let Some(index) = port.ifindex
         && let Some(link) = netlink.link_by_index(index)?
         && (link.mac == Some(port.mac.0) || link.name == port.ifname)

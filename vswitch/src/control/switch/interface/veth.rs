@@ -134,6 +134,10 @@ impl Interface<'_> {
         };
         let far = netns.run(far_end).map_err(|error| enter_error(&error))?.map_err(|error| self.refused(&error))?;
         let Some(far) = far else {
+            if self.lent.is_some() {
+                // It is just being moved.
+                return Ok(None);
+            }
             // Somebody moved it elsewhere, so it is not the container's any more.
             drop(VethPair::new(&link, &side.end.ifname, false));
             return Ok(None);
@@ -284,13 +288,10 @@ pub(super) fn discard_pair(side: &HostSide<'_>) -> io::Result<()> {
 
 /// Removes the pairs of this daemon, `owner`, that no port of `desired` has: a crash left them.
 pub(in crate::control::switch) fn remove_leftovers(owner: Owner, desired: &Desired) -> io::Result<()> {
-    let ends: Vec<&HostEnd> = desired
-        .bridges
-        .values()
-        .flat_map(|record| record.ports.values())
-        .filter_map(|port| port.host_end.as_ref())
-        .collect();
-    let names: HashSet<_> = ends.iter().map(|end| end.ifname.as_str()).collect();
+    let ports = || desired.bridges.values().flat_map(|record| record.ports.values());
+    let ends: Vec<&HostEnd> = ports().filter_map(|port| port.host_end.as_ref()).collect();
+    let lent = ports().filter_map(|port| port.lent.as_ref()).map(|lent| lent.ifname.as_str());
+    let names: HashSet<_> = ends.iter().map(|end| end.ifname.as_str()).chain(lent).collect();
     let indices: HashSet<_> = ends.iter().filter_map(|end| end.ifindex).collect();
     let mut netlink = Netlink::open()?;
     for link in netlink.links()? {

@@ -3,7 +3,7 @@
 use std::fmt;
 use std::fs;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::IpAddr;
 use std::path::Path;
 use std::str::FromStr;
 use std::time::Duration;
@@ -16,6 +16,10 @@ use vswitch_tests::process::{Background, run_ok, wait_until};
 use super::blast::blast;
 use super::meter::{Cost, Meter};
 use super::peer::{Container, Topology, Way};
+
+mod http;
+
+pub(super) use self::http::{FILE_BYTES, FILE_NAME, nginx_configuration};
 
 /// A workload.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -34,6 +38,10 @@ pub enum Workload {
     Conn,
     /// HTTP requests over kept connections.
     Req,
+    /// One HTTP request at a time over one kept connection.
+    Get,
+    /// A large file by HTTP, again and again (nginx, curl).
+    File,
     /// 64-byte frames of an unused ethertype.
     Raw64,
     /// UDP datagrams of 64 bytes (iperf3), delivered to the receiving program.
@@ -42,8 +50,19 @@ pub enum Workload {
 
 impl Workload {
     /// All of them.
-    pub const ALL: [Self; 9] =
-        [Self::Tcp1, Self::Tcp4, Self::Tcp1r, Self::Rtt, Self::Urtt, Self::Conn, Self::Req, Self::Raw64, Self::Udp64];
+    pub const ALL: [Self; 11] = [
+        Self::Tcp1,
+        Self::Tcp4,
+        Self::Tcp1r,
+        Self::Rtt,
+        Self::Urtt,
+        Self::Conn,
+        Self::Req,
+        Self::Get,
+        Self::File,
+        Self::Raw64,
+        Self::Udp64,
+    ];
 }
 
 impl FromStr for Workload {
@@ -67,6 +86,8 @@ impl fmt::Display for Workload {
             Self::Urtt => "urtt",
             Self::Conn => "conn",
             Self::Req => "req",
+            Self::Get => "get",
+            Self::File => "file",
             Self::Raw64 => "raw64",
             Self::Udp64 => "udp64",
         })
@@ -157,6 +178,8 @@ struct Ends<'a> {
     pids: Vec<u32>,
     load: Load,
     port: u16,
+    /// Whether the server is a container, and runs.
+    runs: bool,
     directory: &'a Path,
 }
 
@@ -168,15 +191,28 @@ pub fn run(job: Job, topology: &Topology, load: Load, directory: &Path) -> io::R
     let super::peer::Ends { client, server, target } = topology.ends(job.way)?;
     // Both addresses are learned and resolved before the clock starts.
     client.namespace.run(&format!("ping -n -q -c 2 -i 0.05 -W 2 {target}"))?;
-    let ends = Ends { client, server, target, pids: topology.pids(), load, port: topology.next_port(), directory };
+    let service = topology.services().map(|services| match job.workload {
+        Workload::Conn | Workload::Req | Workload::Get | Workload::File => Ok(services.http),
+        Workload::Tcp1 | Workload::Tcp4 | Workload::Tcp1r | Workload::Udp64 => Ok(services.iperf),
+        Workload::Rtt | Workload::Urtt | Workload::Raw64 => {
+            Err(io::Error::other(format!("{} has no container that serves {}", topology.peer, job.workload)))
+        }
+    });
+    let (server, port, runs) = match service.transpose()? {
+        Some(service) => (&topology.containers[service.container], service.port, true),
+        None => (server, topology.next_port(), false),
+    };
+    let ends = Ends { client, server, target, pids: topology.pids(), load, port, runs, directory };
     match job.workload {
         Workload::Tcp1 => ends.tcp(&[]),
         Workload::Tcp4 => ends.tcp(&["-P", "4"]),
         Workload::Tcp1r => ends.tcp(&["-R"]),
         Workload::Rtt => ends.round_trip(&["--tcp"]),
         Workload::Urtt => ends.round_trip(&[]),
-        Workload::Conn => ends.http(true),
-        Workload::Req => ends.http(false),
+        Workload::Conn => ends.connections(),
+        Workload::Req => ends.requests(),
+        Workload::Get => ends.single_requests(),
+        Workload::File => ends.file(),
         Workload::Raw64 => ends.raw(),
         Workload::Udp64 => ends.udp(),
     }
@@ -187,8 +223,11 @@ impl Ends<'_> {
         Duration::from_secs(self.load.seconds + 20)
     }
 
-    /// Starts a server program in the server's namespace and waits until it listens.
-    fn serve(&self, program: &str, args: &[&str]) -> io::Result<Background> {
+    /// Starts a server program in the server's namespace and waits until it listens, unless it runs.
+    fn serve(&self, program: &str, args: &[&str]) -> io::Result<Option<Background>> {
+        if self.runs {
+            return Ok(None);
+        }
         let mut command = self.server.namespace.command(program);
         command.args(args);
         let mut server = Background::start(&mut command, &self.directory.join(format!("{program}.log")))?;
@@ -198,7 +237,7 @@ impl Ends<'_> {
             }
             listens(&self.server.namespace, self.port).then_some(Ok(()))
         })??;
-        Ok(server)
+        Ok(Some(server))
     }
 
     fn iperf(&self, args: &[&str]) -> io::Result<(Value, Cost)> {
@@ -283,39 +322,6 @@ impl Ends<'_> {
         })
     }
 
-    fn http(&self, close: bool) -> io::Result<Outcome> {
-        let prefix = self.directory.join("nginx");
-        fs::create_dir_all(&prefix)?;
-        let configuration = prefix.join("nginx.conf");
-        fs::write(&configuration, nginx_configuration(&prefix, self.port, self.load.wrk_threads))?;
-        let (prefix, configuration) = (prefix.display().to_string(), configuration.display().to_string());
-        let _server = self.serve("nginx", &["-p", &prefix, "-c", &configuration, "-e", "stderr"])?;
-        let mut command = self.client.namespace.command("wrk");
-        command.args(["-t", &self.load.wrk_threads.to_string(), "-c", &self.load.wrk_connections.to_string()]);
-        command.args(["-d", &format!("{}s", self.load.seconds)]);
-        if close {
-            command.args(["-H", "Connection: close"]);
-        }
-        command.arg(format!("http://{}/", SocketAddr::new(self.target, self.port)));
-        let meter = Meter::start(&self.pids)?;
-        let text = run_ok(&mut command, self.limit())?;
-        let cost = meter.stop()?;
-        let rate = text
-            .lines()
-            .find_map(|line| line.strip_prefix("Requests/sec:")?.trim().parse::<f64>().ok())
-            .ok_or_else(|| io::Error::other(format!("wrk reported no rate: {text}")))?;
-        let note = text.lines().find(|line| line.contains("Socket errors")).map(|line| line.trim().to_owned());
-        let (name, unit) = if close { ("connections", "k/s") } else { ("requests", "k/s") };
-        Ok(Outcome {
-            metrics: vec![Metric { name, value: rate / 1e3, unit }],
-            cost,
-            gigabytes: None,
-            operations: Some(rate * self.load.seconds as f64),
-            retransmits: None,
-            note,
-        })
-    }
-
     fn raw(&self) -> io::Result<Outcome> {
         let (src, dst) = (self.client.mac()?, self.server.mac()?);
         // Caches warm, and every queue in its steady state, before the clock starts.
@@ -334,19 +340,6 @@ impl Ends<'_> {
             note: Some(format!("offered {:.0} kpps", offered as f64 / cost.wall_s / 1e3)),
         })
     }
-}
-
-/// A server that answers from memory, in the foreground, all of its files below `prefix`.
-fn nginx_configuration(prefix: &Path, port: u16, workers: u16) -> String {
-    let prefix = prefix.display();
-    format!(
-        "daemon off; user root; worker_processes {workers}; pid {prefix}/nginx.pid; error_log stderr warn;\n\
-         events {{ worker_connections 4096; }}\n\
-         http {{ access_log off; keepalive_requests 1000000000;\n\
-         client_body_temp_path {prefix}/body; proxy_temp_path {prefix}/proxy; fastcgi_temp_path {prefix}/fastcgi;\n\
-         uwsgi_temp_path {prefix}/uwsgi; scgi_temp_path {prefix}/scgi;\n\
-         server {{ listen {port} backlog=4096; listen [::]:{port} backlog=4096; location / {{ return 200 \"hello\\n\"; }} }} }}\n"
-    )
 }
 
 /// Whether something listens on the TCP port `port` (`/proc/net/tcp`, state 0A) or has the UDP port (07), without

@@ -13,7 +13,10 @@
 use std::time::Duration;
 
 /// Parses a size or a count that fits in 32 bits.
-pub(crate) fn size(text: &str) -> Result<u32, String> {
+///
+/// # Errors
+/// A sentence that says what is wrong with the text.
+pub fn size(text: &str) -> Result<u32, String> {
     let (number, unit) = split(text)?;
     let factor = match unit.as_str() {
         "" | "b" => 1,
@@ -30,7 +33,10 @@ pub(crate) fn size(text: &str) -> Result<u32, String> {
 }
 
 /// Parses a rate into bits per second.
-pub(crate) fn rate(text: &str) -> Result<u64, String> {
+///
+/// # Errors
+/// A sentence that says what is wrong with the text.
+pub fn rate(text: &str) -> Result<u64, String> {
     let (number, unit) = split(text)?;
     let factor = match unit.strip_suffix("bit").unwrap_or(&unit) {
         "" => 1,
@@ -44,7 +50,10 @@ pub(crate) fn rate(text: &str) -> Result<u64, String> {
 }
 
 /// Parses a time.
-pub(crate) fn time(text: &str) -> Result<Duration, String> {
+///
+/// # Errors
+/// A sentence that says what is wrong with the text.
+pub fn time(text: &str) -> Result<Duration, String> {
     let (number, unit) = split(text)?;
     let milliseconds = match unit.as_str() {
         "ms" => 1,
@@ -58,7 +67,10 @@ pub(crate) fn time(text: &str) -> Result<Duration, String> {
 }
 
 /// Parses a time of whole seconds.
-pub(crate) fn seconds(text: &str) -> Result<u32, String> {
+///
+/// # Errors
+/// A sentence that says what is wrong with the text.
+pub fn seconds(text: &str) -> Result<u32, String> {
     let duration = time(text)?;
     if duration.subsec_nanos() != 0 {
         return Err("must be whole seconds".into());
@@ -67,7 +79,8 @@ pub(crate) fn seconds(text: &str) -> Result<u32, String> {
 }
 
 /// A rate for people: the largest prefix that leaves no more than three decimals.
-pub(crate) fn show_rate(bits_per_second: u64) -> String {
+#[must_use]
+pub fn show_rate(bits_per_second: u64) -> String {
     for (factor, unit) in [(1_000_000_000, "gbit"), (1_000_000, "mbit"), (1_000, "kbit")] {
         if bits_per_second >= factor && bits_per_second.is_multiple_of(factor / 1_000) {
             let (whole, thousandths) = (bits_per_second / factor, bits_per_second % factor / (factor / 1_000));
@@ -81,7 +94,8 @@ pub(crate) fn show_rate(bits_per_second: u64) -> String {
 }
 
 /// A time for people, exact: `300s` is `5m`, `90s` stays `90s`.
-pub(crate) fn show_seconds(seconds: u64) -> String {
+#[must_use]
+pub fn show_seconds(seconds: u64) -> String {
     for (factor, unit) in [(86_400, "d"), (3_600, "h"), (60, "m")] {
         if seconds >= factor && seconds.is_multiple_of(factor) {
             return format!("{}{unit}", seconds / factor);
