@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use vswitch::api::{Carrier, PortState};
 use vswitch_tests::lab::{any_port, assert_reaches, ipv4, ipv6, must};
-use vswitch_tests::overlay::{IFNAME, Underlay, address};
+use vswitch_tests::overlay::{Capture, IFNAME, KernelVtep, Underlay, address};
 use vswitch_tests::process::wait_until;
 use vswitch_tests::requirement;
 use vswitch_tests::stream::{Plan, Transfer, datagrams};
@@ -121,4 +121,109 @@ fn without_a_shared_uplink_the_tunnel_says_what_is_missing() {
     let refusal = lab.ctl_refused(&["add-vxlan", "br0", "--vni", "1", "--remote", &remote, "--carrier", "uplink"]);
     assert!(refusal.contains("--uplink IFACE"), "{refusal}");
     finish(underlay, vec![lab]);
+}
+
+/// Bytes per frame of what `lab` sent to `remote` and received from it; both are counted in whole frames.
+fn frame_bytes(lab: &Lab, remote: std::net::IpAddr) -> [u64; 2] {
+    let stats = lab.stats();
+    let remotes = stats.tunnels.iter().flat_map(|tunnel| &tunnel.remotes).filter(|one| one.remote == remote);
+    let [mut sent, mut received] = [(0, 0); 2];
+    for total in remotes.map(|one| &one.total) {
+        sent = (sent.0 + total.tx_bytes, sent.1 + total.tx_frames);
+        received = (received.0 + total.rx_bytes, received.1 + total.rx_frames);
+    }
+    [sent, received].map(|(bytes, frames)| bytes / frames.max(1))
+}
+
+/// Whether the kernel is new enough to hand super-frames inside of tunnels to a TAP.
+fn grants_tunnels() -> bool {
+    let release = std::fs::read_to_string("/proc/sys/kernel/osrelease").unwrap_or_default();
+    let mut numbers = release.split(['.', '-']).map_while(|part| part.parse::<u32>().ok());
+    let version = (numbers.next(), numbers.next());
+    if version < (Some(6), Some(17)) {
+        eprintln!("tunnels are not whole before Linux 6.17: only the content is looked at");
+    }
+    version >= (Some(6), Some(17))
+}
+
+#[test]
+fn super_frames_cross_the_uplink_whole() {
+    for over_ipv6 in [false, true] {
+        let Some((underlay, labs)) = hosts(2, "tc", over_ipv6) else { return };
+        let (a, b) = (labs[0].container("c"), labs[1].container("c"));
+        let port = &labs[1].ports("br0")[0];
+        for target in [ipv4(port), ipv6(port)] {
+            must(must(Transfer::start(b, a, any_port(target), Plan::both_ways(32 << 20))).finish());
+            let largest = 65_535 - if target.is_ipv4() { 28 } else { 48 };
+            must(datagrams(b, a, any_port(target), &[0, 1, 1380, 3000, 40_000, largest]));
+        }
+        if grants_tunnels() {
+            let bytes = frame_bytes(&labs[0], address(2, over_ipv6));
+            assert!(bytes.iter().all(|bytes| *bytes > 4000), "bytes per frame sent and received: {bytes:?}");
+        }
+        finish(underlay, labs);
+    }
+}
+
+/// The kernel cuts what the interface does not: then every packet on the wire is whole and right.
+#[test]
+fn super_frames_are_cut_before_a_wire() {
+    for over_ipv6 in [false, true] {
+        let Some((underlay, labs)) = hosts(2, "tc", over_ipv6) else { return };
+        for lab in &labs {
+            must(Underlay::finish_packets(lab.host()));
+        }
+        let capture = must(Capture::start(underlay.wire(), "h1", &labs[0].path("wire.pcap")));
+        let (a, b) = (labs[0].container("c"), labs[1].container("c"));
+        let port = &labs[1].ports("br0")[0];
+        for target in [ipv4(port), ipv6(port)] {
+            must(must(Transfer::start(b, a, any_port(target), Plan::both_ways(2 << 20))).finish());
+            must(datagrams(b, a, any_port(target), &[1, 1380, 3000, 9000]));
+        }
+        let captured = must(capture.stop());
+        let faults = must(captured.faults());
+        assert!(faults.is_empty(), "{} faults\n{}", faults.len(), faults[..faults.len().min(20)].join("\n"));
+        assert!(must(captured.count("vxlan && tcp")) > 1000);
+        assert_eq!(must(captured.count("frame.len > 1514")), 0, "longer than the wire carries");
+        let unfit = if over_ipv6 { "ipv6.nxt#1 == 44" } else { "vxlan && ip.flags.df#1 == 0" };
+        assert_eq!(must(captured.count(unfit)), 0, "never fragmented");
+        finish(underlay, labs);
+    }
+}
+
+#[test]
+fn super_frames_of_the_kernel_arrive_whole_and_ours_with_it() {
+    if !requirement::system() {
+        return;
+    }
+    for over_ipv6 in [false, true] {
+        let mut underlay = must(Underlay::create(1500));
+        let args = vec!["--uplink".to_owned(), format!("{IFNAME},tc")];
+        let Some(mut lab) = Lab::on_with(&mut underlay, 1, "", Options { args, ..Options::default() }) else { return };
+        must(wait_until("the uplink is shared", LIMIT, || lab.ctl(&["uplinks"]).contains(" up").then_some(())));
+        lab.add_vxlan(42, &[2], over_ipv6, "--carrier uplink");
+        let ours = lab.attach_numbered("c", 11);
+        let mut kernel = must(KernelVtep::create(&mut underlay, 2));
+        must(kernel.add_vxlan(42, 2, &[address(1, over_ipv6)], ""));
+        must(kernel.add_station(12, lab.bridge("br0").mtu));
+        let (container, station) = (lab.container("c"), &kernel.stations[0].namespace);
+        for target in [ipv4(&ours), ipv6(&ours)] {
+            must(must(Transfer::start(container, station, any_port(target), Plan::both_ways(16 << 20))).finish());
+        }
+        for target in [kernel.stations[0].ipv4, kernel.stations[0].ipv6] {
+            must(must(Transfer::start(station, container, any_port(target), Plan::both_ways(16 << 20))).finish());
+            must(datagrams(station, container, any_port(target), &[0, 1, 100, 1300, 1500, 9000, 30_000]));
+        }
+        if grants_tunnels() {
+            let bytes = frame_bytes(&lab, address(2, over_ipv6));
+            assert!(bytes.iter().all(|bytes| *bytes > 4000), "bytes per frame sent and received: {bytes:?}");
+        }
+        lab.assert_accounted();
+        lab.allow_log("carries nothing");
+        lab.allow_log("the uplink cannot be shared");
+        // The kernel's host takes its link along.
+        drop(kernel);
+        let _ = underlay.dismantle();
+        lab.finish();
+    }
 }

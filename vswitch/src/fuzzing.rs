@@ -27,9 +27,11 @@ use crate::wire::{EtherType, arp, ethernet, icmpv6, ipv4, ipv6, protocol, tcp, t
 
 mod conntrack;
 mod gateway;
+mod tunnel;
 
 pub use conntrack::{conntrack_restore, conntrack_states};
 pub use gateway::{gateway_answers, nat_fragments, nat_icmp_error, nat_packet};
+pub use tunnel::tunnel_whole;
 
 /// A target: its name, which is also its corpus's directory, and its body.
 pub type Target = (&'static str, fn(&[u8]));
@@ -45,6 +47,7 @@ pub const TARGETS: &[Target] = &[
     ("docker_json", docker_json),
     ("classifier", classifier),
     ("vxlan_train", vxlan_train),
+    ("tunnel_whole", tunnel::tunnel_whole),
     ("too_big", too_big),
     ("nat_packet", gateway::nat_packet),
     ("nat_icmp_error", gateway::nat_icmp_error),

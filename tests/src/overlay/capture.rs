@@ -11,9 +11,18 @@ use crate::namespace::Namespace;
 use crate::process::{Background, run_ok, wait_until};
 
 const LIMIT: Duration = Duration::from_secs(60);
-/// Verified by the dissectors: every checksum, outer and inner.
-const CHECKSUMS: [&str; 6] =
-    ["-o", "udp.check_checksum:TRUE", "-o", "tcp.check_checksum:TRUE", "-o", "ip.check_checksum:TRUE"];
+/// Verified by the dissectors: every checksum, outer and inner. Each packet is looked at by itself: putting streams together, they
+/// take a retransmission of another length, which TCP may send, for an error of the packet.
+const PREFERENCES: [&str; 8] = [
+    "-o",
+    "udp.check_checksum:TRUE",
+    "-o",
+    "tcp.check_checksum:TRUE",
+    "-o",
+    "ip.check_checksum:TRUE",
+    "-o",
+    "tcp.desegment_tcp_streams:FALSE",
+];
 
 /// A running capture.
 #[derive(Debug)]
@@ -62,7 +71,7 @@ impl Captured {
     /// `tshark` refuses the filter or the file.
     pub fn select(&self, filter: &str, fields: &[&str]) -> io::Result<Vec<Vec<String>>> {
         let mut command = Command::new("tshark");
-        command.arg("-r").arg(&self.file).args(CHECKSUMS).args(["-Y", filter, "-T", "fields", "-E", "separator=|"]);
+        command.arg("-r").arg(&self.file).args(PREFERENCES).args(["-Y", filter, "-T", "fields", "-E", "separator=|"]);
         for field in fields {
             command.args(["-e", field]);
         }

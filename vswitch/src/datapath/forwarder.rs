@@ -402,7 +402,7 @@ impl Forwarder {
             }
         }
         self.underlays.adopt(&snapshot.underlays, self.number, &mut self.pool, watcher);
-        let reading = self.lanes.iter().flatten().filter(|lane| lane.rx.is_some()).count();
+        let reading = self.lanes.iter().flatten().filter(|lane| lane.rx.is_some()).count() + self.underlays.len();
         self.shared.workers[self.number].cells.ports.store(reading as u64, Ordering::Relaxed);
         // The old snapshot's devices close here, if it was the last to have them.
         self.snapshot = snapshot;

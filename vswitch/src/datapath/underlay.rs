@@ -28,6 +28,11 @@ impl Underlays {
         self.lanes.iter().any(|lane| lane.entry.id == id && lane.rx.is_some())
     }
 
+    /// How many underlays are read here.
+    pub(super) fn len(&self) -> usize {
+        self.lanes.iter().filter(|lane| lane.rx.is_some()).count()
+    }
+
     /// Receives from an underlay.
     pub(super) fn recv(
         &mut self,

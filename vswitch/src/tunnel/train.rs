@@ -13,7 +13,24 @@
 use crate::frame::gro::{DATAGRAMS_MAX, PACKET_BYTES_MAX};
 use crate::frame::{Csum, Gso, GsoKind, Offload, checksum};
 use crate::wire::layers::{Layers, Network, Transport};
-use crate::wire::{ipv4, ipv6, tcp, udp};
+use crate::wire::{ethernet, ipv4, ipv6, tcp, udp, vxlan};
+
+/// The most datagrams of one train: what every kernel since 4.18 sends (`UDP_MAX_SEGMENTS`) and receives (`UDP_GRO_CNT_MAX`).
+pub const TRAIN_DATAGRAMS_MAX: usize = 64;
+/// The most bytes of one train: an IPv6 packet of 65,535 bytes without its headers, and less than IPv4's.
+pub const TRAIN_BYTES_MAX: usize = 65535 - ipv6::HEADER_BYTES - udp::HEADER_BYTES;
+/// What Linux keeps free of a super-frame for headers, at most (`MAX_TCP_HEADER`, and one).
+const TCP_HEADERS_RESERVED: u32 = 321;
+
+/// The `gso_max_size` with which a super-frame of an interface with the MTU `mtu` makes one train and not two: two cost twice the
+/// calls and the wake-ups, and arrive as two super-frames with two acknowledgements.
+#[must_use]
+pub fn gso_max_size(mtu: u32) -> u32 {
+    let front = (ethernet::HEADER_BYTES + vxlan::HEADER_BYTES) as u32;
+    let count = (TRAIN_BYTES_MAX as u32 / (mtu + front)).clamp(1, TRAIN_DATAGRAMS_MAX as u32);
+    let headers = (ipv4::HEADER_BYTES + tcp::HEADER_BYTES) as u32;
+    (count * mtu.saturating_sub(headers) + TCP_HEADERS_RESERVED).min(65_536)
+}
 
 /// Control bits with which a segment travels alone.
 const TCP_ALONE: tcp::Flags =

@@ -144,3 +144,21 @@ fn order_ends_and_control_bits_are_respected() {
     assert!(!run.take(&all[0][..100], &all[1][..66], &all[1][66..]), "the first one must be whole");
     assert!(!run.take(&all[0], &all[1][..66], &[]));
 }
+
+/// What TCP makes of an interface's `gso_max_size` with as much of it kept free for headers as there may be (`tcp_tso_autosize`).
+#[test]
+fn super_frames_are_sized_to_make_one_train() {
+    for mtu in [1280, 1430, 1450, 1500, 8930, 8950, 65_521] {
+        let size = gso_max_size(mtu);
+        assert!(size <= 65_536);
+        for (reserved, options) in [(193, 0), (193, 12), (321, 0), (321, 12)] {
+            let payload = mtu - 40 - options;
+            let segments = ((size - reserved) / payload).max(1);
+            let datagram = mtu as usize + 22;
+            let fits = TRAIN_BYTES_MAX / datagram;
+            assert!(segments as usize <= fits.max(1), "MTU {mtu}: {segments} of {fits}");
+            assert!(segments as usize + 1 >= fits.min(TRAIN_DATAGRAMS_MAX), "MTU {mtu}: {segments} of {fits}");
+        }
+    }
+    assert_eq!(gso_max_size(1450), 44 * 1410 + 321);
+}

@@ -378,9 +378,10 @@ fn interfaces_are_unique_in_their_namespace() {
 fn ports_are_found_by_name_alias_and_namespace() {
     let mut desired = dual();
     let spec = PortSpec { name: Some("one".into()), aliases: vec!["uno".into()], ..port() };
+    let spec = PortSpec { container: Some("shop".into()), ..spec };
     desired.add_port("br0", &spec, &target(1)).expect("a port");
     let br0 = desired.bridges["br0"].clone();
-    for key in ["one", "uno", "ns1"] {
+    for key in ["one", "uno", "ns1", "shop"] {
         assert_eq!(br0.find_port("br0", key).expect("found"), "one");
     }
     let PortTarget { id, cookie, .. } = target(1);

@@ -36,8 +36,8 @@ pub enum DriverSocket {
 /// # Errors
 /// What it passed is no listening unix socket, or its environment makes no sense.
 pub fn passed() -> io::Result<Option<UnixListener>> {
-    // What was meant for a parent process is no reason to refuse anything.
-    if std::env::var("LISTEN_PID").ok().and_then(|pid| pid.parse().ok()) != Some(std::process::id()) {
+    // Variables that were inherited from another process's environment say nothing to this one (sd_listen_fds(3)).
+    if !std::env::var("LISTEN_PID").is_ok_and(|pid| pid.parse() == Ok(std::process::id())) {
         return Ok(None);
     }
     let mut found = None;

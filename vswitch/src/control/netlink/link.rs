@@ -37,6 +37,8 @@ pub struct Link {
     pub peer_index: Option<u32>,
     /// The length of the transmit queue in packets.
     pub txqlen: u32,
+    /// The longest super-frame that the stack hands to it, in bytes.
+    pub gso_max_size: u32,
     /// Packets that the interface received; for a TAP: that the switch delivered.
     pub rx_packets: u64,
     /// The same in bytes.
@@ -67,6 +69,8 @@ pub struct LinkChange<'a> {
     pub arp: Option<bool>,
     /// The length of the transmit queue in packets.
     pub txqlen: Option<u32>,
+    /// The longest super-frame that the stack hands to it, in bytes; connections that exist keep theirs.
+    pub gso_max_size: Option<u32>,
     /// Its alias, at most 255 bytes (`IFALIASZ`).
     pub alias: Option<&'a str>,
     /// Whether IPv6 gives it a link-local address (RFC 4291 section 2.5.6) when it comes up.
@@ -209,6 +213,7 @@ fn change_message(index: u32, change: &LinkChange<'_>) -> LinkMessage {
     attributes.extend(change.mtu.map(LinkAttribute::Mtu));
     attributes.extend(change.name.map(|name| LinkAttribute::IfName(name.to_owned())));
     attributes.extend(change.txqlen.map(LinkAttribute::TxQueueLen));
+    attributes.extend(change.gso_max_size.map(LinkAttribute::GsoMaxSize));
     attributes.extend(change.alias.map(|alias| LinkAttribute::IfAlias(alias.to_owned())));
     message
 }
@@ -222,6 +227,7 @@ fn describe(index: u32, change: &LinkChange<'_>) -> String {
     parts.extend(change.up.map(|up| if up { "up" } else { "down" }.to_owned()));
     parts.extend(change.arp.map(|arp| if arp { "arp" } else { "no arp" }.to_owned()));
     parts.extend(change.txqlen.map(|packets| format!("txqlen {packets}")));
+    parts.extend(change.gso_max_size.map(|bytes| format!("gso_max_size {bytes}")));
     parts.extend(change.alias.map(|alias| format!("alias {alias:?}")));
     parts.extend(change.ipv6_link_local.map(|on| format!("IPv6 link-local {}", if on { "on" } else { "off" })));
     format!("change interface {index}: {}", parts.join(", "))
@@ -243,6 +249,7 @@ fn parse(payload: &[u8]) -> Option<Link> {
             libc::IFLA_ADDRESS => link.mac = value.try_into().ok(),
             libc::IFLA_MTU => link.mtu = value::u32(value)?,
             libc::IFLA_TXQLEN => link.txqlen = value::u32(value)?,
+            libc::IFLA_GSO_MAX_SIZE => link.gso_max_size = value::u32(value)?,
             libc::IFLA_IFALIAS => link.alias = value::string(value),
             libc::IFLA_LINK => link.peer_index = Some(value::u32(value)?),
             libc::IFLA_CARRIER => link.carrier = *value.first()? != 0,

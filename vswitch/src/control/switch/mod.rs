@@ -227,6 +227,7 @@ impl Switch {
             index: port.ifindex,
             mac: port.mac,
             mtu: bridge.port_mtu(port),
+            gso_max_size: tunnels::gso_max_size(bridge, port),
             ips: if is_ours { port.ips.clone() } else { Vec::new() },
             gateways: bridge
                 .subnets
@@ -275,6 +276,7 @@ fn host_interface<'a>(name: &'a str, bridge: &BridgeRecord) -> Option<Interface<
         index: None,
         mac: bridge.mac?,
         mtu: bridge.mtu,
+        gso_max_size: None,
         ips: bridge.host_addresses().collect(),
         gateways: Vec::new(),
         is_host: true,

@@ -116,6 +116,16 @@ impl Overlay {
         self.underlays.values().find(over).map(|live| live.id)
     }
 
+    /// The underlays that any worker may read, with the ports of the VTEPs whose packets arrive there. An uplink's has one
+    /// reader with everything else that the uplink carries, and stays.
+    pub(super) fn movable(&self) -> impl Iterator<Item = (&LiveUnderlay, Vec<PortId>)> {
+        let movable = self.underlays.iter().filter(|(_, live)| live.carrier.uplink().is_none());
+        movable.map(|(key, live)| {
+            let vteps = self.tunnels.values().flat_map(|tunnel| tunnel.vteps.values());
+            (live, vteps.filter(|vtep| vtep.underlay == *key).map(|vtep| vtep.entry.id).collect())
+        })
+    }
+
     /// The underlays as the datapath is to know them.
     pub(super) fn underlay_entries(&self, records: &BTreeMap<String, BridgeRecord>) -> Vec<Arc<UnderlayEntry>> {
         let entry = |(key, live): (&UnderlayKey, &LiveUnderlay)| {

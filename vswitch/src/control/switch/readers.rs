@@ -1,4 +1,4 @@
-//! Moving ports from one worker to another.
+//! Moving ports, and the sockets of tunnels, from one worker to another.
 //!
 //! The order of a flow is the order in which its port's reader serves it, so there must never be
 //! two: a snapshot in which nobody reads the port is published and seen by every worker, which have
@@ -27,7 +27,15 @@ impl Switch {
             let pinned = entry.device.home().is_some();
             Some(PortLoad::new((entry.id, entry.incarnation), entry.reader?, pinned, &counters))
         };
-        entries.filter_map(load).collect()
+        entries.filter_map(load).chain(self.underlay_loads()).collect()
+    }
+
+    /// The same of underlays that may move: what arrived in their tunnels.
+    fn underlay_loads(&self) -> impl Iterator<Item = PortLoad> {
+        self.live.overlay.movable().filter_map(|(live, ports)| {
+            let counters: Vec<_> = ports.iter().flat_map(|port| self.datapath.port_counters(*port)).collect();
+            Some(PortLoad::new((live.id, live.incarnation), live.reader?, false, &counters))
+        })
     }
 
     /// Gives ports another reader; those that are gone by now are left out.
@@ -46,6 +54,11 @@ impl Switch {
                     {
                         attachment.entry = Arc::new(PortEntry { reader, ..(*attachment.entry).clone() });
                     }
+                }
+            }
+            for live in self.live.overlay.underlays.values_mut() {
+                if ports.contains(&(live.id, live.incarnation)) {
+                    live.reader = reader;
                 }
             }
             // Waits until every worker has seen it.

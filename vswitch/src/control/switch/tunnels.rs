@@ -3,17 +3,29 @@
 use std::collections::BTreeMap;
 use std::net::IpAddr;
 
+use super::identity::Lookup;
 use super::overlay::{Mtus, assumed_mtu};
-use super::{Switch, netlink_failed};
+use super::{Switch, interface, netlink_failed};
 use crate::api::{PortState, Vxlan, VxlanSpec};
-use crate::control::desired::{Desired, UnderlayView, overhead};
+use crate::control::desired::{BridgeRecord, Desired, PortRecord, UnderlayView, overhead};
 use crate::control::netlink::{Changes, Netlink, NetlinkError};
 use crate::control::refusal::Result;
 use crate::datapath::clock::now_s;
+use crate::tunnel::train;
 
 /// How often the way to the remotes is looked up even if nothing about the host seems to have changed:
 /// rules and some routes change without a notification. A tunnel that failed is tried again, too.
 const PATH_INTERVAL_S: u32 = 30;
+
+/// What interfaces have of their own (`GSO_LEGACY_MAX_SIZE`).
+const GSO_MAX_SIZE_DEFAULT: u32 = 65_536;
+
+/// The longest super-frame that the interface of `port` is to send, where the tunnels of its bridge want shorter ones than
+/// usual: those over sockets send a super-frame as a train, and an interface sends few super-frames elsewhere.
+pub(super) fn gso_max_size(bridge: &BridgeRecord, port: &PortRecord) -> Option<u32> {
+    let by_socket = bridge.tunnels.values().any(|tunnel| tunnel.carrier == crate::api::Carrier::Socket);
+    (by_socket && port.host_end.is_none()).then(|| train::gso_max_size(bridge.port_mtu(port)))
+}
 
 /// When to look at the host's network again.
 #[derive(Debug, Default)]
@@ -91,6 +103,7 @@ impl Switch {
                 return Err(error);
             }
         };
+        let before_record = self.desired.bridge(bridge)?.clone();
         let old_mtu = next.bridge(bridge)?.mtu;
         let follows = next.follow_tunnels(bridge, self.smallest_mtu(bridge));
         let after = next.bridge(bridge)?.clone();
@@ -107,6 +120,7 @@ impl Switch {
             return Err(error);
         }
         self.forget_overlay(unused);
+        self.fit_super_frames(bridge, &before_record, &after);
         Ok(follows.then(|| {
             format!(
                 "the MTU of bridge {bridge:?} was {old_mtu} and is {}, to fit into its tunnels; \
@@ -114,6 +128,27 @@ impl Switch {
                 after.mtu
             )
         }))
+    }
+
+    /// Has the interfaces of ports send super-frames of the length that suits the tunnels of their bridge, after those
+    /// changed. It only is faster so: what is refused is no error.
+    fn fit_super_frames(&self, bridge: &str, before: &BridgeRecord, after: &BridgeRecord) {
+        let lookup = Lookup::default();
+        for (name, port) in &after.ports {
+            let wanted = gso_max_size(after, port);
+            if wanted == gso_max_size(before, port) {
+                continue;
+            }
+            let Some(netns) = lookup.open(port) else { continue };
+            let bytes = wanted.unwrap_or(GSO_MAX_SIZE_DEFAULT);
+            let changed = netns.run(|| interface::set_gso_max_size_here(port, bytes));
+            let error = match changed {
+                Ok(Ok(())) => continue,
+                Ok(Err(error)) => error.to_string(),
+                Err(error) => error.to_string(),
+            };
+            tracing::warn!(bridge, port = name, error, "the interface's super-frames do not fit the tunnels");
+        }
     }
 
     fn put_back(&mut self, before: super::overlay::Overlay) {

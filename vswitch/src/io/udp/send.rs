@@ -26,13 +26,10 @@ use super::sys::{self, Address, Control};
 use crate::frame::gso::Segmenter;
 use crate::frame::{BURST_FRAMES_MAX, Csum, DropReason, Frame, Pool, checksum};
 use crate::io::{Piece, TxQueue, TxReport, Unit};
+use crate::tunnel::train::{TRAIN_BYTES_MAX, TRAIN_DATAGRAMS_MAX};
 use crate::tunnel::{RemoteConfig, TTL_DEFAULT, inner, overhead_bytes};
 use crate::wire::{ethernet, udp, vxlan};
 
-/// The most datagrams of one train: what every kernel since 4.18 takes (`UDP_MAX_SEGMENTS`).
-const TRAIN_DATAGRAMS_MAX: usize = 64;
-/// The most bytes of one train: an IPv6 packet of 65,535 bytes without its headers, and less than IPv4's.
-const TRAIN_BYTES_MAX: usize = 65535 - 40 - 8;
 /// Messages of one round; more make another.
 const MESSAGES_MAX: usize = BURST_FRAMES_MAX;
 /// Slices of one round.

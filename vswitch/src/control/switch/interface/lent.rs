@@ -36,6 +36,7 @@ impl Interface<'_> {
             mac: (link.mac != Some(self.mac.0)).then_some(self.mac.0),
             mtu: (link.mtu != self.mtu).then_some(self.mtu),
             txqlen: txqlen.filter(|length| *length != link.txqlen),
+            gso_max_size: self.gso_max_size.filter(|bytes| *bytes < link.gso_max_size),
             // For the case that somebody brings it up while it is the host's.
             ipv6_link_local: Some(false),
             ..LinkChange::default()
@@ -45,6 +46,7 @@ impl Interface<'_> {
             change.mac.map(|_| format!("MAC {}", self.mac)),
             change.mtu.map(|mtu| format!("mtu {mtu}")),
             change.txqlen.map(|frames| format!("txqueuelen {frames}")),
+            change.gso_max_size.map(|bytes| format!("gso_max_size {bytes}")),
         ];
         if words.iter().any(Option::is_some) {
             let changed = netlink.change_link(link.index, &change).map_err(|error| self.refused(&error));
