@@ -257,6 +257,7 @@ fn snapshot(devices: &[FlowDevice], incarnation: u64) -> Snapshot {
             routes: None,
             outside: vec![Outside { port: OUTSIDE, index: 2, addresses: vec![EXTERNAL.into()] }],
             loopback: None,
+            is_settled: true,
         }),
     }
 }

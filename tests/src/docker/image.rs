@@ -45,6 +45,42 @@ pub fn busybox(directory: &Path) -> io::Result<PathBuf> {
     archive(directory, &root)
 }
 
+/// A directory to build the image of a real nginx from, its libraries included, with `docker build`: it answers with the
+/// client's address.
+///
+/// # Errors
+/// nginx is not installed (Debian: nginx-light).
+pub fn nginx(directory: &Path) -> io::Result<PathBuf> {
+    const PROGRAM: &str = "/usr/sbin/nginx";
+    let context = directory.join("nginx");
+    let libraries = run_ok(Command::new("ldd").arg(PROGRAM), LIMIT)?;
+    // `libz.so.1 => /lib/… (0x…)`, or the path alone.
+    let paths = libraries.split_whitespace().filter(|word| word.starts_with('/'));
+    for path in paths.chain([PROGRAM]) {
+        let copy = context.join("root").join(path.trim_start_matches('/'));
+        fs::create_dir_all(copy.parent().unwrap_or(&context))?;
+        fs::copy(path, &copy).map_err(|error| io::Error::new(error.kind(), format!("{path}: {error}")))?;
+    }
+    for path in ["etc", "tmp"] {
+        fs::create_dir_all(context.join("root").join(path))?;
+    }
+    fs::write(context.join("root/etc/passwd"), "root:x:0:0:root:/:/bin/sh\n")?;
+    fs::write(context.join("root/etc/group"), "root:x:0:\n")?;
+    fs::write(
+        context.join("root/etc/nginx.conf"),
+        "daemon off; user root; worker_processes 1; pid /tmp/pid; error_log stderr warn; events {}\n\
+         http { access_log off; client_body_temp_path /tmp/a; proxy_temp_path /tmp/b; fastcgi_temp_path /tmp/c;\n\
+         uwsgi_temp_path /tmp/d; scgi_temp_path /tmp/e;\n\
+         server { listen 80; listen [::]:80; location / { return 200 \"$remote_addr\\n\"; } } }\n",
+    )?;
+    fs::write(
+        context.join("Dockerfile"),
+        "FROM scratch\nCOPY root /\nEXPOSE 80\nSTOPSIGNAL SIGQUIT\n\
+         CMD [\"/usr/sbin/nginx\", \"-c\", \"/etc/nginx.conf\", \"-e\", \"stderr\"]\n",
+    )?;
+    Ok(context)
+}
+
 /// A directory with `pause` in it.
 fn pause_root(directory: &Path) -> io::Result<PathBuf> {
     let (root, source) = (directory.join("image"), directory.join("pause.c"));

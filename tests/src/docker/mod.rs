@@ -28,10 +28,12 @@ use crate::process::{Background, run, run_ok, wait_until};
 
 pub mod container;
 pub mod image;
+pub mod interceptor;
 pub mod mounts;
 pub mod processes;
 
 pub use container::Container;
+pub use interceptor::{Interceptor, Moment};
 
 /// How long `dockerd` may take until it answers; longer than it waits for a plugin that does not.
 const START_LIMIT: Duration = Duration::from_secs(60);
@@ -141,7 +143,9 @@ impl Docker {
         let Some(mut daemon) = self.daemon.take() else { return Ok(()) };
         daemon.signal(Signal::KILL);
         daemon.wait(END_LIMIT)?;
-        wait_until("the end of containerd", END_LIMIT, || (!processes::runs(self.mounts, "containerd")).then_some(()))
+        wait_until("the end of containerd", END_LIMIT, || (!processes::runs(self.mounts, "containerd")).then_some(()))?;
+        // Its parent is process 1 by now. Until that has reaped it, the next dockerd takes it for a living one.
+        run_ok(self.host.command("rm").args(["-f", "/run/docker/containerd/containerd.pid"]), COMMAND_LIMIT).map(drop)
     }
 
     /// SIGKILL to everything at once, as when the power goes: `dockerd`, its containers, whatever it started.
@@ -165,6 +169,13 @@ impl Docker {
     #[must_use]
     pub fn pid(&self) -> Option<u32> {
         self.daemon.as_ref().map(Background::pid)
+    }
+
+    /// A path of the host's, such as `/run/docker/plugins`, as everybody else sees it while `dockerd` runs.
+    #[must_use]
+    pub fn path(&self, path: &str) -> PathBuf {
+        let pid = self.pid().unwrap_or_default();
+        PathBuf::from(format!("/proc/{pid}/root{path}"))
     }
 
     /// What `dockerd` logged.

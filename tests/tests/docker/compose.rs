@@ -1,13 +1,15 @@
-//! Compose files, as they are written for Docker's bridge, with another driver.
+//! The README's first example with a real nginx, and compose files as they are written for Docker's bridge.
 
 use std::net::SocketAddr;
 use std::path::Path;
 use std::time::Duration;
 
-use vswitch_tests::contact::Protocol;
+use vswitch_tests::contact::{Protocol, Server};
+use vswitch_tests::docker::{Container, image};
 use vswitch_tests::lab::must;
+use vswitch_tests::outside::{far, host};
 use vswitch_tests::process::run_ok;
-use vswitch_tests::requirement;
+use vswitch_tests::{Namespace, requirement};
 
 use crate::world::World;
 
@@ -75,9 +77,9 @@ fn a_project_of_three_networks() {
     let found = must(world.docker.exec(&name("db"), "nslookup -type=a web 127.0.0.11"));
     assert!(found.contains("10.71.2.80"), "{found}");
     // The internal network's member has no way out, the other has.
-    let out = |from: &vswitch_tests::docker::Container| {
-        let server = must(vswitch_tests::contact::Server::any(Protocol::Tcp, world.lab.far(), false, 7000));
-        server.meet(&from.namespace, SocketAddr::new(vswitch_tests::outside::far(false), 7000)).is_ok()
+    let out = |from: &Container| {
+        let server = must(Server::any(Protocol::Tcp, world.lab.far(), false, 7000));
+        server.meet(&from.namespace, SocketAddr::new(far(false), 7000)).is_ok()
     };
     assert!(out(&web) && !out(&db) && out(&container("cache")));
     // Again is nothing to do; one service more, one less.
@@ -89,5 +91,37 @@ fn a_project_of_three_networks() {
     world.assert_published(&web, Protocol::Tcp, 8080, 80);
     drop((web, db));
     compose(&world, &file, "down");
+    world.finish();
+}
+
+#[test]
+fn nginx_in_a_minute() {
+    if !requirement::program("nginx") || !requirement::program("curl") {
+        return;
+    }
+    let Some(world) = World::vswitch() else { return };
+    let context = must(image::nginx(&world.lab.path("docker")));
+    must(world.docker.run(&["build", "-q", "-t", "nginx", &context.display().to_string()]));
+    must(world.docker.line("network create -d vswitch net1"));
+    must(world.docker.line("run -d --name web --network net1 -p 8080:80 nginx"));
+    must(world.docker.line("run -d --name all --network net1 -P nginx"));
+    let ask = |client: &Namespace, url: &str| {
+        let mut curl = client.command("curl");
+        curl.args(["-sS", "--max-time", "5", "--retry", "10", "--retry-delay", "1", "--retry-connrefused", url]);
+        must(run_ok(&mut curl, Duration::from_secs(30))).trim().to_owned()
+    };
+    let published = format!("http://{}:8080/", host(false));
+    assert_eq!(ask(world.lab.far(), &published), far(false).to_string());
+    assert_eq!(ask(world.lab.host(), &published), host(false).to_string());
+    let gateway = world.bridge("net1")["gateways"][0].as_str().unwrap_or_default().to_owned();
+    assert_eq!(ask(world.lab.host(), "http://127.0.0.1:8080/"), gateway);
+    // EXPOSE of the image, published by -P.
+    let all = must(world.docker.container("all"));
+    let port = must(world.host_port(&all, "net1", Protocol::Tcp, 80));
+    assert_eq!(ask(world.lab.far(), &format!("http://{}:{port}/", host(false))), far(false).to_string());
+    // By its name, from another container.
+    let peer = must(world.start("peer", "--network net1"));
+    let answer = must(world.docker.exec("peer", "wget -q -O - http://web/"));
+    assert_eq!(answer, must(peer.address("net1", false)).to_string());
     world.finish();
 }

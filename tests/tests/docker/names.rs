@@ -1,7 +1,10 @@
 //! Containers by name, in both directions: what Docker made shows its names, and `container:NAME` is a namespace.
 
+use std::time::Duration;
+
 use vswitch_tests::contact::{Protocol, Server};
 use vswitch_tests::lab::{assert_reaches, must};
+use vswitch_tests::process::wait_until;
 
 use crate::world::World;
 
@@ -26,7 +29,7 @@ fn names_of_dockers_in_the_switch() {
     // After a restart of either the names are the same.
     drop(web);
     must(world.docker.line("rename webshop kiosk"));
-    must(vswitch_tests::process::wait_until("the new name", std::time::Duration::from_secs(5), || {
+    must(wait_until("the new name", Duration::from_secs(5), || {
         world.lab.ctl(&["show"]).contains("container:kiosk").then_some(())
     }));
     world.finish();
@@ -62,7 +65,9 @@ fn a_container_without_a_network_of_docker() {
     world.assert_published(&both, Protocol::Tcp, 8081, 80);
     let server = must(Server::any(Protocol::Tcp, &both.namespace, false, 82));
     must(server.meet(world.lab.host(), "198.18.7.9:82".parse().expect("an endpoint")).map(drop));
-    assert!(world.lab.ctl(&["show", "br0"]).contains("container:both"));
+    // The port has the container's name.
+    let show = world.lab.ctl(&["show", "br0"]);
+    assert!(show.contains("both  eth1"), "{show}");
     drop((bare, other, both, server));
     must(world.docker.remove_all());
     world.lab.ctl(&["del-br", "br0", "--force"]);

@@ -7,7 +7,7 @@ use std::time::Duration;
 
 use serde_json::{Value, json};
 use vswitch_tests::contact::{Protocol, Server};
-use vswitch_tests::docker::{Container, Docker, image};
+use vswitch_tests::docker::{Container, Docker, Interceptor, image};
 use vswitch_tests::lab::must;
 use vswitch_tests::outside::{far, host};
 use vswitch_tests::process::wait_until;
@@ -55,16 +55,31 @@ impl World {
         Self::new(Driver::Vswitch, &[])
     }
 
+    /// The same, and every call of Docker's to the switch is seen.
+    #[track_caller]
+    pub(crate) fn intercepted() -> Option<(Self, Interceptor)> {
+        const SWITCH: &str = "/run/docker/switch.sock";
+        let world = Self::build(Driver::Vswitch, &[], &format!("--docker={SWITCH}"))?;
+        let socket = world.docker.path("/run/docker/plugins/vswitch.sock");
+        let interceptor = must(Interceptor::start(&socket, &world.docker.path(SWITCH)));
+        Some((world, interceptor))
+    }
+
     /// The same with `args` for `dockerd`.
     #[track_caller]
     pub(crate) fn new(driver: Driver, args: &[&str]) -> Option<Self> {
+        Self::build(driver, args, "--docker")
+    }
+
+    #[track_caller]
+    fn build(driver: Driver, args: &[&str], option: &str) -> Option<Self> {
         let programs = ["dockerd", "containerd", "runc", "docker", "busybox", "cc"];
         if !requirement::system() || !programs.into_iter().all(requirement::program) {
             return None;
         }
         let mut options = Options::default();
         if driver == Driver::Vswitch {
-            options.args.push("--docker".to_owned());
+            options.args.push(option.to_owned());
         }
         let mut lab = Lab::outside_without_daemon("tc", options)?;
         let directory = lab.path("docker");

@@ -111,6 +111,9 @@ pub struct Routing {
     pub routes: Option<Arc<dyn NextHops>>,
     /// The port that stands for the host's loopback interface, through which it reaches what is published.
     pub loopback: Option<PortId>,
+    /// Whether the ways are those that there shall be. At the start they come after the bridges, and until then nobody
+    /// is told that there is none: a container that is told so gives up, and one that is not asks again.
+    pub is_settled: bool,
 }
 
 impl Routing {

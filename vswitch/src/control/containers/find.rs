@@ -91,8 +91,12 @@ fn decide(name: &str, answers: [(&Source, Answer); 2]) -> Result<Found> {
             "name the one that is meant by its id",
         )),
         [] if !troubles.is_empty() => Err(failed(
-            format!("the container {name:?} cannot be looked up: {}", troubles.join("; ")),
-            "repeat the command, or give pid:N with the container's process",
+            format!("the container {name:?} cannot be looked up: {}", {
+                let missing = missing_from.iter().map(|engine| format!("{engine} has no such container"));
+                missing.chain(troubles).collect::<Vec<_>>().join("; ")
+            }),
+            "repeat the command, start Podman's service with `systemctl start podman.socket` if the container is its, or \
+             give pid:N with the container's process",
         )),
         [] if !missing_from.is_empty() => Err(not_found(
             match missing_from.as_slice() {

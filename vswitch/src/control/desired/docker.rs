@@ -18,7 +18,7 @@ use serde::{Deserialize, Serialize};
 
 use super::docker_endpoint::DockerEndpoint;
 use super::limits::DOCKER_ID_BYTES_MAX;
-use super::{BridgeRecord, Desired, HostView};
+use super::{BridgeRecord, Desired, HostRoute, HostView};
 use crate::api::{BridgeSpec, PortType, UplinkSpec, VxlanSpec};
 use crate::control::ipam::overlaps;
 use crate::control::refusal::{Result, conflict, invalid, not_found};
@@ -194,7 +194,7 @@ impl Desired {
                 "remove it first with `docker network rm`",
             ));
         }
-        self.add_bridge(&spec.bridge, host)?;
+        self.add_bridge(&spec.bridge, &host.without_ways_to(&spec.bridge.subnets))?;
         self.bridge_mut(&spec.bridge.name)?.docker =
             Some(DockerNetwork { spec: spec.clone(), endpoints: BTreeMap::new() });
         Ok(())
@@ -256,6 +256,20 @@ impl Desired {
             record.check_docker_endpoints(bridge, network)?;
         }
         self.check_docker_pools()
+    }
+}
+
+impl HostView {
+    /// The same without the routes that say where `nets` are only because they say it of much more: Docker gives networks out
+    /// of what leads to a router (a company's 172.16.0.0/12), and the host has the better route to them then. What is
+    /// on a link of the host's stays.
+    pub(super) fn without_ways_to(&self, nets: &[IpNet]) -> Self {
+        let is_wider = |route: &HostRoute| {
+            let on_link = route.via.is_none() && !route.ifname.is_empty();
+            !on_link && nets.iter().any(|net| route.dst.contains(net) && route.dst != *net)
+        };
+        let routes = self.routes.iter().filter(|route| !is_wider(route)).cloned().collect();
+        Self { routes, interfaces: self.interfaces.clone(), random: self.random }
     }
 }
 

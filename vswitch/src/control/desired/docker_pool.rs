@@ -113,7 +113,7 @@ impl Desired {
                 "choose another with --subnet, leave it out to get a free one, or remove the network that has it",
             ));
         }
-        self.check_overlap(&net, host)?;
+        self.check_overlap(&net, &host.without_ways_to(&[net]))?;
         let range = spec.range.map(|range| format!("/{range}")).unwrap_or_default();
         let id = format!("{DOCKER_ADDRESS_SPACE}/{net}{range}");
         let pool = DockerPoolRecord { net, range: spec.range, taken: BTreeSet::new(), last: None };

@@ -333,3 +333,26 @@ fn what_is_given_and_not_used_is_a_lease() {
     assert!(desired.docker_leases().is_empty());
     desired.check().expect("holds to the rules");
 }
+
+#[test]
+fn a_network_may_be_a_part_of_what_a_router_is_the_way_to() {
+    let mut view = host();
+    let route = |dst: &str, ifname: &str, via: Option<&str>| HostRoute {
+        dst: net(dst),
+        ifname: ifname.into(),
+        via: via.map(ip),
+    };
+    view.routes.push(route("172.16.0.0/12", "eno1", Some("192.168.1.1")));
+    view.routes.push(route("10.0.0.0/8", "", None));
+    let mut desired = Desired::default();
+    desired.add_docker_network(&network(NET, "172.18.0.0/16"), &view).expect("a better route");
+    desired.request_docker_pool(&pool("10.1.0.0/16", None), &view, [0; 5]).expect("a better route than none");
+    let ask = |subnet: &str, route: HostRoute| {
+        let mut view = host();
+        view.routes.push(route);
+        Desired::default().add_docker_network(&network(NET, subnet), &view).expect_err("refused").message
+    };
+    assert!(ask("172.18.0.0/16", route("172.16.0.0/12", "vpn0", None)).contains("by vpn0"), "on the link");
+    assert!(ask("172.18.0.0/16", route("172.18.0.0/16", "eno1", Some("192.168.1.1"))).contains("172.18.0.0/16"));
+    assert!(ask("172.18.0.0/16", route("172.18.5.0/24", "eno1", Some("192.168.1.1"))).contains("172.18.5.0/24"));
+}

@@ -274,6 +274,8 @@ pub struct HostRoute {
     pub dst: IpNet,
     /// The interface that it leaves by; empty where there is none.
     pub ifname: String,
+    /// The next hop, if it is not on the link.
+    pub via: Option<IpAddr>,
 }
 
 /// What decisions need to know of the host.

@@ -9,7 +9,7 @@ use ipnet::IpNet;
 
 pub(super) fn host() -> HostView {
     HostView {
-        routes: vec![HostRoute { dst: net("192.168.1.0/24"), ifname: "eno1".into() }],
+        routes: vec![HostRoute { dst: net("192.168.1.0/24"), ifname: "eno1".into(), via: None }],
         interfaces: BTreeSet::from(["lo".into(), "eno1".into()]),
         random: [1, 2, 3, 4],
     }
@@ -86,7 +86,7 @@ fn a_bridge_gets_dockers_defaults() {
 #[test]
 fn automatic_networks_skip_what_the_host_routes() {
     let mut view = host();
-    view.routes.push(HostRoute { dst: net("172.16.0.0/14"), ifname: "vpn0".into() });
+    view.routes.push(HostRoute { dst: net("172.16.0.0/14"), ifname: "vpn0".into(), via: None });
     let mut desired = Desired::default();
     desired.add_bridge(&bridge("br0", &[]), &view).expect("a bridge");
     assert_eq!(desired.bridges["br0"].subnets[0].net, net("172.20.0.0/16"));
@@ -378,9 +378,10 @@ fn interfaces_are_unique_in_their_namespace() {
 fn ports_are_found_by_name_alias_and_namespace() {
     let mut desired = dual();
     let spec = PortSpec { name: Some("one".into()), aliases: vec!["uno".into()], ..port() };
+    let spec = PortSpec { container: Some("shop".into()), ..spec };
     desired.add_port("br0", &spec, &target(1)).expect("a port");
     let br0 = desired.bridges["br0"].clone();
-    for key in ["one", "uno", "ns1"] {
+    for key in ["one", "uno", "ns1", "shop"] {
         assert_eq!(br0.find_port("br0", key).expect("found"), "one");
     }
     let PortTarget { id, cookie, .. } = target(1);

@@ -6,7 +6,7 @@ use ipnet::IpNet;
 use serde::{Deserialize, Serialize};
 
 use super::message::{Done, or_default};
-use super::options::address;
+use super::values::address;
 use crate::control::desired::{DOCKER_ADDRESS_SPACE, DockerPoolSpec};
 use crate::control::refusal::{Result, invalid};
 use crate::control::switch::Switch;

@@ -9,7 +9,8 @@
 //! Three things about the engine shape the code:
 //!
 //! - It repeats a call whose connection was cut, and its buffer may be spent then, so that the repetition comes without
-//!   contents. Connections are therefore used once: one that is kept alive may be closed at the moment of its use.
+//!   contents. Connections are therefore used once: one that is kept alive may be closed at the moment of its use. A call
+//!   that ends something is answered well without contents, too.
 //! - It tolerates no field in an answer that it has filled itself, and takes an interface only by its name.
 //! - It never reads back. The switch answers from its own books, and does not ask the engine: it holds a lock
 //!   while it calls.
@@ -27,6 +28,7 @@ mod options_tests;
 mod ports;
 pub mod server;
 pub mod socket;
+mod values;
 
 /// Where the engine looks for the driver `vswitch`.
 pub const SOCKET_DEFAULT: &str = "/run/docker/plugins/vswitch.sock";

@@ -4,18 +4,18 @@
 //! too, so that compose files work as they are. Docker's own driver ignores an option that it does not know, and with it
 //! every misspelt one; here it is refused, and so is one that contradicts another or asks for what the switch does not do.
 
-use std::fmt::Display;
 use std::net::{IpAddr, Ipv4Addr};
-use std::str::FromStr;
 
 use ipnet::IpNet;
 use serde_json::Value;
 
 use super::message::{CreateNetwork, GENERIC, INTERNAL, IpamData, Options};
+use super::values::{
+    GatewayMode, address, carrier, gateway_mode, list, parse, port_type, prefix, switch, text, unit, unknown, uplink,
+};
 use crate::api::{BridgeSpec, Carrier, PortType, Reservation, UplinkSpec, VxlanSpec};
 use crate::control::desired::{DockerNetworkSpec, DockerPool, DockerPortOptions};
 use crate::control::refusal::{Result, conflict, invalid};
-use crate::control::uplink::options::UplinkOption;
 use crate::units;
 
 /// What the names of interfaces in containers begin with, as with Docker's bridge.
@@ -85,14 +85,6 @@ const REFUSED: &[(&str, &str)] = &[
 
 /// A value that was given, and under which name.
 type Given<T> = Option<(String, T)>;
-
-/// How a gateway treats a family (`gateway_mode_ipv4`).
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum GatewayMode {
-    Nat,
-    Routed,
-    Isolated,
-}
 
 /// What was given so far.
 #[derive(Debug, Default)]
@@ -399,25 +391,16 @@ fn add_pool(spec: &mut DockerNetworkSpec, data: &IpamData) -> Result<()> {
         data.aux_addresses.iter().map(|(name, text)| Ok((name, address(name, text)?))).collect::<Result<Vec<_>>>()?;
     let held = gateway.into_iter().chain(aux.iter().map(|(_, ip)| *ip)).collect();
     spec.pools.push(DockerPool { space: data.address_space.clone(), net: net.trunc(), held });
+    let is_router = |name: &str| [ROUTER_IPV4, ROUTER_IPV6].contains(&name);
+    spec.routers.extend(aux.iter().filter(|(name, _)| is_router(name)).map(|(_, ip)| *ip));
     if spec.bridge.l2 {
         return Ok(());
     }
     spec.bridge.subnets.push(net.trunc());
     spec.bridge.gateways.extend(gateway);
-    for (name, ip) in aux {
-        if [ROUTER_IPV4, ROUTER_IPV6].contains(&name.as_str()) {
-            spec.routers.push(ip);
-        }
-        spec.bridge.reserve.push(Reservation { name: Some(name.clone()), ip });
-    }
+    let reserve = aux.into_iter().map(|(name, ip)| Reservation { name: Some(name.clone()), ip });
+    spec.bridge.reserve.extend(reserve);
     Ok(())
-}
-
-/// An address that Docker sends with the prefix length of its network, or alone.
-pub(super) fn address(what: &str, text: &str) -> Result<IpAddr> {
-    let net = text.parse::<IpNet>().map(|net| net.addr());
-    net.or_else(|_| text.parse())
-        .map_err(|_| invalid(format!("{what}: {text:?} is no address"), "write it as 172.18.0.5"))
 }
 
 fn refuse_known(key: &str) -> Result<()> {
@@ -427,114 +410,5 @@ fn refuse_known(key: &str) -> Result<()> {
             let (why, remedy) = why.split_once("; ").unwrap_or((why, ""));
             Err(invalid(format!("the option {key} cannot be had: {why}"), remedy))
         }
-    }
-}
-
-fn unknown(of: &str, key: &str, known: &[&str]) -> crate::api::Error {
-    // A name of Docker's is often written without what they all begin with.
-    let last = |name: &str| name.rsplit('.').next().unwrap_or_default().replace('_', "-");
-    let distance = |name: &&&str| edits(&last(key), &last(name)).min(edits(key, name));
-    let nearest = known.iter().min_by_key(distance).filter(|name| distance(name) <= 3);
-    let remedy = match nearest {
-        Some(name) => format!("did you mean {name}?"),
-        None => format!("there are {}", known.join(", ")),
-    };
-    invalid(format!("the {of} option {key} is unknown"), remedy)
-}
-
-/// The number of letters that have to be added, left out or replaced to get from `a` to `b` (Levenshtein).
-fn edits(a: &str, b: &str) -> usize {
-    let b: Vec<char> = b.chars().collect();
-    let mut row: Vec<usize> = (0..=b.len()).collect();
-    for (i, from) in a.chars().enumerate() {
-        let mut diagonal = std::mem::replace(&mut row[0], i + 1);
-        for (j, to) in b.iter().enumerate() {
-            let above = row[j + 1];
-            row[j + 1] = (diagonal + usize::from(from != *to)).min(above + 1).min(row[j] + 1);
-            diagonal = above;
-        }
-    }
-    row[b.len()]
-}
-
-/// The value of an option, which is text with `-o`, and may be more in the engine's own requests.
-fn text(key: &str, value: &Value) -> Result<String> {
-    match value {
-        Value::String(text) => Ok(text.clone()),
-        Value::Bool(_) | Value::Number(_) => Ok(value.to_string()),
-        _ => Err(invalid(
-            format!("the option {key} is {value}, and neither text nor a number"),
-            format!("write -o {key}=VALUE"),
-        )),
-    }
-}
-
-fn bad(key: &str, text: &str, expected: impl Display) -> crate::api::Error {
-    invalid(format!("the option {key} is {text:?}"), format!("{expected} is needed"))
-}
-
-fn parse<T: FromStr>(key: &str, text: &str, expected: &str) -> Result<T> {
-    text.trim().parse().map_err(|_| bad(key, text, expected))
-}
-
-fn unit<T>(key: &str, text: &str, parse: impl Fn(&str) -> std::result::Result<T, String>) -> Result<T> {
-    parse(text).map_err(|why| invalid(format!("the option {key} is {text:?}: {why}"), "correct it, or leave it out"))
-}
-
-/// What is on or off, in the switch's words or in those of Go's `strconv.ParseBool`.
-fn switch(key: &str, text: &str) -> Result<bool> {
-    match text {
-        "on" | "1" | "t" | "T" | "true" | "TRUE" | "True" => Ok(true),
-        "off" | "0" | "f" | "F" | "false" | "FALSE" | "False" => Ok(false),
-        _ => Err(bad(key, text, "true or false")),
-    }
-}
-
-fn list(key: &str, text: &str, expected: &str) -> Result<Vec<IpAddr>> {
-    text.split(',').map(|one| parse(key, one, expected)).collect()
-}
-
-fn port_type(key: &str, text: &str) -> Result<PortType> {
-    match text {
-        "tap" => Ok(PortType::Tap),
-        "xdp" => Ok(PortType::Xdp),
-        _ => Err(bad(key, text, "tap or xdp")),
-    }
-}
-
-fn carrier(key: &str, text: &str) -> Result<Carrier> {
-    match text {
-        "socket" => Ok(Carrier::Socket),
-        "uplink" => Ok(Carrier::Uplink),
-        _ => Err(bad(key, text, "socket or uplink")),
-    }
-}
-
-fn uplink(key: &str, text: &str) -> Result<UplinkSpec> {
-    match text.parse() {
-        Ok(UplinkOption::Interface { name, carry }) => {
-            Ok(UplinkSpec { interface: name, carry, ..UplinkSpec::default() })
-        }
-        Ok(UplinkOption::Auto | UplinkOption::None) => Err(bad(key, text, "the name of an interface")),
-        Err(why) => Err(invalid(
-            format!("the option {key} is {text:?}: {why}"),
-            "write IFACE, IFACE,xdp=native or IFACE,xdp=generic",
-        )),
-    }
-}
-
-/// Docker puts a number behind it, and interfaces have names of at most 15 bytes.
-fn prefix(key: &str, text: &str) -> Result<String> {
-    let fits = (1..=12).contains(&text.len())
-        && text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.".contains(&byte));
-    if fits { Ok(text.to_owned()) } else { Err(bad(key, text, "1 to 12 letters, digits, '-', '_' or '.'")) }
-}
-
-fn gateway_mode(key: &str, text: &str) -> Result<GatewayMode> {
-    match text {
-        "" | "nat" => Ok(GatewayMode::Nat),
-        "routed" => Ok(GatewayMode::Routed),
-        "isolated" => Ok(GatewayMode::Isolated),
-        _ => Err(bad(key, text, "nat, routed or isolated")),
     }
 }

@@ -73,6 +73,12 @@ fn flags_and_aux_addresses_arrive() {
     assert_eq!(spec.routers, ["10.1.0.1".parse::<std::net::IpAddr>().expect("an address")]);
     let reserved: Vec<_> = spec.bridge.reserve.iter().map(|one| one.ip.to_string()).collect();
     assert_eq!(reserved, ["10.1.0.1", "10.1.0.9"]);
+    // The router of a bare learning switch is the only gateway that there is.
+    let mut request = request;
+    request.options.insert("com.docker.network.generic".into(), json!({"l2": "on"}));
+    let spec = options::network(&request).expect("a network");
+    assert_eq!((spec.routers.len(), spec.pools[0].held.len()), (1, 3));
+    assert!(spec.bridge.reserve.is_empty());
 }
 
 #[test]

@@ -2,6 +2,10 @@
 //!
 //! Docker writes each port of a range as an entry of its own. Neighbours that lead to neighbours become one range again:
 //! it costs as much as a single port then, with the switch and in its state.
+//!
+//! What the switch chose is answered to `EndpointOperInfo` as Docker's own drivers answer it. The engines that are known do
+//! not show it, though, in `docker port` or `docker ps`: `getEndpointPortMapInfo` (`daemon/network.go`) takes the list only if
+//! it is a `[]types.PortBinding`, and what came as JSON is a `[]interface{}`. `vswitchctl ports` shows it.
 
 use std::net::IpAddr;
 

@@ -9,7 +9,7 @@ use std::io;
 use std::time::Duration;
 
 use axum::Router;
-use axum::body::{Body, to_bytes};
+use axum::body::{Body, Bytes, to_bytes};
 use axum::extract::{Request, State};
 use axum::http::{StatusCode, Uri, header};
 use axum::response::{IntoResponse, Response};
@@ -75,20 +75,20 @@ pub(super) fn router(service: Service) -> Router {
         .route("/NetworkDriver.DiscoverNew", any(done))
         .route("/NetworkDriver.DiscoverDelete", any(done))
         .route("/NetworkDriver.CreateNetwork", network_call(driver::create_network))
-        .route("/NetworkDriver.DeleteNetwork", network_call(driver::delete_network))
+        .route("/NetworkDriver.DeleteNetwork", ending_call("Err", driver::delete_network))
         .route("/NetworkDriver.CreateEndpoint", network_call(driver::create_endpoint))
         .route("/NetworkDriver.EndpointOperInfo", post(endpoint_info))
-        .route("/NetworkDriver.DeleteEndpoint", network_call(driver::delete_endpoint))
+        .route("/NetworkDriver.DeleteEndpoint", ending_call("Err", driver::delete_endpoint))
         .route("/NetworkDriver.Join", network_call(driver::join))
-        .route("/NetworkDriver.Leave", network_call(driver::leave))
+        .route("/NetworkDriver.Leave", ending_call("Err", driver::leave))
         .route("/NetworkDriver.ProgramExternalConnectivity", network_call(driver::program_connectivity))
-        .route("/NetworkDriver.RevokeExternalConnectivity", network_call(driver::revoke_connectivity))
+        .route("/NetworkDriver.RevokeExternalConnectivity", ending_call("Err", driver::revoke_connectivity))
         .route("/IpamDriver.GetCapabilities", any(async || answer("Error", Ok(ipam::capabilities()))))
         .route("/IpamDriver.GetDefaultAddressSpaces", any(async || answer("Error", Ok(ipam::address_spaces()))))
         .route("/IpamDriver.RequestPool", ipam_call(ipam::request_pool))
-        .route("/IpamDriver.ReleasePool", ipam_call(ipam::release_pool))
+        .route("/IpamDriver.ReleasePool", ending_call("Error", ipam::release_pool))
         .route("/IpamDriver.RequestAddress", ipam_call(ipam::request_address))
-        .route("/IpamDriver.ReleaseAddress", ipam_call(ipam::release_address))
+        .route("/IpamDriver.ReleaseAddress", ending_call("Error", ipam::release_address))
         .fallback(no_call)
         .with_state(service)
 }
@@ -120,6 +120,25 @@ where
     post(move |State(service): State<Service>, request: Request| change("Error", service, request, call))
 }
 
+/// A call that ends something. Without contents it is one that was cut off and is repeated: it may have been done, and if
+/// not, what it was about ends by itself once nobody uses it. The engine would keep for ever what it was refused to end.
+fn ending_call<T>(key: &'static str, call: fn(&mut Switch, &T) -> Result<Done>) -> MethodRouter<Service>
+where
+    T: DeserializeOwned + Send + 'static,
+{
+    post(move |State(service): State<Service>, request: Request| async move {
+        let path = request.uri().path().to_owned();
+        match contents(request).await {
+            Ok(bytes) if is_blank(&bytes) => {
+                tracing::info!(call = path, "Docker repeated a call without its contents");
+                answer(key, Ok(Done {}))
+            }
+            Ok(bytes) => change_by(key, service, &path, parse(bytes).await, call).await,
+            Err(error) => change_by(key, service, &path, Err(error), call).await,
+        }
+    })
+}
+
 /// What is known of an endpoint: the one answer that may be large.
 async fn endpoint_info(State(service): State<Service>, request: Request) -> Response {
     let known = async {
@@ -143,11 +162,25 @@ where
     A: Serialize + Send + 'static,
 {
     let path = request.uri().path().to_owned();
-    let outcome = async {
-        let request: T = read(request).await?;
-        service.change(move |switch| call(switch, &request)).await
+    change_by(key, service, &path, read(request).await, call).await
+}
+
+/// Answers the call `path` with what `call` makes of a request that was read.
+async fn change_by<T, A>(
+    key: &'static str,
+    service: Service,
+    path: &str,
+    request: Result<T>,
+    call: fn(&mut Switch, &T) -> Result<A>,
+) -> Response
+where
+    T: Send + 'static,
+    A: Serialize + Send + 'static,
+{
+    let outcome = match request {
+        Ok(request) => service.change(move |switch| call(switch, &request)).await,
+        Err(error) => Err(error),
     };
-    let outcome = outcome.await;
     match &outcome {
         Ok(_) => tracing::debug!(call = path, "done"),
         Err(error) => tracing::info!(call = path, error = %error.message, "refused"),
@@ -164,24 +197,35 @@ async fn ask<T: DeserializeOwned + Send + 'static, A: Serialize>(
     answer(key, read(request).await.and_then(call))
 }
 
-/// The request's contents. Media types are not looked at, as the engine does not look at ours.
+/// A request that says what it is about.
 async fn read<T: DeserializeOwned + Send + 'static>(request: Request<Body>) -> Result<T> {
-    let bytes = match tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), REQUEST_BYTES_MAX)).await {
-        Ok(Ok(bytes)) => bytes,
-        Ok(Err(error)) => {
-            return Err(too_large(
-                format!("the request cannot be read: {error}"),
-                format!("requests have at most {REQUEST_BYTES_MAX} bytes"),
-            ));
-        }
-        Err(_) => return Err(invalid("the request did not come within 30 seconds", "repeat the command")),
-    };
-    if bytes.iter().all(u8::is_ascii_whitespace) {
+    let bytes = contents(request).await?;
+    if is_blank(&bytes) {
         return Err(invalid(
             "the request came without its contents, as Docker's do that it repeats after vswitch was restarted",
             "repeat the command",
         ));
     }
+    parse(bytes).await
+}
+
+/// The request's contents. Media types are not looked at, as the engine does not look at ours.
+async fn contents(request: Request<Body>) -> Result<Bytes> {
+    match tokio::time::timeout(BODY_TIMEOUT, to_bytes(request.into_body(), REQUEST_BYTES_MAX)).await {
+        Ok(Ok(bytes)) => Ok(bytes),
+        Ok(Err(error)) => Err(too_large(
+            format!("the request cannot be read: {error}"),
+            format!("requests have at most {REQUEST_BYTES_MAX} bytes"),
+        )),
+        Err(_) => Err(invalid("the request did not come within 30 seconds", "repeat the command")),
+    }
+}
+
+fn is_blank(bytes: &[u8]) -> bool {
+    bytes.iter().all(u8::is_ascii_whitespace)
+}
+
+async fn parse<T: DeserializeOwned + Send + 'static>(bytes: Bytes) -> Result<T> {
     // A large one takes a while, and the thread is everybody's.
     let parsed = spawn_blocking(move || serde_json::from_slice(&bytes)).await;
     parsed

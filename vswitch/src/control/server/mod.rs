@@ -24,6 +24,7 @@ use super::refusal::forbidden;
 use super::service::Service;
 
 mod extract;
+mod names;
 mod openapi;
 mod patience;
 pub mod peer;

@@ -1,7 +1,6 @@
 //! The handlers: what each route does. They translate between HTTP and [`Switch`] and decide nothing.
 
 use std::net::IpAddr;
-use std::sync::Arc;
 
 use axum::extract::State;
 use axum::http::{Method, StatusCode, Uri};
@@ -9,18 +8,17 @@ use axum::response::IntoResponse;
 use axum::routing::{delete, get, post};
 use axum::{Json, Router};
 use serde::Deserialize;
-use tokio::task::spawn_blocking;
 use utoipa::IntoParams;
 
 use super::extract::{Body, Named, Params, Refused};
+use super::names::{in_container, names, port_key, port_key_on};
 use super::openapi;
 use crate::api::{
     API_VERSION, Bridge, BridgeChange, BridgeSpec, ConnectionPage, Error, FdbEntry, FdbStatic, Flushed, Pong, Port,
     PortSpec, Publication, Publish, PublishSpec, RemoteSpec, Shutdown, Stats, Uplink, UplinkSpec, Uplinks, Version,
     Vxlan, VxlanSpec,
 };
-use crate::control::containers::{Names, container_name, find_room};
-use crate::control::refusal::{failed, invalid, not_found};
+use crate::control::refusal::{invalid, not_found};
 use crate::control::service::{Encoded, Service};
 use crate::control::switch::Switch;
 
@@ -175,19 +173,9 @@ pub(super) async fn list_bridge_ports(State(service): State<Service>, Named(brid
 pub(super) async fn add_port(
     State(service): State<Service>,
     Named(bridge): Named<String>,
-    Body(mut spec): Body<PortSpec>,
+    Body(spec): Body<PortSpec>,
 ) -> Answer<(StatusCode, Json<Port>)> {
-    if let Some(name) = container_name(&spec.netns) {
-        let found = service.containers().find(name).await?;
-        spec.netns = found.netns.to_string();
-        spec.name = spec.name.or_else(|| Some(found.name.clone()));
-        spec.container = Some(found.name);
-        let choose = move || {
-            find_room(&mut spec, &found.netns);
-            spec
-        };
-        spec = spawn_blocking(choose).await.map_err(|error| failed(error.to_string(), "report it"))?;
-    }
+    let spec = in_container(&service, spec).await?;
     Ok((StatusCode::CREATED, Json(service.change(move |switch| switch.add_port(&bridge, &spec)).await?)))
 }
 
@@ -492,38 +480,6 @@ pub(super) async fn stats(
 ) -> Answer<Encoded> {
     let port = port_key_on(&service, bridge.as_deref(), port).await?;
     Ok(service.stats(bridge, port).await?)
-}
-
-/// The names that Docker has for what is shown. Where nothing is Docker's, it is not asked: somebody who asks starts it
-/// on hosts that start it on demand.
-async fn names(service: &Service) -> Arc<Names> {
-    match service.with(|switch| Ok(switch.serves_docker())).await {
-        Ok(true) => service.containers().names().await,
-        _ => Arc::default(),
-    }
-}
-
-/// How the switch knows the port that `key` names on `bridge`: by its container's namespace for `container:NAME`, and by
-/// its own name where `key` is the name of one of Docker's containers.
-async fn port_key(service: &Service, bridge: &str, key: String) -> Result<String, Error> {
-    if let Some(name) = container_name(&key) {
-        return Ok(service.containers().find(name).await?.netns.to_string());
-    }
-    let ports = names(service).await.ports_of(&key);
-    if ports.is_empty() {
-        return Ok(key);
-    }
-    let (bridge, asked) = (bridge.to_owned(), key.clone());
-    let port = service.with(move |switch| Ok(switch.lent_among(&bridge, &asked, &ports))).await?;
-    Ok(port.unwrap_or(key))
-}
-
-/// The same, where a port may be named or not.
-async fn port_key_on(service: &Service, bridge: Option<&str>, key: Option<String>) -> Result<Option<String>, Error> {
-    match (bridge, key) {
-        (Some(bridge), Some(key)) => port_key(service, bridge, key).await.map(Some),
-        (_, key) => Ok(key),
-    }
 }
 
 /// Stops the daemon.

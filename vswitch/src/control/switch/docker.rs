@@ -18,7 +18,8 @@ use ipnet::IpNet;
 use super::{Switch, host_view, random_tail};
 use crate::api::{ExposeSpec, PortSpec, PublishSpec};
 use crate::control::desired::{
-    DockerEndpoint, DockerEndpointSpec, DockerNetwork, DockerNetworkSpec, PublicationRecord, endpoint_port,
+    BridgeRecord, DockerEndpoint, DockerEndpointSpec, DockerNetwork, DockerNetworkSpec, PublicationRecord,
+    endpoint_port,
 };
 use crate::control::refusal::Result;
 use crate::wire::MacAddr;
@@ -146,9 +147,7 @@ impl Switch {
         let mut joined = DockerJoin {
             ifname: String::new(),
             prefix: known.spec.ifname_prefix.clone(),
-            gateways: gateways(record.internal, record.l2, known, endpoint, || {
-                record.subnets.iter().map(|subnet| subnet.gateway).collect()
-            }),
+            gateways: gateways(record, known, endpoint),
         };
         let options = endpoint.port.over(&known.spec.ports);
         let spec = PortSpec {
@@ -186,9 +185,11 @@ impl Switch {
     /// The state cannot be stored.
     pub fn leave_docker(&mut self, network: &str, id: &str) -> Result<()> {
         let port = endpoint_port(id);
-        match self.desired.docker_endpoint(network, id) {
-            Ok((bridge, record, ..)) if record.ports.contains_key(port) => self.remove_port(&bridge.to_owned(), port),
-            _ => Ok(()),
+        let endpoint = self.desired.docker_endpoint(network, id).ok();
+        let joined = endpoint.filter(|(_, record, ..)| record.ports.contains_key(port));
+        match joined.map(|(bridge, ..)| bridge.to_owned()) {
+            Some(bridge) => self.remove_port(&bridge, port),
+            None => Ok(()),
         }
     }
 
@@ -229,19 +230,19 @@ impl Switch {
     }
 }
 
-/// Where the default routes of an endpoint lead, one per family in which it has an address.
-fn gateways(
-    internal: bool,
-    l2: bool,
-    network: &DockerNetwork,
-    endpoint: &DockerEndpoint,
-    own: impl Fn() -> Vec<IpAddr>,
-) -> Vec<IpAddr> {
-    if internal || l2 {
+/// Where the default routes of an endpoint lead, one per family in which it has an address: to the router that was named when
+/// the network was created, or to the bridge's gateway. A bare learning switch has none of its own.
+fn gateways(record: &BridgeRecord, network: &DockerNetwork, endpoint: &DockerEndpoint) -> Vec<IpAddr> {
+    if record.internal {
         return Vec::new();
     }
-    let has = |gateway: &IpAddr| endpoint.ips.iter().any(|ip| ip.addr().is_ipv4() == gateway.is_ipv4());
-    let of_family =
-        |own: &IpAddr| network.spec.routers.iter().find(|router| router.is_ipv4() == own.is_ipv4()).copied();
-    own().into_iter().filter(has).map(|own| of_family(&own).unwrap_or(own)).collect()
+    let own = record.subnets.iter().map(|subnet| subnet.gateway);
+    let mut gateways: Vec<IpAddr> = Vec::new();
+    for gateway in network.spec.routers.iter().copied().chain(own) {
+        let has_address = endpoint.ips.iter().any(|ip| ip.addr().is_ipv4() == gateway.is_ipv4());
+        if has_address && !gateways.iter().any(|other| other.is_ipv4() == gateway.is_ipv4()) {
+            gateways.push(gateway);
+        }
+    }
+    gateways
 }

@@ -47,6 +47,8 @@ pub(super) struct GatewayPlane {
     host_addresses: Arc<HashSet<IpAddr>>,
     /// Where the host would send what leaves.
     routes: Option<Arc<dyn NextHops>>,
+    /// Whether [`Switch::settle_gateway`] was done once.
+    is_settled: bool,
 }
 
 /// An interface of the host that is routed to and from.
@@ -105,6 +107,7 @@ impl GatewayPlane {
             routes: self.routes.clone(),
             loopback: self.loopback.as_ref().map(|port| port.entry.id),
             services: Arc::clone(&snapshot.routing.services),
+            is_settled: self.is_settled,
         });
         let Some(id) = self.bridge else { return };
         let ports = || self.outside.iter().chain(&self.loopback);
@@ -177,6 +180,7 @@ impl Switch {
             self.gateway.loopback = self.routed_port(way);
             changed |= self.gateway.loopback.is_some();
         }
+        changed |= !std::mem::replace(&mut self.gateway.is_settled, true);
         if changed {
             self.publish(&self.desired);
         }

@@ -162,8 +162,8 @@ impl Lookup {
     /// The namespace of a port, through anybody who still holds it.
     fn held<'a>(&'a self, port: &'a PortRecord) -> impl Iterator<Item = Netns> + 'a {
         // An iterator of its own: who does not come to this takes no census.
-        let held = std::iter::once_with(|| self.open_held(port.netns_id)).flatten();
-        held.filter(|netns| is_same(port, netns))
+        let held = std::iter::once_with(move || self.open_held(port.netns_id)).flatten();
+        held.filter(move |netns| is_same(port, netns))
     }
 
     /// The namespace `id`, once for each of its holders through which it can be opened.

@@ -302,7 +302,7 @@ fn host_view() -> Result<HostView> {
         routes: routes
             .iter()
             .filter(|route| route.reserves())
-            .map(|route| HostRoute { dst: route.dst, ifname: name(route.oif).unwrap_or_default() })
+            .map(|route| HostRoute { dst: route.dst, ifname: name(route.oif).unwrap_or_default(), via: route.gateway })
             .collect(),
         interfaces: links.iter().map(|link| link.name.clone()).collect(),
         random: random_tail()?,

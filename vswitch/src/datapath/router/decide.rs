@@ -147,7 +147,7 @@ fn from_container(
     if gateway.internal || bridges.into_iter().any(|other| elsewhere(other)) || is_link_local(destination) {
         return Err(prohibited());
     }
-    let no_route = tell(DropReason::NoRoute, Problem::NetworkUnreachable);
+    let no_route = no_route(source);
     let outside = routing.outside_towards(destination).ok_or(no_route)?;
     let external = outside.addresses.iter().find(|address| address.is_ipv4() == destination.is_ipv4());
     let source_nat = match (gateway.masquerade, external) {
@@ -300,6 +300,15 @@ fn explain(refusal: conntrack::Refusal) -> Refusal {
     }
 }
 
+/// There is no way out; nobody is told so before it is certain.
+fn no_route(source: &Source<'_>) -> Refusal {
+    if source.snapshot.routing.is_settled {
+        tell(DropReason::NoRoute, Problem::NetworkUnreachable)
+    } else {
+        (DropReason::NoRoute, None)
+    }
+}
+
 fn prohibited() -> Refusal {
     tell(DropReason::OtherNetwork, Problem::Prohibited)
 }
@@ -333,12 +342,11 @@ pub(super) fn output(
     match found.to {
         Place::Loopback => routing.loopback.map(plain).ok_or((DropReason::PortGone, None)),
         Place::Outside => {
-            let unreachable = tell(DropReason::NoRoute, Problem::NetworkUnreachable);
             if !routing.has_route(translated.destination) {
-                return Err(unreachable);
+                return Err(no_route(source));
             }
             let same = routing.outside.iter().find(|outside| outside.addresses.contains(&translated.source));
-            Ok(plain(same.or(routing.outside.first()).ok_or(unreachable)?.port))
+            Ok(plain(same.or(routing.outside.first()).ok_or_else(|| no_route(source))?.port))
         }
         Place::Container => {
             let has = |bridge: &&std::sync::Arc<BridgeEntry>| {

@@ -123,6 +123,8 @@ pub(super) struct Router {
     conntrack: Arc<Conntrack>,
     cache: NatCache,
     quicks: Box<[Quick; BURST_FRAMES_MAX]>,
+    /// The station that was learned last on the hit path, where and when.
+    learned: (PortId, [u8; 6], u32),
     fragments: FragmentTable<FragmentDecision, HeldFragment>,
 
     pub(super) pending: Pending,
@@ -139,6 +141,7 @@ impl Router {
             conntrack,
             cache: NatCache::new(seed)?,
             quicks: Box::new([Quick::SLOW; BURST_FRAMES_MAX]),
+            learned: (PortId(0), [0; 6], 0),
             fragments: FragmentTable::new(),
 
             pending: Pending::default(),
@@ -190,9 +193,9 @@ impl Router {
                 return (Routed::Bridge, true);
             }
             if let Some(connection) = hit.touch {
-                // Once a second and flow.
+                // Every few seconds and flow.
                 self.conntrack.touch(connection, source.now.s);
-                learn(source, key);
+                learn_again(&mut self.learned, source, key);
             }
             hit.apply(frame);
             return (Routed::Send(out), true);
@@ -417,6 +420,16 @@ impl Router {
 fn learn(source: &Source<'_>, key: FlowKey) {
     if source.port.learning && source.port.kind != PortKind::Routed && key.source()[0] & 1 == 0 {
         let _ = source.bridge.fdb.resolve(key.source(), key.source(), 0, source.port.id, source.now.s);
+    }
+}
+
+/// Keeps a station of an established flow from being forgotten; once a second suffices, however many flows it has.
+#[inline]
+fn learn_again(learned: &mut (PortId, [u8; 6], u32), source: &Source<'_>, key: FlowKey) {
+    let station = (source.port.id, key.source(), source.now.s);
+    if *learned != station {
+        *learned = station;
+        learn(source, key);
     }
 }
 

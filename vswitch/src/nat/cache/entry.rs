@@ -55,10 +55,10 @@ impl Common {
         if self.connection & 1 == 0 { Hops::Keep } else { Hops::Decrement }
     }
 
-    /// Marks a hit; the connection, if this is the first in this second.
+    /// Marks a hit if the last mark is `note_s` seconds old; the connection, if it was marked.
     #[inline]
-    pub(super) fn stamp(&mut self, now_s: u32) -> Option<u32> {
-        if self.stamp_s == now_s {
+    pub(super) fn stamp(&mut self, now_s: u32, note_s: u32) -> Option<u32> {
+        if now_s.wrapping_sub(self.stamp_s) < note_s {
             return None;
         }
         self.stamp_s = now_s;

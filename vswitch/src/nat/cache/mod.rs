@@ -14,10 +14,11 @@
 //! its packets overlap.
 //!
 //! *Validity.* There is no removal. An entry is valid while its epoch is the current one, and for [`VALID_S`] seconds
-//! after its last hit: what the shared table of connections forgot by time is forgotten here, because a connection
-//! there lives longer than that without traffic. A hit that is the first in its second says so, and the caller touches
-//! the shared table, so that this other miss of the cache happens once per second and flow. Places of dead entries are
-//! used again: a hand goes round, two entries with each insertion.
+//! after its last noted hit: what the shared table of connections forgot by time is forgotten here, because a connection
+//! there lives longer than that without traffic. A hit is noted if the last note is [`NOTE_S`] seconds old; it says so,
+//! and the caller touches the shared table, so that this other miss of the cache, and two lines that must be written
+//! back to memory, come with a small part of a million flows' packets. Places of dead entries are used again: a hand
+//! goes round, two entries with each insertion.
 
 use std::io;
 
@@ -38,8 +39,12 @@ use table::Table;
 
 pub use quick::Quick;
 
-/// For how many seconds after its last hit an entry is valid.
+/// For how many seconds after its last noted hit an entry is valid.
 pub const VALID_S: u32 = 10;
+/// For how many seconds from a noted hit on no other one is noted. By so much less one the table's times may begin too
+/// early, which is nothing against those of TCP and UDP; an echo's are the minimum that RFC 5508 asks for, and its hits
+/// are noted every second.
+pub const NOTE_S: u32 = 4;
 /// The number of IPv4 flows that a worker remembers: a million connections in both directions, 128 MB when all are
 /// there.
 pub const FLOWS_V4_MAX: usize = 1 << 21;
@@ -134,7 +139,7 @@ impl NatCache {
                 if !entry.common.is_valid(epoch, now_s) {
                     return None;
                 }
-                let touch = entry.common.stamp(now_s);
+                let touch = entry.common.stamp(now_s, if probe.key.is_echo() { 1 } else { NOTE_S });
                 Some(Hit { entry: Found::V4(entry), touch })
             }
             Kind::V6(probe) => {
@@ -143,7 +148,7 @@ impl NatCache {
                 if !entry.common.is_valid(epoch, now_s) {
                     return None;
                 }
-                let touch = entry.common.stamp(now_s);
+                let touch = entry.common.stamp(now_s, if probe.key.is_echo() { 1 } else { NOTE_S });
                 Some(Hit { entry: Found::V6(entry), touch })
             }
             Kind::Slow => None,

@@ -24,6 +24,26 @@ pub(super) struct KeyV4(u128);
 #[repr(transparent)]
 pub(super) struct KeyV6([u64; 5]);
 
+/// Whether the part of a key behind the addresses is that of an echo.
+#[inline]
+fn is_echo(rest: u64) -> bool {
+    matches!((rest >> 32) as u8, protocol::ICMP | protocol::ICMPV6)
+}
+
+impl KeyV4 {
+    #[inline]
+    pub(super) fn is_echo(self) -> bool {
+        is_echo((self.0 >> 64) as u64)
+    }
+}
+
+impl KeyV6 {
+    #[inline]
+    pub(super) fn is_echo(self) -> bool {
+        is_echo(self.0[4])
+    }
+}
+
 /// What a table is asked for.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) struct Probe<K> {

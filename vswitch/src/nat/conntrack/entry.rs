@@ -133,6 +133,11 @@ impl Entry {
         flags & PUBLISHED != 0
     }
 
+    /// Whether a slot with these flags has a connection with an external port of its own at either end.
+    pub(super) fn has_mapping(flags: u16) -> bool {
+        flags & (SOURCE_MAPPED | DESTINATION_MAPPED) != 0
+    }
+
     /// Whether packets of a direction keep the connection alive: those from behind a mapping do, and so do all of a
     /// connection without one; what comes in to a mapping does as configured (RFC 4787 REQ-6).
     pub(super) fn refreshes(flags: u16, direction: Direction, inbound_refresh: bool) -> bool {

@@ -17,6 +17,7 @@ use super::Conntrack;
 use super::entry::{Entry, Progress};
 use super::mapping::{Endpoint, Owner};
 use super::slab::{Kind, Slot, Tag};
+use super::state::State;
 use crate::wire::protocol;
 
 /// Slots per second that make a round over a million connections short against the shortest of the timeouts.
@@ -25,8 +26,8 @@ pub const SWEEP_BUDGET: usize = 1 << 16;
 /// Slots that are looked at for one that may be evicted.
 const EVICTION_SLOTS: u32 = 64;
 
-/// Seconds after which no worker has a flow in its cache that it has not seen: those of the cache, the one in which it
-/// says once that it has seen it, and one because clocks are read at different times.
+/// Seconds after which no worker has a flow in its cache that it has not seen: those of the cache, which begin with what
+/// it says last of the flow, one in which it says so, and one because clocks are read at different times.
 const UNCACHED_S: u32 = VALID_S + 2;
 
 /// What a sweep did.
@@ -43,6 +44,24 @@ fn is_uncached(slot: &Slot, tag: Tag, now_s: u32) -> bool {
     // With TCP, whose flows are cached when they are established, it follows from the state.
     let idle_s = now_s.saturating_sub(slot.last_seen_s.load(Ordering::Relaxed));
     tag.protocol == protocol::TCP || idle_s >= UNCACHED_S
+}
+
+/// Whether a connection may be forgotten before its time where there is no room for a new one: that is worse than what
+/// its time is for.
+///
+/// - One that came from somebody who may have invented his address: to a published port, and not answered for.
+///   Otherwise a flood of such ones would shut out everybody else for minutes.
+/// - One of TCP that both sides have ended, or that was reset and has been silent since. It stays for four minutes (RFC
+///   7857 section 2) in which a busy server would otherwise have no more than 273 connections per second, as Linux
+///   lets such connections go early, too (`tcp_can_early_drop`). Where the external port is a mapping, only after no
+///   worker has its old translation any more: the next connection from the same port may have another one.
+fn gives_way(slot: &Slot, tag: Tag, progress: Progress, now_s: u32) -> bool {
+    let is_silent = || now_s.saturating_sub(slot.last_seen_s.load(Ordering::Relaxed)) >= UNCACHED_S;
+    match progress.state {
+        State::Closing => !Entry::has_mapping(tag.flags) || is_silent(),
+        State::Reset => is_silent(),
+        state => Entry::has_published(tag.flags) && state.is_unproven() && is_uncached(slot, tag, now_s),
+    }
 }
 
 impl Conntrack {
@@ -115,25 +134,26 @@ impl Conntrack {
         true
     }
 
-    /// Makes room for a connection, of a container or of any, at the cost of one that came from somebody who may have
-    /// invented his address: to a published port, and not answered for. Otherwise such a flood would shut out everybody
-    /// else for minutes. It is found among a bounded number of slots, of which most are such ones in a flood.
+    /// Makes room for a connection, of a container or of any, at the cost of one that [`gives_way`]. It is found among a
+    /// bounded number of slots. The search goes on where the last one ended, so that of connections that come and go in
+    /// great number those give way that were made first.
     pub(super) fn evict(&self, container: Option<IpAddr>, now_s: u32) -> bool {
         let fresh = self.slab.fresh().max(1);
-        let start = self.victim.fetch_add(EVICTION_SLOTS, Ordering::Relaxed);
-        let is_evicted = (0..EVICTION_SLOTS.min(fresh)).any(|step| {
-            let at = start.wrapping_add(step) % fresh;
+        let start = self.victim.load(Ordering::Relaxed);
+        let steps = EVICTION_SLOTS.min(fresh);
+        let evicted = (0..steps).find(|step| {
+            let at = start.wrapping_add(*step) % fresh;
             let Some(slot) = self.slab.get(at) else { return false };
             let tag = slot.tag();
             tag.kind == Kind::Live
-                && Entry::has_published(tag.flags)
-                && Progress::read(slot, tag.generation).is_some_and(|progress| progress.state.is_unproven())
-                && is_uncached(slot, tag, now_s)
+                && Progress::read(slot, tag.generation).is_some_and(|progress| gives_way(slot, tag, progress, now_s))
                 && Entry::read(slot, tag).is_some_and(|entry| container.is_none_or(|wanted| wanted == entry.container))
                 && self.remove(at, tag, None, now_s)
         });
-        self.evicted.fetch_add(u64::from(is_evicted), Ordering::Relaxed);
-        is_evicted
+        // Two that search at the same time may begin at the same place, which costs them nothing but time.
+        self.victim.store(start.wrapping_add(evicted.map_or(steps, |step| step + 1)), Ordering::Relaxed);
+        self.evicted.fetch_add(u64::from(evicted.is_some()), Ordering::Relaxed);
+        evicted.is_some()
     }
 
     /// Removes all connections for which `is_wanted_gone` holds; how many. What is made meanwhile may be passed over: by

@@ -113,7 +113,8 @@ impl Timeouts {
     /// When a connection ends unless something happens, in seconds; `is_published` is whether it came to a published
     /// port.
     pub(super) fn deadline_s(&self, number: u8, is_published: bool, state: State, times: Times) -> u32 {
-        // Seen again after the second in which it was new, or was answered: it is not only a question.
+        // Seen again after the second in which it was new, or was answered: it is not only a question. What comes within
+        // the few seconds for which workers' caches say nothing is a part of it.
         let goes_on = times.last_seen_s > times.since_s.saturating_add(1);
         let (from_s, timeout_s) = match state {
             State::Unreplied | State::Replied if number == protocol::UDP && is_published && !goes_on => {

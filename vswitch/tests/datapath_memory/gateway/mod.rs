@@ -103,6 +103,7 @@ pub(crate) fn lab_with(change: impl FnOnce(&mut Topology)) -> Lab {
         host_addresses: Arc::new(own.into_iter().chain(gateways).collect::<HashSet<_>>()),
         outside: vec![Outside { port: UPLINK, index: 2, addresses: own.to_vec() }],
         loopback: Some(LOOPBACK),
+        is_settled: true,
     };
     change(&mut topology);
     Lab::with_topology(topology, 256)

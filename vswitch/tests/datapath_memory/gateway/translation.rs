@@ -179,3 +179,19 @@ fn a_connection_that_nobody_knows_is_not_let_in() {
     nothing(&lab);
     assert_eq!(dropped(&lab, UPLINK), [DropReason::NotPublished]);
 }
+
+#[test]
+fn that_there_is_no_way_out_is_said_only_when_it_is_certain() {
+    for is_settled in [false, true] {
+        let mut lab = lab_with(|topology| {
+            topology.routing.outside.clear();
+            topology.routing.is_settled = is_settled;
+        });
+        lab.receive(A, packets::udp(to_gateway(2), at("10.0.0.2:5000"), at("198.51.100.9:53"), b"question"));
+        assert_eq!(dropped(&lab, A), [DropReason::NoRoute]);
+        if is_settled {
+            assert_eq!(one(&lab, A).payload[..2], [3, 0]);
+        }
+        nothing(&lab);
+    }
+}

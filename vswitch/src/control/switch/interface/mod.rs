@@ -22,7 +22,7 @@ use self::veth::HostSide;
 use super::advertisements::ignore_routers;
 use super::port_link::{PortLink, XdpOpener};
 use crate::api::Error;
-use crate::control::desired::{FoundInterface, LentRecord, PortRecord};
+use crate::control::desired::{FoundInterface, LentRecord};
 use crate::control::netlink::{IPV6_MTU_MIN, Link, LinkChange, Netlink, NetlinkError, RouteKind, TABLE_MAIN};
 use crate::control::netns::Netns;
 use crate::control::refusal::{Result, conflict, failed};
@@ -30,9 +30,11 @@ use crate::io::tap::{TX_QUEUE_LEN, TapDevice};
 use crate::wire::MacAddr;
 
 mod lent;
+mod link;
 pub(super) mod veth;
 
 pub(super) use self::lent::{lent_link, lent_link_at_home};
+pub(super) use self::link::{link_here, set_gso_max_size_here, set_host_mtu, set_port_mtu_here};
 
 /// What an interface is to be.
 #[derive(Debug, Clone)]
@@ -377,57 +379,6 @@ fn lower_lo_here() {
 /// The refusal when a namespace cannot be entered.
 pub(super) fn enter_error(error: &io::Error) -> Error {
     failed(format!("the namespace cannot be entered: {error}"), "the daemon needs CAP_SYS_ADMIN")
-}
-
-/// Changes the MTU of the host's interface `name`. One that becomes large enough for IPv6 gets it
-/// with the kernel's defaults, which are not ours.
-pub(super) fn set_host_mtu(name: &str, mtu: u32) -> std::result::Result<(), NetlinkError> {
-    set_mtu_here(name, mtu)?;
-    if let Err(error) = ignore_routers(name) {
-        tracing::warn!(interface = name, %error, "the interface listens to routers");
-    }
-    Ok(())
-}
-
-/// The interface of a port in the calling thread's namespace, under whatever name.
-pub(super) fn link_here(port: &PortRecord) -> std::result::Result<Option<Link>, NetlinkError> {
-    let mut netlink = Netlink::open()?;
-    if let Some(lent) = &port.lent {
-        return lent_link(&mut netlink, port.ifindex, port.mac, lent);
-    }
-    if let Some(index) = port.ifindex
-        && let Some(link) = netlink.link_by_index(index)?
-        && (link.mac == Some(port.mac.0) || link.name == port.ifname)
-    {
-        return Ok(Some(link));
-    }
-    netlink.link_by_name(&port.ifname)
-}
-
-/// Changes the MTU of a port's interface in the calling thread's namespace.
-pub(super) fn set_port_mtu_here(port: &PortRecord, mtu: u32) -> std::result::Result<(), NetlinkError> {
-    match link_here(port)? {
-        Some(link) if link.mtu != mtu => Netlink::open()?.set_mtu(link.index, mtu),
-        _ => Ok(()),
-    }
-}
-
-/// Changes the longest super-frame of a port's interface in the calling thread's namespace.
-pub(super) fn set_gso_max_size_here(port: &PortRecord, bytes: u32) -> std::result::Result<(), NetlinkError> {
-    match link_here(port)? {
-        Some(link) if link.gso_max_size != bytes => {
-            Netlink::open()?.change_link(link.index, &LinkChange { gso_max_size: Some(bytes), ..LinkChange::default() })
-        }
-        _ => Ok(()),
-    }
-}
-
-fn set_mtu_here(name: &str, mtu: u32) -> std::result::Result<(), NetlinkError> {
-    let mut netlink = Netlink::open()?;
-    match netlink.link_by_name(name)? {
-        Some(link) if link.mtu != mtu => netlink.set_mtu(link.index, mtu),
-        _ => Ok(()),
-    }
 }
 
 #[cfg(test)]

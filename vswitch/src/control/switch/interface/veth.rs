@@ -286,7 +286,7 @@ pub(super) fn discard_pair(side: &HostSide<'_>) -> io::Result<()> {
     Ok(())
 }
 
-/// Removes the pairs of this daemon, `owner`, that no port of `desired` has: a crash left them.
+/// Removes the interfaces of this daemon, `owner`, that no port of `desired` has: a crash left them.
 pub(in crate::control::switch) fn remove_leftovers(owner: Owner, desired: &Desired) -> io::Result<()> {
     let ports = || desired.bridges.values().flat_map(|record| record.ports.values());
     let ends: Vec<&HostEnd> = ports().filter_map(|port| port.host_end.as_ref()).collect();
@@ -307,7 +307,13 @@ pub(in crate::control::switch) fn remove_leftovers(owner: Owner, desired: &Desir
 /// Whether `owner` made the interface; the alias may be missing, because it comes second.
 fn is_ours(owner: Owner, link: &Link) -> bool {
     let named = link.alias.is_empty() && link.name.starts_with(&owner.name_prefix());
-    link.kind.as_deref() == Some("veth") && (named || link.alias.starts_with(&owner.alias_prefix()))
+    let marked = link.alias.starts_with(&owner.alias_prefix());
+    match link.kind.as_deref() {
+        Some("veth") => named || marked,
+        // Of the TAPs only those that are lent have an alias. One without a record was given back when nobody listened.
+        Some("tun") => marked,
+        _ => false,
+    }
 }
 
 #[cfg(test)]
@@ -315,7 +321,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn only_veths_with_the_daemons_own_marks_are_ours() {
+    fn only_interfaces_with_the_daemons_own_marks_are_ours() {
         let owner = Owner { dev: 1, ino: 2 };
         let link = |name: &str, alias: &str, kind: &str| Link {
             name: name.into(),
@@ -329,6 +335,8 @@ mod tests {
         assert!(is_ours(owner, &link(&name, &owner.alias("br0", "web"), "veth")));
         assert!(is_ours(owner, &link("renamed", &owner.alias("br0", "web"), "veth")));
         assert!(!is_ours(owner, &link(&name, &other.alias("br0", "web"), "veth")), "a name of the same beginning");
+        assert!(is_ours(owner, &link("vsl", &owner.lent_alias("br0", "web"), "tun")));
+        assert!(!is_ours(owner, &link("br0", "", "tun")), "a bridge's own");
         assert!(!is_ours(owner, &link(&name, "mine", "veth")));
         assert!(!is_ours(owner, &link("veth0", "", "veth")));
         assert!(!is_ours(owner, &link(&name, "", "bridge")));

@@ -49,6 +49,50 @@ fn a_flood_from_invented_addresses_does_not_shut_out_others() {
 }
 
 #[test]
+fn connections_that_have_ended_give_way_to_new_ones() {
+    let config = ConntrackConfig { per_container_max: 50, connections_max: 256, ..Default::default() };
+    let world = World::with(config);
+    let fin = flags(state::FIN | state::ACK);
+    let end = |world: &World, [original, reply]: &[Found; 2]| {
+        world.table.track(reply, fin, world.now_s);
+        world.table.track(original, fin, world.now_s);
+    };
+    // A server that is asked once per connection, much faster than connections are forgotten by time.
+    let stays = world.establish(&published(TCP, "203.0.113.1:9", "192.0.2.1:80", "172.17.0.2:80"));
+    let ask = |world: &World, client: u32| {
+        let client = format!("203.0.113.{}:{client}", client % 200);
+        let connection = world.establish(&published(TCP, &client, "192.0.2.1:80", "172.17.0.2:80"));
+        end(world, &connection);
+        connection
+    };
+    let first = ask(&world, 1000);
+    for client in 1001..1048 {
+        ask(&world, client);
+    }
+    let last = ask(&world, 1048);
+    assert_eq!(world.table.counts().evicted, 0);
+    ask(&world, 1049);
+    assert_eq!((world.state(&first[0]), world.state(&last[0])), (None, Some(State::Closing)), "the oldest goes first");
+    for client in 1050..1500 {
+        ask(&world, client);
+    }
+    assert_eq!(world.table.counts().refused_for(Refusal::ContainerLimit), 0);
+    assert_eq!(world.state(&stays[0]), Some(State::Established));
+    // Where the external port is a mapping, workers may have the old translation for a while.
+    let mut world = World::with(config);
+    for port in 1..=50 {
+        let connection = world.establish(&outbound(TCP, &format!("172.17.0.2:{port}"), "198.51.100.7:80"));
+        end(&world, &connection);
+    }
+    let more = outbound(TCP, "172.17.0.2:51", "198.51.100.7:80");
+    world.pass(11);
+    assert_eq!(world.table.open_connection(&more, world.now_s), Err(Refusal::ContainerLimit));
+    world.pass(1);
+    world.open(&more);
+    assert_eq!(world.connections(), 50);
+}
+
+#[test]
 fn a_question_to_a_published_port_does_not_count_for_long() {
     let mut world = World::new();
     let ask = |world: &World, port: u16| {
