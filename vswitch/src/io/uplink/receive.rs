@@ -45,7 +45,7 @@ impl UplinkRx {
                 pool.free(frame);
             }
             None if frame.offload.gso.is_some() && frame.encapsulation.is_none() => {
-                self.strip_segments(frame, pool, tunnels, arrivals, report)
+                self.strip_segments(frame, pool, tunnels, arrivals, report);
             }
             None => self.strip(frame, pool, tunnels, arrivals, report),
         }
