@@ -70,12 +70,12 @@ impl World {
         self.lab.add_container(role);
         let joined = self.call("Join", &self.join(endpoint, role, portmap.clone()));
         self.enter(&joined, role, ip);
-        self.call("ProgramExternalConnectivity", &labels(endpoint, portmap));
+        self.call("ProgramExternalConnectivity", &labels(endpoint, &portmap));
         joined
     }
 
     fn join(&self, endpoint: &str, role: &str, portmap: Value) -> Value {
-        let mut join = labels(endpoint, portmap);
+        let mut join = labels(endpoint, &portmap);
         join["SandboxKey"] = json!(format!("/run/netns/{}", self.lab.netns(role)));
         join
     }
@@ -122,7 +122,7 @@ fn ids(endpoint: &str) -> Value {
 }
 
 /// As engine 20.10 asks for a network, with one key that no engine sends.
-fn create_network(generic: Value) -> Value {
+fn create_network(generic: &Value) -> Value {
     json!({
         "NetworkID": NET,
         "Options": {"com.docker.network.enable_ipv6": false, "com.docker.network.generic": generic, "com.docker.future": [1]},
@@ -144,7 +144,7 @@ fn create_endpoint(endpoint: &str, ip: &str) -> Value {
 }
 
 /// A container's labels, which come with `Join` and with `ProgramExternalConnectivity`.
-fn labels(endpoint: &str, portmap: Value) -> Value {
+fn labels(endpoint: &str, portmap: &Value) -> Value {
     json!({
         "NetworkID": NET, "EndpointID": endpoint,
         "Options": {
@@ -212,7 +212,7 @@ fn the_handshake_is_what_the_engine_expects() {
 #[test]
 fn a_container_runs_and_stops() {
     let Some(mut world) = World::new() else { return };
-    assert_eq!(world.call("CreateNetwork", &create_network(json!({}))), json!({}));
+    assert_eq!(world.call("CreateNetwork", &create_network(&json!({}))), json!({}));
     let bridge = world.lab.bridge(BRIDGE);
     assert_eq!(bridge.docker_network.as_deref(), Some(NET));
     assert_eq!(bridge.gateways[0].to_string(), "172.18.0.1");
@@ -243,7 +243,7 @@ fn a_container_runs_and_stops() {
     assert!(at(17, 53)["HostPort"].as_u64().is_some_and(|port| port > 1023), "{shown:?}");
     assert_eq!(info["Value"]["com.docker.network.endpoint.exposedports"].as_array().map(Vec::len), Some(2));
     // A port that is taken names its owner.
-    world.refused("ProgramExternalConnectivity", &labels(DB, json!([binding(6, 80, "", 8080, 8080)])), WEB_PORT);
+    world.refused("ProgramExternalConnectivity", &labels(DB, &json!([binding(6, 80, "", 8080, 8080)])), WEB_PORT);
 
     world.stop(WEB);
     assert!(world.published().is_empty());
@@ -266,22 +266,22 @@ fn calls_may_be_repeated_and_what_is_gone_is_gone() {
         world.refused(call, &ids(WEB), "no network");
     }
     for _ in 0..2 {
-        world.call("CreateNetwork", &create_network(json!({"icc": "false"})));
+        world.call("CreateNetwork", &create_network(&json!({"icc": "false"})));
     }
-    world.refused("CreateNetwork", &create_network(json!({"icc": "true"})), "another one");
+    world.refused("CreateNetwork", &create_network(&json!({"icc": "true"})), "another one");
     for call in ["Join", "EndpointOperInfo", "ProgramExternalConnectivity"] {
         world.refused(call, &ids(WEB), "no endpoint");
     }
     let endpoint = create_endpoint(WEB, "172.18.0.2");
     assert_eq!(world.call("CreateEndpoint", &endpoint), world.call("CreateEndpoint", &endpoint));
-    world.refused("ProgramExternalConnectivity", &labels(WEB, json!([binding(6, 80, "", 80, 80)])), "no port");
+    world.refused("ProgramExternalConnectivity", &labels(WEB, &json!([binding(6, 80, "", 80, 80)])), "no port");
     world.lab.add_container("web");
     let join = world.join(WEB, "web", json!([]));
     let joined = world.call("Join", &join);
     assert_eq!(world.call("Join", &join), joined);
     world.enter(&joined, "web", "172.18.0.2");
     assert_eq!(world.call("Join", &join), joined, "also when it was taken");
-    let publish = labels(WEB, json!([binding(6, 80, "", 0, 0)]));
+    let publish = labels(WEB, &json!([binding(6, 80, "", 0, 0)]));
     world.call("ProgramExternalConnectivity", &publish);
     let published = world.published();
     world.call("ProgramExternalConnectivity", &publish);
@@ -302,7 +302,7 @@ fn a_kill_between_any_two_calls_leaves_nothing_behind() {
         world.lab.kill_daemon();
         world.lab.start_daemon();
     };
-    world.call("CreateNetwork", &create_network(json!({})));
+    world.call("CreateNetwork", &create_network(&json!({})));
     again(&mut world);
     let created = world.call("CreateEndpoint", &create_endpoint(WEB, "172.18.0.2"));
     again(&mut world);
@@ -313,7 +313,7 @@ fn a_kill_between_any_two_calls_leaves_nothing_behind() {
     again(&mut world);
     assert_eq!(world.call("Join", &join), joined);
     world.enter(&joined, "web", "172.18.0.2");
-    world.call("ProgramExternalConnectivity", &labels(WEB, portmap));
+    world.call("ProgramExternalConnectivity", &labels(WEB, &portmap));
     let published = world.published();
     let info = world.call("EndpointOperInfo", &ids(WEB));
     again(&mut world);
@@ -336,13 +336,13 @@ fn a_kill_between_any_two_calls_leaves_nothing_behind() {
 fn what_docker_never_heard_of_gives_way() {
     let Some(mut world) = World::new() else { return };
     // Both were made, and the answers were lost with the daemon: Docker gives their addresses to others.
-    world.call("CreateNetwork", &create_network(json!({})));
-    let mut other = create_network(json!({}));
+    world.call("CreateNetwork", &create_network(&json!({})));
+    let mut other = create_network(&json!({}));
     other["NetworkID"] = json!("ffff000000000000");
     world.call("CreateNetwork", &other);
     let bridges: Vec<vswitch::api::Bridge> = world.lab.get("/v1/bridges");
     assert_eq!(bridges.iter().map(|bridge| bridge.name.as_str()).collect::<Vec<_>>(), ["vs-ffff00000000"]);
-    world.call("CreateNetwork", &create_network(json!({})));
+    world.call("CreateNetwork", &create_network(&json!({})));
     world.call("CreateEndpoint", &create_endpoint(WEB, "172.18.0.2"));
     world.run(DB, "db", "172.18.0.2", json!([]));
     // What somebody uses does not give way.
@@ -364,7 +364,7 @@ fn what_docker_never_heard_of_gives_way() {
 #[test]
 fn dockers_networks_are_dockers_and_shared_with_people() {
     let Some(mut world) = World::new() else { return };
-    world.call("CreateNetwork", &create_network(json!({"com.docker.network.bridge.name": "lan0"})));
+    world.call("CreateNetwork", &create_network(&json!({"com.docker.network.bridge.name": "lan0"})));
     world.lab.add_container("pc");
     let pc = world.lab.netns("pc");
     let error = world.lab.ctl_refused(&["add-port", "lan0", &pc]);
@@ -385,7 +385,7 @@ fn dockers_networks_are_dockers_and_shared_with_people() {
 #[test]
 fn internal_and_learning_networks_have_no_gateway() {
     let Some(mut world) = World::new() else { return };
-    let mut internal = create_network(json!({}));
+    let mut internal = create_network(&json!({}));
     internal["Options"]["com.docker.network.internal"] = json!(true);
     world.call("CreateNetwork", &internal);
     let joined = world.run(WEB, "web", "172.18.0.2", json!([]));
@@ -394,7 +394,7 @@ fn internal_and_learning_networks_have_no_gateway() {
     world.call("DeleteNetwork", &json!({"NetworkID": NET}));
     // With vxlan, on a bare switch.
     let mut l2 = create_network(
-        json!({"l2": "true", "vxlan-vni": "7", "vxlan-local": "127.0.0.1", "vxlan-remotes": "127.0.0.2"}),
+        &json!({"l2": "true", "vxlan-vni": "7", "vxlan-local": "127.0.0.1", "vxlan-remotes": "127.0.0.2"}),
     );
     l2["IPv4Data"][0]["AuxAddresses"] = json!({"DefaultGatewayIPv4": "172.18.0.9/16"});
     world.call("CreateNetwork", &l2);
@@ -405,7 +405,7 @@ fn internal_and_learning_networks_have_no_gateway() {
     world.stop(DB);
     world.call("DeleteNetwork", &json!({"NetworkID": NET}));
     // What cannot be attached leaves nothing behind.
-    world.refused("CreateNetwork", &create_network(json!({"uplink": "nosuchlink0"})), "nosuchlink0");
+    world.refused("CreateNetwork", &create_network(&json!({"uplink": "nosuchlink0"})), "nosuchlink0");
     assert!(world.lab.get::<Vec<vswitch::api::Bridge>>("/v1/bridges").is_empty());
     world.finish();
 }
@@ -413,7 +413,7 @@ fn internal_and_learning_networks_have_no_gateway() {
 #[test]
 fn a_hundred_containers_at_once_and_a_container_with_all_ports() {
     let Some(world) = World::new() else { return };
-    world.call("CreateNetwork", &create_network(json!({})));
+    world.call("CreateNetwork", &create_network(&json!({})));
     let id = |n: usize| format!("{n:012x}{}", "0".repeat(52));
     thread::scope(|scope| {
         for n in 0..100 {
@@ -421,12 +421,12 @@ fn a_hundred_containers_at_once_and_a_container_with_all_ports() {
             scope.spawn(move || {
                 let ip = format!("172.18.1.{}", n + 1);
                 world.call("CreateEndpoint", &create_endpoint(&id, &ip));
-                let mut join = labels(&id, json!([]));
+                let mut join = labels(&id, &json!([]));
                 join["SandboxKey"] = json!(format!("/var/run/docker/netns/none-{n}"));
                 let joined = world.call("Join", &join);
                 assert!(joined["InterfaceName"]["SrcName"].is_string());
                 let port = 20000 + u16::try_from(n).expect("small");
-                world.call("ProgramExternalConnectivity", &labels(&id, json!([binding(6, 80, "", port, port)])));
+                world.call("ProgramExternalConnectivity", &labels(&id, &json!([binding(6, 80, "", port, port)])));
                 if n % 2 == 0 {
                     world.stop(&id);
                 }
@@ -438,11 +438,11 @@ fn a_hundred_containers_at_once_and_a_container_with_all_ports() {
     assert!(world.lab.ports(BRIDGE).is_empty());
 
     world.call("CreateEndpoint", &create_endpoint(WEB, "172.18.0.2"));
-    let mut join = labels(WEB, json!([]));
+    let mut join = labels(WEB, &json!([]));
     join["SandboxKey"] = json!("/var/run/docker/netns/none");
     world.call("Join", &join);
     let all: Vec<Value> = (1..=u16::MAX).map(|port| binding(17, port, "127.0.0.1", port, port)).collect();
-    world.call("ProgramExternalConnectivity", &labels(WEB, Value::Array(all)));
+    world.call("ProgramExternalConnectivity", &labels(WEB, &Value::Array(all)));
     assert_eq!(world.published(), ["127.0.0.1:1-65535/udp"]);
     let info = world.call("EndpointOperInfo", &ids(WEB));
     assert_eq!(info["Value"]["com.docker.network.portmap"].as_array().map(Vec::len), Some(65535));
@@ -472,7 +472,7 @@ fn the_switch_manages_addresses_too() {
     };
     let gateway = address(&world, "", json!({"RequestAddressType": "com.docker.network.gateway"}));
     assert_eq!(gateway["Address"], "172.17.0.1/16");
-    let mut create = create_network(json!({}));
+    let mut create = create_network(&json!({}));
     create["IPv4Data"] = json!([{"AddressSpace": "vswitch", "Gateway": "172.17.0.1/16", "Pool": "172.17.0.0/16"}]);
     world.call("CreateNetwork", &create);
     assert_eq!(address(&world, "", Value::Null)["Address"], "172.17.0.2/16");

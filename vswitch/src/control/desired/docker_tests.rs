@@ -314,7 +314,7 @@ fn what_is_given_and_not_used_is_a_lease() {
     assert!(desired.docker_leases().is_empty(), "the gateway is the network's");
     let address = desired.request_docker_address(&id, None, false).expect("an address");
     let lease = DockerLease::Address(id.clone(), address.addr());
-    assert_eq!(desired.docker_leases(), [lease.clone()]);
+    assert_eq!(desired.docker_leases(), std::slice::from_ref(&lease));
     let spec = DockerEndpointSpec { ips: vec![address], ..DockerEndpointSpec::default() };
     desired.add_docker_endpoint(NET, ONE, &spec, [0; 4]).expect("an endpoint");
     assert_eq!(desired.docker_leases(), [DockerLease::Endpoint(NET.into(), ONE.into())]);
