@@ -154,7 +154,7 @@ pub(super) async fn remove_bridge(
 #[utoipa::path(get, path = "/v1/ports", responses((status = 200, body = Vec<Port>)))]
 pub(super) async fn list_ports(State(service): State<Service>) -> Answer<Encoded> {
     let names = names(&service).await;
-    Ok(service.show(move |switch| Ok(names.label_ports(switch.ports(None)?))).await?)
+    Ok(service.show(move |switch| Ok(names.label_ports(switch.found_ports(None)?))).await?)
 }
 
 /// The ports of one bridge.
@@ -163,7 +163,7 @@ pub(super) async fn list_ports(State(service): State<Service>) -> Answer<Encoded
     responses((status = 200, body = Vec<Port>), (status = "4XX", body = Error)))]
 pub(super) async fn list_bridge_ports(State(service): State<Service>, Named(bridge): Named<String>) -> Answer<Encoded> {
     let names = names(&service).await;
-    Ok(service.show(move |switch| Ok(names.label_ports(switch.ports(Some(&bridge))?))).await?)
+    Ok(service.show(move |switch| Ok(names.label_ports(switch.found_ports(Some(&bridge))?))).await?)
 }
 
 /// Attaches a port.

@@ -16,7 +16,7 @@ use std::collections::BTreeSet;
 use super::Switch;
 use super::identity::{self, Lookup};
 use super::ports::netns_refused;
-use crate::api::PortSpec;
+use crate::api::{Port, PortSpec};
 use crate::control::desired::{Desired, FoundInterface, PortRecord, PortTarget};
 use crate::control::netns::{Netns, NetnsRef};
 use crate::control::refusal::{Result, conflict, failed};
@@ -151,6 +151,16 @@ impl Switch {
         let Some(live) = self.live_port(bridge, name) else { return };
         let (id, incarnation) = (live.id, live.incarnation);
         self.unclaimed.push(Unclaimed { id, incarnation, since_s: now_s(), netns_missing: false });
+    }
+
+    /// As [`Switch::ports`], with what became of those that were unclaimed a moment ago: whoever borrows one says that it
+    /// is done, but not to us.
+    ///
+    /// # Errors
+    /// There is no such bridge.
+    pub fn found_ports(&mut self, bridge: Option<&str>) -> Result<Vec<Port>> {
+        self.follow_lent(now_s());
+        self.ports(bridge)
     }
 
     /// Looks for the interfaces of unclaimed ports, at `now_s`.
