@@ -65,17 +65,17 @@ impl World {
 
     /// `docker run` up to the started container: its interface is in the container's namespace, configured.
     #[track_caller]
-    fn run(&mut self, endpoint: &str, role: &str, ip: &str, portmap: Value) -> Value {
+    fn run(&mut self, endpoint: &str, role: &str, ip: &str, portmap: &Value) -> Value {
         self.call("CreateEndpoint", &create_endpoint(endpoint, ip));
         self.lab.add_container(role);
-        let joined = self.call("Join", &self.join(endpoint, role, portmap.clone()));
+        let joined = self.call("Join", &self.join(endpoint, role, portmap));
         self.enter(&joined, role, ip);
-        self.call("ProgramExternalConnectivity", &labels(endpoint, &portmap));
+        self.call("ProgramExternalConnectivity", &labels(endpoint, portmap));
         joined
     }
 
-    fn join(&self, endpoint: &str, role: &str, portmap: Value) -> Value {
-        let mut join = labels(endpoint, &portmap);
+    fn join(&self, endpoint: &str, role: &str, portmap: &Value) -> Value {
+        let mut join = labels(endpoint, portmap);
         join["SandboxKey"] = json!(format!("/run/netns/{}", self.lab.netns(role)));
         join
     }
@@ -221,11 +221,11 @@ fn a_container_runs_and_stops() {
     assert_eq!(created, json!({"Interface": {"MacAddress": "02:42:ac:12:00:02"}}), "only what was empty is answered");
     let portmap =
         json!([binding(6, 80, "", 8080, 8080), binding(17, 53, "127.0.0.1", 0, 0), binding(6, 81, "", 9000, 9010)]);
-    let joined = world.run(WEB, "web", "172.18.0.2", portmap.clone());
+    let joined = world.run(WEB, "web", "172.18.0.2", &portmap.clone());
     assert_eq!((&joined["Gateway"], &joined["DisableGatewayService"]), (&json!("172.18.0.1"), &json!(false)));
     assert_eq!(joined["InterfaceName"]["DstPrefix"], "eth");
     assert!(joined.get("StaticRoutes").is_none() && joined.get("GatewayIPv6").is_none(), "{joined}");
-    world.run(DB, "db", "172.18.0.3", json!([]));
+    world.run(DB, "db", "172.18.0.3", &json!([]));
     must(world.lab.container("web").run("ping -c 1 -W 2 172.18.0.1"));
     must(world.lab.container("web").run("ping -c 1 -W 2 172.18.0.3"));
     let ports: Vec<Port> = world.lab.ports(BRIDGE);
@@ -276,7 +276,7 @@ fn calls_may_be_repeated_and_what_is_gone_is_gone() {
     assert_eq!(world.call("CreateEndpoint", &endpoint), world.call("CreateEndpoint", &endpoint));
     world.refused("ProgramExternalConnectivity", &labels(WEB, &json!([binding(6, 80, "", 80, 80)])), "no port");
     world.lab.add_container("web");
-    let join = world.join(WEB, "web", json!([]));
+    let join = world.join(WEB, "web", &json!([]));
     let joined = world.call("Join", &join);
     assert_eq!(world.call("Join", &join), joined);
     world.enter(&joined, "web", "172.18.0.2");
@@ -308,7 +308,7 @@ fn a_kill_between_any_two_calls_leaves_nothing_behind() {
     again(&mut world);
     assert_eq!(world.call("CreateEndpoint", &create_endpoint(WEB, "172.18.0.2")), created);
     let portmap = json!([binding(6, 80, "", 0, 0)]);
-    let join = world.join(WEB, "web", portmap.clone());
+    let join = world.join(WEB, "web", &portmap.clone());
     let joined = world.call("Join", &join);
     again(&mut world);
     assert_eq!(world.call("Join", &join), joined);
@@ -344,7 +344,7 @@ fn what_docker_never_heard_of_gives_way() {
     assert_eq!(bridges.iter().map(|bridge| bridge.name.as_str()).collect::<Vec<_>>(), ["vs-ffff00000000"]);
     world.call("CreateNetwork", &create_network(&json!({})));
     world.call("CreateEndpoint", &create_endpoint(WEB, "172.18.0.2"));
-    world.run(DB, "db", "172.18.0.2", json!([]));
+    world.run(DB, "db", "172.18.0.2", &json!([]));
     // What somebody uses does not give way.
     world.refused("CreateEndpoint", &create_endpoint(WEB, "172.18.0.2"), "taken");
     world.refused("CreateNetwork", &other, "overlaps");
@@ -374,7 +374,7 @@ fn dockers_networks_are_dockers_and_shared_with_people() {
     let error = world.lab.ctl_refused(&["del-br", "lan0"]);
     assert!(error.contains("docker network rm d2d1f7a3b1c9"), "{error}");
     world.refused("DeleteNetwork", &json!({"NetworkID": NET}), "not Docker's");
-    world.run(WEB, "web", "172.18.0.2", json!([]));
+    world.run(WEB, "web", "172.18.0.2", &json!([]));
     must(world.lab.container("web").run("ping -c 1 -W 2 172.18.200.1"));
     world.stop(WEB);
     world.lab.ctl(&["del-br", "lan0", "--force"]);
@@ -388,7 +388,7 @@ fn internal_and_learning_networks_have_no_gateway() {
     let mut internal = create_network(&json!({}));
     internal["Options"]["com.docker.network.internal"] = json!(true);
     world.call("CreateNetwork", &internal);
-    let joined = world.run(WEB, "web", "172.18.0.2", json!([]));
+    let joined = world.run(WEB, "web", "172.18.0.2", &json!([]));
     assert_eq!((joined.get("Gateway"), &joined["DisableGatewayService"]), (None, &json!(true)));
     world.stop(WEB);
     world.call("DeleteNetwork", &json!({"NetworkID": NET}));
@@ -400,7 +400,7 @@ fn internal_and_learning_networks_have_no_gateway() {
     world.call("CreateNetwork", &l2);
     world.call("CreateNetwork", &l2);
     assert_eq!(world.lab.bridge(BRIDGE).tunnels, 1);
-    let joined = world.run(DB, "db", "172.18.0.3", json!([]));
+    let joined = world.run(DB, "db", "172.18.0.3", &json!([]));
     assert_eq!(joined["Gateway"], "172.18.0.9", "the router that was named");
     world.stop(DB);
     world.call("DeleteNetwork", &json!({"NetworkID": NET}));
@@ -477,7 +477,7 @@ fn the_switch_manages_addresses_too() {
     world.call("CreateNetwork", &create);
     assert_eq!(address(&world, "", Value::Null)["Address"], "172.17.0.2/16");
     assert!(address(&world, "172.17.0.2", Value::Null)["Error"].as_str().is_some_and(|error| error.contains("in use")));
-    world.run(WEB, "web", "172.17.0.2", json!([]));
+    world.run(WEB, "web", "172.17.0.2", &json!([]));
     // Nothing is forgotten, and nothing given twice, whatever ends in between.
     world.lab.kill_daemon();
     world.lab.start_daemon();

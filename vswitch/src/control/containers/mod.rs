@@ -1,6 +1,6 @@
 //! Container engines: which namespace a container of that name has, and what people call what Docker made here.
 //!
-//! Theory of operation: Docker and Podman serve one and the same API on a unix socket each ([`client`], [`answers`]), and
+//! Theory of operation: Docker and Podman serve one and the same API on a unix socket each (`client`, `answers`), and
 //! it is asked for two things. A command that names `container:web` has the container looked up, before the switch
 //! is asked for anything ([`Containers::find`]); what it is told is where the namespace is, so that everything behind it
 //! knows namespaces only. And what shows ports and networks shows the engine's names beside the switch's, which it
