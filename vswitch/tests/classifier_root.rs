@@ -4,6 +4,7 @@
 #[allow(dead_code)]
 #[path = "tap_root/lab.rs"]
 mod lab;
+mod namespaces;
 
 #[path = "classifier/cost.rs"]
 mod cost;

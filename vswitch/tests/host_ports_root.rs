@@ -2,16 +2,13 @@
 //! namespaces of its own. The programs are attached to the root of the cgroups, and look at sockets of these namespaces
 //! only.
 
-// What these tests do not use of the laboratory, others do.
-#[allow(dead_code)]
-#[path = "tap_root/lab.rs"]
-mod lab;
+mod namespaces;
 
 use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 
-use lab::{Namespace, can_run};
+use namespaces::{Namespace, can_run};
 use vswitch::bpf::{Classifier, Flow, HostAddresses, Protocol};
 use vswitch::control::host_ports::{HostPorts, Published, in_use, put_back};
 use vswitch::nat::ExternalPorts;

@@ -3,9 +3,6 @@
 
 #[path = "lent_root/lab.rs"]
 mod lab;
-// What these tests do not use of the laboratory, others do.
-#[allow(dead_code)]
-#[path = "tap_root/lab.rs"]
 mod namespaces;
 
 use std::io::{Read, Write};

@@ -5,6 +5,7 @@
 mod cost;
 #[path = "tap_root/lab.rs"]
 mod lab;
+mod namespaces;
 
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};

@@ -11,7 +11,8 @@ use vswitch::frame::{Burst, Pool};
 use vswitch::io::tap::TapDevice;
 use vswitch::io::{Device, RxReport, TxReport};
 
-use super::lab::{Namespace, Wire, add_port, run, wait_readable, whole};
+use super::lab::{Namespace, Wire, add_port, wait_readable, whole};
+use super::namespaces::run;
 
 pub(crate) const HOST4: &str = "192.0.2.1";
 pub(crate) const HOST6: &str = "2001:db8::1";

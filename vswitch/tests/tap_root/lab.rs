@@ -1,93 +1,18 @@
 //! Namespaces of the tests' own, a port as the control plane makes it, and a switch of two ports.
 
 use std::net::IpAddr;
-use std::process::{Command, Output};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use ipnet::IpNet;
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vswitch::control::netlink::{LinkChange, Netlink};
-use vswitch::control::netns::{Netns, NetnsRef};
+use vswitch::control::netlink::LinkChange;
 use vswitch::frame::{Burst, Pool};
 use vswitch::io::tap::{TX_QUEUE_LEN, TapDevice};
 use vswitch::io::{Device, RxQueue, RxReport, RxStatus, TxReport, Unit};
 
-/// Whether this test can run; says so loudly if not, and fails where it must.
-pub(crate) fn can_run(test: &str) -> bool {
-    if rustix::process::geteuid().is_root() {
-        return true;
-    }
-    assert!(
-        std::env::var_os("VSWITCH_REQUIRE_SYSTEM").is_none_or(|value| value != "1"),
-        "{test} NOT RUN: it needs root, and VSWITCH_REQUIRE_SYSTEM=1 forbids to leave it out"
-    );
-    eprintln!("{test} NOT RUN: needs root");
-    false
-}
-
-pub(crate) fn command(program: &str, args: &[&str]) -> Output {
-    Command::new("timeout").arg("20").arg(program).args(args).output().expect("coreutils' timeout starts")
-}
-
-pub(crate) fn run(program: &str, args: &[&str]) -> String {
-    let output = command(program, args);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{program} {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    text
-}
-
-/// A namespace known to `ip netns`, removed at the end of the test however it ends.
-#[derive(Debug)]
-pub(crate) struct Namespace {
-    pub(crate) name: String,
-}
-
-impl Namespace {
-    pub(crate) fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("vnt-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        run("ip", &["netns", "add", &name]);
-        Self { name }
-    }
-
-    pub(crate) fn netns(&self) -> Netns {
-        Netns::open(&NetnsRef::Name(self.name.clone())).expect("the namespace was just made")
-    }
-
-    pub(crate) fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        self.netns().run(f).expect("root may enter")
-    }
-
-    pub(crate) fn netlink(&self) -> Netlink {
-        self.inside(|| Netlink::open().expect("a socket"))
-    }
-
-    pub(crate) fn exec(&self, args: &[&str]) -> String {
-        run("ip", &[&["netns", "exec", &self.name], args].concat())
-    }
-
-    pub(crate) fn try_exec(&self, args: &[&str]) -> Output {
-        command("ip", &[&["netns", "exec", &self.name], args].concat())
-    }
-
-    /// Everything that a test could leave behind.
-    pub(crate) fn state(&self) -> String {
-        ["link", "address", "route", "neighbour"].map(|what| run("ip", &["-n", &self.name, what, "show"])).concat()
-    }
-
-    pub(crate) fn remove(&self) {
-        run("ip", &["netns", "del", &self.name]);
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        // Removed already is as well.
-        command("ip", &["netns", "del", &self.name]);
-    }
-}
+pub(crate) use crate::namespaces::{Namespace, can_run};
 
 /// Makes a TAP the `eth0` of `container`, as `add-port` does.
 pub(crate) fn add_port(container: &Namespace, nets: &[&str], gateway: Option<&str>) -> TapDevice {

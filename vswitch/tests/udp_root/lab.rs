@@ -1,13 +1,11 @@
 //! Hosts as namespaces, an underlay between them, and a switch of one container and one remote.
 
 use std::net::IpAddr;
-use std::process::{Child, Command, Output, Stdio};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vswitch::control::netns::{Netns, NetnsRef};
 use vswitch::frame::{Burst, DropReason, Pool};
 use vswitch::io::tap::TapDevice;
 use vswitch::io::udp::UdpUnderlay;
@@ -15,111 +13,35 @@ use vswitch::io::{Arrivals, Device, RxReport, TxReport, Underlay, UnderlayReport
 use vswitch::snapshot::PortId;
 use vswitch::tunnel::{RemoteConfig, TunnelEntry, TunnelTable};
 
+pub(crate) use crate::namespaces::{Namespace, can_run, words};
+
 /// The tunnels' network identifier.
 pub(crate) const VNI: u32 = 42;
 /// The port that stands for the remote.
 const REMOTE: PortId = PortId(7);
 
-/// Whether this test can run; says so loudly if not, and fails where it must.
-pub(crate) fn can_run(test: &str) -> bool {
-    if rustix::process::geteuid().is_root() {
-        return true;
-    }
-    assert!(
-        std::env::var_os("VSWITCH_REQUIRE_SYSTEM").is_none_or(|value| value != "1"),
-        "{test} NOT RUN: it needs root, and VSWITCH_REQUIRE_SYSTEM=1 forbids to leave it out"
-    );
-    eprintln!("{test} NOT RUN: needs root");
-    false
-}
-
-pub(crate) fn command(program: &str, args: &[&str]) -> Output {
-    Command::new("timeout").arg("30").arg(program).args(args).output().expect("coreutils' timeout starts")
-}
-
-pub(crate) fn run(program: &str, args: &[&str]) -> String {
-    let output = command(program, args);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{program} {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    text
-}
-
-/// A namespace known to `ip netns`, removed at the end of the test however it ends.
-#[derive(Debug)]
-pub(crate) struct Namespace {
-    pub(crate) name: String,
-}
-
-impl Namespace {
-    pub(crate) fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("vxl-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        run("ip", &["netns", "add", &name]);
-        run("ip", &["-n", &name, "link", "set", "lo", "up"]);
-        Self { name }
-    }
-
-    pub(crate) fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        let netns = Netns::open(&NetnsRef::Name(self.name.clone())).expect("the namespace was just made");
-        netns.run(f).expect("root may enter")
-    }
-
-    pub(crate) fn exec(&self, line: &str) -> String {
-        let args: Vec<&str> = line.split_whitespace().collect();
-        run("ip", &[&["netns", "exec", &self.name], &args[..]].concat())
-    }
-
-    pub(crate) fn try_exec(&self, line: &str) -> Output {
-        let args: Vec<&str> = line.split_whitespace().collect();
-        command("ip", &[&["netns", "exec", &self.name], &args[..]].concat())
-    }
-
-    /// `ip` in the namespace.
-    pub(crate) fn ip(&self, line: &str) {
-        let args: Vec<&str> = line.split_whitespace().collect();
-        run("ip", &[&["-n", &self.name], &args[..]].concat());
-    }
-
-    pub(crate) fn spawn(&self, line: &str) -> Child {
-        let args: Vec<&str> = line.split_whitespace().collect();
-        Command::new("ip")
-            .args(["netns", "exec", &self.name])
-            .args(args)
-            .stdout(Stdio::null())
-            .stderr(Stdio::null())
-            .spawn()
-            .expect("ip starts")
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        command("ip", &["netns", "del", &self.name]);
-    }
-}
-
 /// Two hosts with a veth pair between them, `under0` on both: 198.18.0.1 and .2, 2001:db8::1 and ::2.
 pub(crate) fn two_hosts(mtu: u32) -> (Namespace, Namespace) {
-    let (a, b) = (Namespace::new(), Namespace::new());
-    a.ip(&format!("link add under0 mtu {mtu} type veth peer name under0 netns {} mtu {mtu}", b.name));
+    let (a, b) = (Namespace::with_loopback(), Namespace::with_loopback());
+    a.ip(&words(&format!("link add under0 mtu {mtu} type veth peer name under0 netns {} mtu {mtu}", b.name)));
     for (host, n) in [(&a, 1), (&b, 2)] {
-        host.ip(&format!("addr add 198.18.0.{n}/24 dev under0"));
-        host.ip(&format!("addr add 2001:db8::{n}/64 dev under0 nodad"));
-        host.ip("link set under0 up");
+        host.ip(&words(&format!("addr add 198.18.0.{n}/24 dev under0")));
+        host.ip(&words(&format!("addr add 2001:db8::{n}/64 dev under0 nodad")));
+        host.ip(&words("link set under0 up"));
     }
     (a, b)
 }
 
 /// The kernel's VXLAN interface on host `host`: 10.42.0.2 and fd42::2, towards the other host.
 pub(crate) fn kernel_vxlan(host: &Namespace, local: &str, remote: &str, mtu: u32, options: &str) {
-    host.ip(&format!("link add vx0 type vxlan id {VNI} local {local} remote {remote} dstport 4789 {options}"));
-    host.ip(&format!("link set vx0 address 02:42:0a:2a:00:02 mtu {mtu}"));
-    host.ip("addr add 10.42.0.2/24 dev vx0");
+    host.ip(&words(&format!("link add vx0 type vxlan id {VNI} local {local} remote {remote} dstport 4789 {options}")));
+    host.ip(&words(&format!("link set vx0 address 02:42:0a:2a:00:02 mtu {mtu}")));
+    host.ip(&words("addr add 10.42.0.2/24 dev vx0"));
     // IPv6 needs links of 1280 bytes (RFC 8200, section 5).
     if mtu >= 1280 {
-        host.ip("addr add fd42::2/64 dev vx0 nodad");
+        host.ip(&words("addr add fd42::2/64 dev vx0 nodad"));
     }
-    host.ip("link set vx0 up");
+    host.ip(&words("link set vx0 up"));
 }
 
 /// A container on a host of ours, with one tunnel to one remote: a thread moves frames between the two.
@@ -145,12 +67,12 @@ pub(crate) struct Totals {
 impl Host {
     /// `n` gives the container's addresses: 10.42.0.n, fd42::n.
     pub(crate) fn start(host: &Namespace, n: u8, mtu: u32, local: &str, config: RemoteConfig) -> Self {
-        let container = Namespace::new();
+        let container = Namespace::with_loopback();
         let tap = container.inside(|| TapDevice::create("eth0").expect("create"));
-        container.ip(&format!("link set eth0 address 02:42:0a:2a:00:{n:02x} mtu {mtu} txqueuelen 4096"));
-        container.ip(&format!("addr add 10.42.0.{n}/24 dev eth0"));
-        container.ip(&format!("addr add fd42::{n}/64 dev eth0 nodad"));
-        container.ip("link set eth0 up");
+        container.ip(&words(&format!("link set eth0 address 02:42:0a:2a:00:{n:02x} mtu {mtu} txqueuelen 4096")));
+        container.ip(&words(&format!("addr add 10.42.0.{n}/24 dev eth0")));
+        container.ip(&words(&format!("addr add fd42::{n}/64 dev eth0 nodad")));
+        container.ip(&words("link set eth0 up"));
         let local: IpAddr = local.parse().unwrap();
         let (underlay, remote) = host.inside(|| {
             let underlay = UdpUnderlay::bind(local, 4789).unwrap();

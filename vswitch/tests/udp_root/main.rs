@@ -2,12 +2,14 @@
 //! Needs root; everything happens in namespaces that each test makes and removes.
 
 mod lab;
+#[path = "../namespaces/mod.rs"]
+mod namespaces;
 mod streams;
 
 use std::net::IpAddr;
 use std::time::Duration;
 
-use lab::{Host, VNI, can_run, kernel_vxlan, two_hosts};
+use lab::{Host, VNI, can_run, kernel_vxlan, two_hosts, words};
 use streams::{datagrams, stream};
 use vswitch::frame::DropReason;
 use vswitch::io::udp::UdpUnderlay;
@@ -30,7 +32,7 @@ fn containers_of_two_hosts_talk_and_super_frames_arrive() {
         let here = Host::start(&a, 1, mtu, first, to(second));
         let there = Host::start(&b, 2, mtu, second, to(first));
         for (address, back) in [("10.42.0.2", "10.42.0.1"), ("fd42::2", "fd42::1")] {
-            here.container.exec(&format!("ping -c 2 -i 0.1 -W 2 {address}"));
+            here.container.exec(&words(&format!("ping -c 2 -i 0.1 -W 2 {address}")));
             stream(&here.container, &there.container, address, 32 << 20);
             stream(&there.container, &here.container, back, 8 << 20);
             datagrams(&here.container, &there.container, address, mtu as usize);
@@ -52,12 +54,12 @@ fn the_kernels_vxlan_understands_us_and_we_it() {
         let here = Host::start(&a, 1, mtu, first, to(second));
         kernel_vxlan(&b, second, first, mtu, "");
         for address in ["10.42.0.2", "fd42::2"] {
-            here.container.exec(&format!("ping -c 2 -i 0.1 -W 2 {address}"));
+            here.container.exec(&words(&format!("ping -c 2 -i 0.1 -W 2 {address}")));
             stream(&here.container, &b, address, 16 << 20);
             datagrams(&here.container, &b, address, mtu as usize);
         }
         for address in ["10.42.0.1", "fd42::1"] {
-            b.exec(&format!("ping -c 2 -i 0.1 -W 2 {address}"));
+            b.exec(&words(&format!("ping -c 2 -i 0.1 -W 2 {address}")));
             stream(&b, &here.container, address, 16 << 20);
             datagrams(&b, &here.container, address, mtu as usize);
         }
@@ -75,13 +77,13 @@ fn every_size_passes_and_none_is_fragmented() {
         let (a, b) = two_hosts(under);
         let here = Host::start(&a, 1, inner, "198.18.0.1", to("198.18.0.2"));
         kernel_vxlan(&b, "198.18.0.2", "198.18.0.1", inner, "");
-        here.container.exec("ping -c 1 -W 2 10.42.0.2");
+        here.container.exec(&words("ping -c 1 -W 2 10.42.0.2"));
         for bytes in [0, 1, 17, 18, 19, 100, 512, 1421, 1422, inner - 28] {
-            here.container.exec(&format!("ping -c 1 -W 2 -M do -s {bytes} 10.42.0.2"));
+            here.container.exec(&words(&format!("ping -c 1 -W 2 -M do -s {bytes} 10.42.0.2")));
         }
         stream(&here.container, &b, "10.42.0.2", 16 << 20);
         stream(&b, &here.container, "10.42.0.1", 16 << 20);
-        let fragments = b.exec("nstat -az IpReasmReqds");
+        let fragments = b.exec(&words("nstat -az IpReasmReqds"));
         assert!(fragments.contains("IpReasmReqds                    0"), "{fragments}");
         assert!(here.stop().dropped.is_empty());
     }
@@ -94,15 +96,15 @@ fn a_narrow_path_is_learned() {
         return;
     }
     let (a, b) = two_hosts(1500);
-    a.ip("route add 203.0.113.0/24 via 198.18.0.2 mtu lock 1300");
-    b.ip("addr add 203.0.113.2/32 dev lo");
+    a.ip(&words("route add 203.0.113.0/24 via 198.18.0.2 mtu lock 1300"));
+    b.ip(&words("addr add 203.0.113.2/32 dev lo"));
     let here = Host::start(&a, 1, 1450, "198.18.0.1", to("203.0.113.2"));
     kernel_vxlan(&b, "203.0.113.2", "198.18.0.1", 1250, "");
-    here.container.exec("ping -c 1 -W 2 -s 1000 10.42.0.2");
+    here.container.exec(&words("ping -c 1 -W 2 -s 1000 10.42.0.2"));
     assert_eq!(here.remote.path_mtu(), None);
-    here.container.try_exec("ping -c 1 -W 1 -s 1400 -M do 10.42.0.2");
+    here.container.try_exec(&words("ping -c 1 -W 1 -s 1400 -M do 10.42.0.2"));
     assert_eq!(here.remote.path_mtu(), Some(1250));
-    here.container.exec("ping -c 1 -W 2 -s 1222 -M do 10.42.0.2");
+    here.container.exec(&words("ping -c 1 -W 2 -s 1222 -M do 10.42.0.2"));
     let totals = here.stop();
     assert_eq!(totals.dropped, [(DropReason::TooBig, 1)]);
 }
@@ -114,7 +116,7 @@ fn a_remote_without_a_route_is_a_named_drop() {
     }
     let (a, _b) = two_hosts(1500);
     let here = Host::start(&a, 1, 1450, "198.18.0.1", to("203.0.113.2"));
-    here.container.try_exec("ping -c 1 -W 1 10.42.0.2");
+    here.container.try_exec(&words("ping -c 1 -W 1 10.42.0.2"));
     let totals = here.stop();
     assert_eq!(totals.sent, 0);
     assert!(totals.dropped.iter().all(|(reason, _)| *reason == DropReason::NoRoute), "{totals:?}");
@@ -155,17 +157,17 @@ fn tshark_finds_nothing_wrong() {
     for (first, second, mtu) in FAMILIES {
         let (a, b) = two_hosts(1500);
         for host in [&a, &b] {
-            host.exec("ethtool -K under0 tx off gro off");
+            host.exec(&words("ethtool -K under0 tx off gro off"));
         }
         let here = Host::start(&a, 1, mtu, first, to(second));
         let there = Host::start(&b, 2, mtu, second, to(first));
         let file = tempfile::Builder::new().suffix(".pcap").tempfile().unwrap();
         let path = file.path().to_str().unwrap();
         // Root's own, so that tcpdump does not have to give up its rights to write it.
-        let mut capture = a.spawn(&format!("tcpdump -Z root -U -s 0 -i under0 -w {path} udp"));
+        let mut capture = a.spawn(&words(&format!("tcpdump -Z root -U -s 0 -i under0 -w {path} udp")));
         std::thread::sleep(Duration::from_millis(700));
         for address in ["10.42.0.2", "fd42::2"] {
-            here.container.exec(&format!("ping -c 2 -i 0.1 -W 2 {address}"));
+            here.container.exec(&words(&format!("ping -c 2 -i 0.1 -W 2 {address}")));
             stream(&here.container, &there.container, address, 1 << 20);
             datagrams(&here.container, &there.container, address, mtu as usize);
         }
@@ -176,7 +178,7 @@ fn tshark_finds_nothing_wrong() {
             let check = ["ip", "tcp", "udp"].map(|layer| format!("{layer}.check_checksum:TRUE"));
             let mut args = vec!["-r", path, "-Y", filter];
             check.iter().for_each(|check| args.extend(["-o", check]));
-            lab::run("tshark", &args)
+            namespaces::run("tshark", &args)
         };
         assert!(read("vxlan && tcp").lines().count() > 1000);
         let is_bad = "_ws.malformed || ip.checksum.status == 0 || tcp.checksum.status == 0 || udp.checksum.status == 0 \

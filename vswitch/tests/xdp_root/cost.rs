@@ -23,7 +23,7 @@ struct Pair {
 }
 
 fn namespaces(mtu: u32) -> (Namespace, Namespace, Namespace) {
-    let (host, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
+    let (host, a, b) = (Namespace::with_loopback(), Namespace::with_loopback(), Namespace::with_loopback());
     plug(&host, &a, "va", mtu, 1);
     plug(&host, &b, "vb", mtu, 1);
     address(&a, 2);
@@ -181,8 +181,8 @@ fn memory_of_a_port() {
         line.split_whitespace().nth(1).unwrap().parse::<i64>().unwrap()
     };
     for chunks in [2048, 8192] {
-        let host = Namespace::new();
-        let containers: Vec<_> = (0..21).map(|_| Namespace::new()).collect();
+        let host = Namespace::with_loopback();
+        let containers: Vec<_> = (0..21).map(|_| Namespace::with_loopback()).collect();
         for (at, container) in containers.iter().enumerate() {
             plug(&host, container, &format!("v{at}"), 1500, 1);
         }

@@ -4,77 +4,19 @@
 #![allow(unsafe_code)]
 
 use std::os::fd::{AsRawFd, FromRawFd, OwnedFd};
-use std::process::{Command, Output};
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicU32, AtomicU64, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::time::Duration;
 
 use rustix::event::{PollFd, PollFlags, Timespec, poll};
-use vswitch::control::netns::{Netns, NetnsRef};
 use vswitch::frame::{Burst, Csum, Frame, Pool, checksum};
 use vswitch::io::xdp::{Umems, XdpConfig, XdpDevice};
 use vswitch::io::{Device, RxQueue, RxReport, RxStatus, TxQueue, TxReport, Unit};
 
+pub(crate) use crate::namespaces::{Namespace, can_run, command, run};
+
 /// An EtherType for experiments (IEEE 802): nobody else sends it.
 pub(crate) const ETHERTYPE: [u8; 2] = [0x88, 0xb5];
-
-/// Whether the tests may run; says so loudly if not.
-pub(crate) fn can_run(test: &str) -> bool {
-    if rustix::process::geteuid().is_root() {
-        return true;
-    }
-    assert!(
-        std::env::var_os("VSWITCH_REQUIRE_SYSTEM").is_none_or(|value| value != "1"),
-        "{test} NOT RUN: it needs root, and VSWITCH_REQUIRE_SYSTEM=1 forbids to leave it out"
-    );
-    eprintln!("{test} NOT RUN: needs root");
-    false
-}
-
-pub(crate) fn command(program: &str, args: &[&str]) -> Output {
-    Command::new("timeout").arg("30").arg(program).args(args).output().expect("coreutils' timeout starts")
-}
-
-pub(crate) fn run(program: &str, args: &[&str]) -> String {
-    let output = command(program, args);
-    let text = String::from_utf8_lossy(&output.stdout).into_owned();
-    assert!(output.status.success(), "{program} {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
-    text
-}
-
-/// A namespace known to `ip netns`, removed at the end of the test however it ends.
-#[derive(Debug)]
-pub(crate) struct Namespace {
-    pub(crate) name: String,
-}
-
-impl Namespace {
-    pub(crate) fn new() -> Self {
-        static COUNT: AtomicU32 = AtomicU32::new(0);
-        let name = format!("xio-{}-{}", std::process::id(), COUNT.fetch_add(1, Ordering::Relaxed));
-        run("ip", &["netns", "add", &name]);
-        run("ip", &["-n", &name, "link", "set", "lo", "up"]);
-        Self { name }
-    }
-
-    pub(crate) fn inside<T: Send>(&self, f: impl FnOnce() -> T + Send) -> T {
-        Netns::open(&NetnsRef::Name(self.name.clone())).expect("just made").run(f).expect("root may enter")
-    }
-
-    pub(crate) fn ip(&self, args: &[&str]) -> String {
-        run("ip", &[&["-n", &self.name], args].concat())
-    }
-
-    pub(crate) fn exec(&self, args: &[&str]) -> String {
-        run("ip", &[&["netns", "exec", &self.name], args].concat())
-    }
-}
-
-impl Drop for Namespace {
-    fn drop(&mut self) {
-        command("ip", &["netns", "del", &self.name]);
-    }
-}
 
 /// A veth pair: `eth0` in the container, and the host's end, which the switch is to own.
 pub(crate) fn plug(host: &Namespace, container: &Namespace, host_end: &str, mtu: u32, queues: u32) {

@@ -60,7 +60,7 @@ fn the_program_goes_with_the_device_and_the_interface_is_as_before() {
     if !can_run("the_program_goes_with_the_device_and_the_interface_is_as_before") {
         return;
     }
-    let (host, a) = (Namespace::new(), Namespace::new());
+    let (host, a) = (Namespace::with_loopback(), Namespace::with_loopback());
     plug(&host, &a, "va", 1500, 1);
     let features = || a.exec(&["ethtool", "-k", "eth0"]);
     let before = features();
@@ -94,7 +94,7 @@ fn nothing_is_left_after_kill_9() {
     if !can_run("nothing_is_left_after_kill_9") {
         return;
     }
-    let (host, a) = (Namespace::new(), Namespace::new());
+    let (host, a) = (Namespace::with_loopback(), Namespace::with_loopback());
     plug(&host, &a, "va", 9001, 1);
     let before = a.exec(&["ethtool", "-k", "eth0"]);
     let mut child = Command::new("ip")
@@ -141,7 +141,7 @@ fn a_program_of_somebody_else_is_named_and_left_alone() {
     if !can_run("a_program_of_somebody_else_is_named_and_left_alone") {
         return;
     }
-    let (host, a) = (Namespace::new(), Namespace::new());
+    let (host, a) = (Namespace::with_loopback(), Namespace::with_loopback());
     plug(&host, &a, "va", 1500, 1);
     let (mut pool, umems) = (pool(), Umems::default());
     let program = load("passes_all", &[PASS]);
@@ -170,7 +170,7 @@ fn a_program_of_somebody_else_can_redirect_to_us() {
     if !can_run("a_program_of_somebody_else_can_redirect_to_us") {
         return;
     }
-    let (host, a) = (Namespace::new(), Namespace::new());
+    let (host, a) = (Namespace::with_loopback(), Namespace::with_loopback());
     plug(&host, &a, "va", 1500, 1);
     let (mut pool, umems) = (pool(), Umems::default());
     let map = Map::create(MapKind::Xsk, 4, 4, 1, "elsewhere").unwrap();
@@ -214,7 +214,7 @@ fn a_detached_program_is_noticed_and_attached_again() {
         eprintln!("a_detached_program_is_noticed_and_attached_again NOT RUN: needs bpftool");
         return;
     }
-    let (host, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
+    let (host, a, b) = (Namespace::with_loopback(), Namespace::with_loopback(), Namespace::with_loopback());
     plug(&host, &a, "va", 1500, 1);
     plug(&host, &b, "vb", 1500, 1);
     address(&a, 2);
@@ -246,7 +246,7 @@ fn a_removed_interface_is_gone_and_its_memory_comes_home() {
         return;
     }
     for always_complete in [false, true] {
-        let (host, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
+        let (host, a, b) = (Namespace::with_loopback(), Namespace::with_loopback(), Namespace::with_loopback());
         plug(&host, &a, "va", 1500, 1);
         plug(&host, &b, "vb", 1500, 1);
         let (mut pool, umems) = (pool(), Umems::default());
@@ -282,7 +282,7 @@ fn an_interface_that_is_down_refuses_by_that_reason_and_sends_nothing_later() {
     if !can_run("an_interface_that_is_down_refuses_by_that_reason_and_sends_nothing_later") {
         return;
     }
-    let (host, a) = (Namespace::new(), Namespace::new());
+    let (host, a) = (Namespace::with_loopback(), Namespace::with_loopback());
     plug(&host, &a, "va", 9001, 1);
     let (mut pool, umems) = (pool(), Umems::default());
     let device = open(&host, "va", &pool, &umems);
@@ -322,7 +322,7 @@ fn queues_are_opened_again_with_what_they_had() {
     if !can_run("queues_are_opened_again_with_what_they_had") {
         return;
     }
-    let (host, a) = (Namespace::new(), Namespace::new());
+    let (host, a) = (Namespace::with_loopback(), Namespace::with_loopback());
     plug(&host, &a, "va", 1500, 1);
     let (mut pool, umems) = (pool(), Umems::default());
     let device = open(&host, "va", &pool, &umems);
@@ -349,7 +349,7 @@ fn ports_come_and_go_under_load() {
     if !can_run("ports_come_and_go_under_load") {
         return;
     }
-    let (host, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
+    let (host, a, b) = (Namespace::with_loopback(), Namespace::with_loopback(), Namespace::with_loopback());
     plug(&host, &a, "va", 1500, 1);
     plug(&host, &b, "vb", 1500, 1);
     let stop = Arc::new(AtomicBool::new(false));
@@ -386,7 +386,7 @@ fn what_the_caller_keeps_is_copied_when_the_kernel_keeps_it_too() {
     if !can_run("what_the_caller_keeps_is_copied_when_the_kernel_keeps_it_too") {
         return;
     }
-    let (host, a) = (Namespace::new(), Namespace::new());
+    let (host, a) = (Namespace::with_loopback(), Namespace::with_loopback());
     plug(&host, &a, "va", 60_000, 1);
     let (mut pool, umems) = (pool(), Umems::default());
     let config = XdpConfig { always_complete: true, ..XdpConfig::new("va", 0) };
@@ -420,8 +420,8 @@ fn many_ports_share_one_memory() {
     if !can_run("many_ports_share_one_memory") {
         return;
     }
-    let host = Namespace::new();
-    let containers: Vec<_> = (0..24).map(|_| Namespace::new()).collect();
+    let host = Namespace::with_loopback();
+    let containers: Vec<_> = (0..24).map(|_| Namespace::with_loopback()).collect();
     let (mut pool, umems) = (pool(), Umems::default());
     for _ in 0..2 {
         let mut devices = Vec::new();

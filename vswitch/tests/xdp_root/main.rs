@@ -4,4 +4,6 @@
 mod cost;
 mod lab;
 mod life;
+#[path = "../namespaces/mod.rs"]
+mod namespaces;
 mod traffic;

@@ -20,7 +20,7 @@ struct Pair {
 
 impl Pair {
     fn new(mtu: u32, queues: u32, adjust: impl Fn(&mut XdpConfig)) -> Self {
-        let (host, a, b) = (Namespace::new(), Namespace::new(), Namespace::new());
+        let (host, a, b) = (Namespace::with_loopback(), Namespace::with_loopback(), Namespace::with_loopback());
         plug(&host, &a, "va", mtu, queues);
         plug(&host, &b, "vb", mtu, queues);
         address(&a, 2);
