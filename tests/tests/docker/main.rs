@@ -7,6 +7,7 @@
 //!
 //! - [`behaviours`]: what Docker's own integration tests check of its bridge, of both drivers, as a table.
 //! - [`networks`], [`containers`], [`addresses`], [`compose`], [`names`]: each option and verb.
+//! - [`wires`]: a physical network and its VLANs, and options of one endpoint.
 //! - [`restarts`], [`kills`], [`crowd`]: what may happen to one of the two programs, or to both; and many at once.
 
 mod addresses;
@@ -18,4 +19,5 @@ mod kills;
 mod names;
 mod networks;
 mod restarts;
+mod wires;
 mod world;
