@@ -9,7 +9,9 @@ use crate::namespace::Namespace;
 /// Asserts that `from` reaches `address`.
 #[track_caller]
 pub fn assert_reaches(from: &Namespace, address: IpAddr) {
-    if let Err(error) = from.run(&format!("ping -n -q -c 2 -i 0.05 -W 2 {address}")) {
+    let ping = |interval| from.run(&format!("ping -n -q -c 2 -i {interval} -W 2 {address}"));
+    // The very first packets on a way may go while it is found out.
+    if let Err(error) = ping(0.05).or_else(|_| ping(0.5)) {
         panic!("{} does not reach {address}: {error}", from.name());
     }
 }
