@@ -151,20 +151,8 @@ fn completion_script(shell: Supported) -> Vec<u8> {
 }
 
 fn main() -> ExitCode {
-    let Arguments {
-        socket,
-        state_dir,
-        docker,
-        workers,
-        uplinks,
-        coalesce,
-        xdp_chunks,
-        xdp_busy_poll,
-        docker_host,
-        log,
-        completion,
-    } = Arguments::parse();
-    if let Some(shell) = completion {
+    let arguments = Arguments::parse();
+    if let Some(shell) = arguments.completion {
         return match std::io::stdout().write_all(&completion_script(shell)) {
             Ok(()) => ExitCode::SUCCESS,
             // Whoever reads has read enough.
@@ -175,22 +163,22 @@ fn main() -> ExitCode {
             }
         };
     }
-    let uplinks = match options::check(uplinks) {
+    let uplinks = match options::check(arguments.uplinks) {
         Ok(uplinks) => uplinks,
         Err(why) => Arguments::command().error(clap::error::ErrorKind::ArgumentConflict, why).exit(),
     };
-    tracing_subscriber::fmt().with_env_filter(log).with_writer(std::io::stderr).with_ansi(false).init();
+    tracing_subscriber::fmt().with_env_filter(arguments.log).with_writer(std::io::stderr).with_ansi(false).init();
     let mut engines = EngineSockets::from_environment(|name| std::env::var(name).ok());
-    engines.docker = docker_host.unwrap_or(engines.docker);
+    engines.docker = arguments.docker_host.unwrap_or(engines.docker);
     let options = Options {
-        socket,
-        state_dir,
-        docker,
-        workers,
+        socket: arguments.socket,
+        state_dir: arguments.state_dir,
+        docker: arguments.docker,
+        workers: arguments.workers,
         uplinks,
-        coalesce,
-        xdp_chunks,
-        xdp_busy_poll_us: xdp_busy_poll,
+        coalesce: arguments.coalesce,
+        xdp_chunks: arguments.xdp_chunks,
+        xdp_busy_poll_us: arguments.xdp_busy_poll,
         engines,
     };
     match daemon::run(&options) {

@@ -7,6 +7,7 @@ mod both;
 mod corpus;
 #[path = "classifier/generate.rs"]
 mod generate;
+mod namespaces;
 #[path = "classifier/packets.rs"]
 mod packets;
 #[path = "classifier/test_run.rs"]
@@ -19,22 +20,11 @@ use std::time::Duration;
 use both::Both;
 use corpus::corpus;
 use generate::{HOST4, HOST6, PEER4, PEER6, ROUTED4, ROUTED6};
+use namespaces::can_run;
 use packets::{Extension, V4, frame, ip, ipv4, ipv6, tcp, udp};
 use proptest::test_runner::{Config, TestCaseError, TestRunner};
 use vswitch::bpf::sys::{self, Instruction, ProgramKind};
 use vswitch::bpf::{Counter, Flow, HostAddresses, Program, Protocol};
-
-fn can_run(test: &str) -> bool {
-    if rustix::process::geteuid().is_root() {
-        return true;
-    }
-    assert!(
-        std::env::var_os("VSWITCH_REQUIRE_SYSTEM").is_none_or(|value| value != "1"),
-        "{test} NOT RUN: it needs root, and VSWITCH_REQUIRE_SYSTEM=1 forbids to leave it out"
-    );
-    eprintln!("{test} NOT RUN: needs root");
-    false
-}
 
 fn v4() -> (IpAddr, IpAddr) {
     (PEER4.into(), HOST4[0].into())

@@ -9,8 +9,8 @@ use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
 use std::time::Duration;
 
-use lab::{Container, Host, future, wait};
-use namespaces::{can_run, run};
+use lab::{Container, Host, future};
+use namespaces::{can_run, eventually, run};
 use vswitch::api::{BridgeChange, ErrorCode, PortState, PortType};
 use vswitch::datapath::clock::now_s;
 
@@ -69,7 +69,7 @@ fn a_lent_interface_carries_wherever_it_is_moved_and_ends_with_the_container() {
         web.borrow(&host, &lent, "10.77.0.2/24");
         db.borrow(&host, &other, "10.77.0.3/24");
         assert!(web.reaches("10.77.0.1") && web.reaches("10.77.0.3") && db.reaches("10.77.0.2"));
-        wait("the port says where it is", || host.port("web").is_some_and(|port| port.ifname == "eth0"));
+        eventually("the port says where it is", || host.port("web").is_some_and(|port| port.ifname == "eth0"));
         let inside = web.netns.netlink().link_by_name("eth0").unwrap().expect("was moved");
         assert!(inside.alias.ends_with(" br0 web lent"), "the alias went with it: {inside:?}");
 
@@ -100,7 +100,7 @@ fn a_lent_interface_carries_wherever_it_is_moved_and_ends_with_the_container() {
         // interface in the container's namespace.
         drop(connection);
         web.netns.remove();
-        wait("the port goes with its container", || host.port("web").is_none());
+        eventually("the port goes with its container", || host.port("web").is_none());
         let lent = host.lend(WEB, &web_name, port_type);
         assert!(host.port("web").is_some_and(|port| port.publications.len() == 1), "the host's port was free again");
         // And here in the host's.
@@ -108,10 +108,10 @@ fn a_lent_interface_carries_wherever_it_is_moved_and_ends_with_the_container() {
         web.borrow(&host, &lent, "10.77.0.2/24");
         assert!(web.reaches("10.77.0.3"));
         web.netns.remove();
-        wait("the port goes with its container", || host.port("web").is_none());
+        eventually("the port goes with its container", || host.port("web").is_none());
         db.netns.remove();
-        wait("the port goes with its container", || host.ports().is_empty());
-        wait("nothing is left in the host's namespace", || host.interfaces() == before);
+        eventually("the port goes with its container", || host.ports().is_empty());
+        eventually("nothing is left in the host's namespace", || host.interfaces() == before);
     });
 }
 
@@ -142,7 +142,7 @@ fn what_is_given_back_is_taken_back() {
         // One that nobody gave back is taken out of the container.
         let lent = host.lend(WEB, &name, port_type);
         container.borrow(&host, &lent, "10.77.0.2/24");
-        wait("the port says where it is", || host.port("web").is_some_and(|port| port.ifname == "eth0"));
+        eventually("the port says where it is", || host.port("web").is_some_and(|port| port.ifname == "eth0"));
         let refused = host.with(|switch| switch.detach_port("br0", "web", false)).unwrap_err();
         assert_eq!(refused.code, ErrorCode::Conflict);
         assert!(refused.remedy.contains("docker network disconnect"), "{refused:?}");
@@ -173,7 +173,7 @@ fn what_happens_while_no_daemon_runs_is_noticed_by_the_next() {
         late.borrow(&host, &waits, "10.77.0.2/24");
         host.start();
         assert!(late.reaches("10.77.0.1") && late.reaches("10.77.0.3"));
-        wait("the port says where it is", || host.port("waits").is_some_and(|port| port.ifname == "eth0"));
+        eventually("the port says where it is", || host.port("waits").is_some_and(|port| port.ifname == "eth0"));
 
         // The path is gone, or never led anywhere for us; a process is still there.
         let hidden = future();
@@ -188,7 +188,7 @@ fn what_happens_while_no_daemon_runs_is_noticed_by_the_next() {
         assert!(late.reaches("10.77.0.4"));
         process.kill().unwrap();
         process.wait().unwrap();
-        wait("the port goes with its container", || host.port("hidden").is_none());
+        eventually("the port goes with its container", || host.port("hidden").is_none());
 
         // A container that ended, and an interface that somebody removed.
         host.kill();
@@ -201,7 +201,7 @@ fn what_happens_while_no_daemon_runs_is_noticed_by_the_next() {
         assert_eq!(again.ifname, ends.ifname, "nothing is in the way of a successor");
         // One that somebody removes at run time is not made again, bare as it would be.
         run("ip", &["-n", &host.netns.name, "link", "del", &again.ifname]);
-        wait("the port goes with its interface", || host.ports().is_empty());
+        eventually("the port goes with its interface", || host.ports().is_empty());
     });
 }
 

@@ -10,6 +10,7 @@ use vswitch::bpf::{
 
 use super::foreign::{self, Where};
 use super::lab::can_run;
+use super::namespaces::eventually;
 use super::uplink::{HOST4, Lab};
 use super::{PORT, SSH, publish, stream};
 
@@ -41,11 +42,7 @@ fn programs_of_others_are_named_and_stay() {
         assert_eq!(attached(), [theirs]);
         drop(link);
         // A child of another test, between its fork and its exec, may still have the descriptor.
-        let deadline = Instant::now() + Duration::from_secs(5);
-        while !attached().is_empty() && Instant::now() < deadline {
-            std::thread::sleep(Duration::from_millis(10));
-        }
-        assert_eq!(attached(), []);
+        eventually("the end of somebody's program", || attached().is_empty());
     }
     for at in [Where::XdpNative, Where::XdpGeneric] {
         let program = foreign::load(at, "somebodys_xdp", 2).unwrap();

@@ -3,7 +3,6 @@
 use std::process::{Child, Command};
 use std::sync::Arc;
 use std::thread::JoinHandle;
-use std::time::{Duration, Instant};
 
 use tempfile::TempDir;
 use tokio::runtime::{Builder, Runtime};
@@ -16,7 +15,7 @@ use vswitch::control::switch::{Lent, Switch, XdpContext};
 use vswitch::control::{connections, host_ends, upkeep, watch};
 use vswitch::datapath::{Datapath, DatapathConfig};
 
-use crate::namespaces::{Namespace, command, run};
+use crate::namespaces::{Namespace, eventually, run};
 
 /// A host with a switch that has the bridge `br0`, 10.77.0.0/24.
 pub(crate) struct Host {
@@ -180,22 +179,11 @@ impl Container {
             let own = std::fs::read_link("/proc/self/ns/net").unwrap();
             std::fs::read_link(format!("/proc/{}/ns/net", child.id())).is_ok_and(|netns| netns != own)
         };
-        wait("the process is in its namespace", is_inside);
+        eventually("the process is in its namespace", is_inside);
         child
     }
 
     pub(crate) fn reaches(&self, address: &str) -> bool {
-        let args = ["ip", "netns", "exec", &self.netns.name, "ping", "-c", "1", "-W", "1", address];
-        command("timeout", &[&["5"], &args[..]].concat()).status.success()
-    }
-}
-
-/// Waits until `holds`, at most five seconds.
-#[track_caller]
-pub(crate) fn wait(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < Duration::from_secs(5), "{what}: not within five seconds");
-        std::thread::sleep(Duration::from_millis(20));
+        self.netns.try_exec(&["timeout", "5", "ping", "-c", "1", "-W", "1", address]).status.success()
     }
 }

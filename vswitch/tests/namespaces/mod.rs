@@ -1,10 +1,12 @@
-//! Network namespaces of a test's own, and commands in them. What a test makes here is gone with it, however it ends.
+//! Network namespaces of a test's own, commands in them, and what the kernel does there in its own time. What a test makes
+//! here is gone with it, however it ends.
 
 // Each test uses a part of this.
 #![allow(dead_code)]
 
 use std::process::{Child, Command, Output, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::time::{Duration, Instant};
 
 use vswitch::control::netlink::Netlink;
 use vswitch::control::netns::{Netns, NetnsRef};
@@ -33,6 +35,16 @@ pub(crate) fn run(program: &str, args: &[&str]) -> String {
     let text = String::from_utf8_lossy(&output.stdout).into_owned();
     assert!(output.status.success(), "{program} {args:?}: {text}{}", String::from_utf8_lossy(&output.stderr));
     text
+}
+
+/// Waits until something holds that the kernel, or another thread, does in its own time: at most five seconds.
+#[track_caller]
+pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
+    let began = Instant::now();
+    while !holds() {
+        assert!(began.elapsed() < Duration::from_secs(5), "{what}: not within five seconds");
+        std::thread::sleep(Duration::from_millis(5));
+    }
 }
 
 /// The words of a command.

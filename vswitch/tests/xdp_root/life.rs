@@ -5,13 +5,13 @@ use std::os::fd::{AsFd, AsRawFd, OwnedFd};
 use std::process::{Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, Ordering};
-use std::time::{Duration, Instant};
+use std::time::Duration;
 
 use rustix::event::PollFlags;
 
 use crate::lab::{
-    Namespace, Raw, Wire, address, assert_all_home, can_run, command, open, open_with, pattern, plug, pool, run, send,
-    wait_readable,
+    Namespace, Raw, Wire, address, assert_all_home, can_run, command, eventually, open, open_with, pattern, plug, pool,
+    run, send, wait_readable,
 };
 use crate::traffic::stream;
 use vswitch::bpf::sys::{self, Instruction, Map, MapKind, ProgramKind};
@@ -22,15 +22,6 @@ use vswitch::io::{Device, RxQueue, RxReport, RxStatus, TxQueue, TxReport};
 /// What `ip` says of an interface's XDP program.
 fn has_program(host: &Namespace, interface: &str) -> bool {
     host.ip(&["-d", "link", "show", interface]).contains("prog/xdp")
-}
-
-/// Waits for what the kernel does in its own time.
-fn eventually(what: &str, mut is_so: impl FnMut() -> bool) {
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while !is_so() {
-        assert!(Instant::now() < deadline, "{what}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
 }
 
 fn drain(rx: &mut dyn RxQueue, pool: &mut Pool) -> (RxStatus, usize) {

@@ -148,6 +148,20 @@ pub struct Outcome {
     pub note: Option<String>,
 }
 
+impl Outcome {
+    /// `delivered` packets, of whatever size.
+    fn of_packets(delivered: f64, cost: Cost, note: String) -> Self {
+        Self {
+            metrics: vec![Metric { name: "delivered", value: delivered / cost.wall_s / 1e3, unit: "kpps" }],
+            cost,
+            gigabytes: None,
+            operations: Some(delivered),
+            retransmits: None,
+            note: Some(note),
+        }
+    }
+}
+
 /// How long and how hard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Load {
@@ -278,15 +292,8 @@ impl Ends<'_> {
         let (report, cost) = self.iperf(&["-u", "-b", "0", "-l", "64"])?;
         let delivered = (udp_delivered(&self.server.namespace)? - before) as f64;
         let lost = report["end"]["sum"]["lost_percent"].as_f64().unwrap_or(0.0);
-        Ok(Outcome {
-            // The second that iperf3 omits in its own report is part of the count.
-            metrics: vec![Metric { name: "delivered", value: delivered / cost.wall_s / 1e3, unit: "kpps" }],
-            cost,
-            gigabytes: None,
-            operations: Some(delivered),
-            retransmits: None,
-            note: Some(format!("{lost:.0} % of the offered load lost")),
-        })
+        // The second that iperf3 omits in its own report is part of the count.
+        Ok(Outcome::of_packets(delivered, cost, format!("{lost:.0} % of the offered load lost")))
     }
 
     fn round_trip(&self, protocol: &[&str]) -> io::Result<Outcome> {
@@ -331,14 +338,8 @@ impl Ends<'_> {
         let offered = blast(&self.client.namespace, src, dst, Duration::from_secs(self.load.seconds))?;
         let cost = meter.stop()?;
         let delivered = (self.server.namespace.link_counter("eth0", "rx_packets")? - before) as f64;
-        Ok(Outcome {
-            metrics: vec![Metric { name: "delivered", value: delivered / cost.wall_s / 1e3, unit: "kpps" }],
-            cost,
-            gigabytes: None,
-            operations: Some(delivered),
-            retransmits: None,
-            note: Some(format!("offered {:.0} kpps", offered as f64 / cost.wall_s / 1e3)),
-        })
+        let offered = offered as f64 / cost.wall_s / 1e3;
+        Ok(Outcome::of_packets(delivered, cost, format!("offered {offered:.0} kpps")))
     }
 }
 
