@@ -74,20 +74,20 @@ pub(super) fn router(service: Service) -> Router {
         .route("/NetworkDriver.FreeNetwork", any(done))
         .route("/NetworkDriver.DiscoverNew", any(done))
         .route("/NetworkDriver.DiscoverDelete", any(done))
-        .route("/NetworkDriver.CreateNetwork", network_call(driver::create_network))
+        .route("/NetworkDriver.CreateNetwork", changing_call("Err", driver::create_network))
         .route("/NetworkDriver.DeleteNetwork", ending_call("Err", driver::delete_network))
-        .route("/NetworkDriver.CreateEndpoint", network_call(driver::create_endpoint))
+        .route("/NetworkDriver.CreateEndpoint", changing_call("Err", driver::create_endpoint))
         .route("/NetworkDriver.EndpointOperInfo", post(endpoint_info))
         .route("/NetworkDriver.DeleteEndpoint", ending_call("Err", driver::delete_endpoint))
-        .route("/NetworkDriver.Join", network_call(driver::join))
+        .route("/NetworkDriver.Join", changing_call("Err", driver::join))
         .route("/NetworkDriver.Leave", ending_call("Err", driver::leave))
-        .route("/NetworkDriver.ProgramExternalConnectivity", network_call(driver::program_connectivity))
+        .route("/NetworkDriver.ProgramExternalConnectivity", changing_call("Err", driver::program_connectivity))
         .route("/NetworkDriver.RevokeExternalConnectivity", ending_call("Err", driver::revoke_connectivity))
         .route("/IpamDriver.GetCapabilities", any(async || answer("Error", Ok(ipam::capabilities()))))
         .route("/IpamDriver.GetDefaultAddressSpaces", any(async || answer("Error", Ok(ipam::address_spaces()))))
-        .route("/IpamDriver.RequestPool", ipam_call(ipam::request_pool))
+        .route("/IpamDriver.RequestPool", changing_call("Error", ipam::request_pool))
         .route("/IpamDriver.ReleasePool", ending_call("Error", ipam::release_pool))
-        .route("/IpamDriver.RequestAddress", ipam_call(ipam::request_address))
+        .route("/IpamDriver.RequestAddress", changing_call("Error", ipam::request_address))
         .route("/IpamDriver.ReleaseAddress", ending_call("Error", ipam::release_address))
         .fallback(no_call)
         .with_state(service)
@@ -102,22 +102,13 @@ async fn done() -> Response {
     answer("Err", Ok(Done {}))
 }
 
-/// A call that changes the switch.
-fn network_call<T, A>(call: fn(&mut Switch, &T) -> Result<A>) -> MethodRouter<Service>
+/// A call that changes the switch, or what the address management has given.
+fn changing_call<T, A>(key: &'static str, call: fn(&mut Switch, &T) -> Result<A>) -> MethodRouter<Service>
 where
     T: DeserializeOwned + Send + 'static,
     A: Serialize + Send + 'static,
 {
-    post(move |State(service): State<Service>, request: Request| change("Err", service, request, call))
-}
-
-/// A call that changes what the address management has given.
-fn ipam_call<T, A>(call: fn(&mut Switch, &T) -> Result<A>) -> MethodRouter<Service>
-where
-    T: DeserializeOwned + Send + 'static,
-    A: Serialize + Send + 'static,
-{
-    post(move |State(service): State<Service>, request: Request| change("Error", service, request, call))
+    post(move |State(service): State<Service>, request: Request| change(key, service, request, call))
 }
 
 /// A call that ends something. Without contents it is one that was cut off and is repeated: it may have been done, and if
