@@ -111,7 +111,7 @@ impl World {
     /// Asserts that with the last network all has gone that there was of networks and containers.
     #[track_caller]
     pub(crate) fn assert_empty(&self) {
-        // What the kernel has yet to tell may take a moment.
+        // What the kernel has yet to tell may take a moment, and so may asking Docker what it has forgotten.
         let left = || {
             let mut left = Vec::new();
             for what in ["bridges", "ports", "published"] {
@@ -137,7 +137,7 @@ impl World {
             }
             left
         };
-        let gone = wait_until("nothing", Duration::from_secs(3), || left().is_empty().then_some(()));
+        let gone = wait_until("nothing", Duration::from_secs(30), || left().is_empty().then_some(()));
         assert!(gone.is_ok(), "left behind:\n{}", left().join("\n"));
     }
 
