@@ -316,7 +316,7 @@ fn ten_thousand_separate_publications() {
     let grown = must(lab.daemon().resident_bytes()).saturating_sub(before);
     announce(&format!("10,000 separate publications: {} KB", grown / 1024));
     // A record of its own for each, in both families; a range is one record.
-    assert!(grown < 60 << 20, "{grown} bytes");
+    assert!(grown < 10 << 20, "{grown} bytes");
     finish(lab);
 }
 

@@ -274,13 +274,13 @@ impl Router {
         let tuple = &packet.tuple;
         let segment = segment_of(packet);
         let decision = match self.conntrack.find(tuple, place) {
-            Some(found) => Decision::Connection(found),
+            Some(found) => Decision::from(found),
             None => decide::decide(source, &self.conntrack, packet, place, &segment, &mut self.pending.questions)?,
         };
         let (rewrite, out, index, cacheable) = match decision {
-            Decision::Connection(found) => {
+            Decision::Connection { found, routed } => {
                 let tracked = self.conntrack.track(&found, segment, source.now.s);
-                let out = decide::output(source, &found, &mut self.pending.questions)?;
+                let out = decide::output(source, &found, routed, &mut self.pending.questions)?;
                 let cacheable = tracked.cacheable;
                 (Rewrite::new(tuple, &found.translated), out, Some(found.index), cacheable)
             }
