@@ -149,7 +149,7 @@ fn there_is_one_end() {
 #[test]
 fn memory_is_bounded() {
     let full = DropReason::FragmentsFull;
-    let limits = Limits { packets: 4, held: 5, held_per_packet: 3, held_bytes: 4100 };
+    let limits = Limits { packets: 4, held: 5, held_per_packet: 3, held_bytes: 4100, patience_s: TIMEOUT_S };
     let mut table = Table::with_limits(limits);
     for offset in [8, 16, 24] {
         assert_eq!(put(&mut table, 1, offset, 8, true, 0), Held);
@@ -249,7 +249,7 @@ proptest! {
     fn every_frame_comes_back_once(
         steps in prop::collection::vec((0..3_u32, 0..12_u16, 1..6_u16, any::<bool>(), 0..12_u32), 0..200),
     ) {
-        let limits = Limits { packets: 2, held: 6, held_per_packet: 4, held_bytes: 200 };
+        let limits = Limits { packets: 2, held: 6, held_per_packet: 4, held_bytes: 200, patience_s: TIMEOUT_S };
         let mut table = Table::with_limits(limits);
         let (mut held, mut back, mut now_s) = (Vec::new(), Vec::new(), 0);
         for (token, &(id, start, units, more, wait_s)) in steps.iter().enumerate() {
