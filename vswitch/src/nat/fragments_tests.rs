@@ -75,6 +75,21 @@ fn in_order_nothing_waits() {
 }
 
 #[test]
+fn patience_ends_sooner_than_a_packet_that_is_decided() {
+    let mut table = Table::with_limits(Limits { patience_s: 2, ..Limits::default() });
+    assert_eq!(first(&mut table, 1, 1480, 'a', 10), Ok(vec![]));
+    assert_eq!(put(&mut table, 2, 1480, 1480, true, 10), Held);
+    assert_eq!(put(&mut table, 3, 1480, 1480, true, 11), Held);
+    assert_eq!(expired(&mut table, 11), []);
+    assert_eq!(expired(&mut table, 12), [(1480, DropReason::FragmentTimeout)]);
+    assert_eq!(first(&mut table, 3, 1480, 'c', 12), Ok(vec![1480]));
+    assert_eq!(put(&mut table, 3, 1480, 1480, true, 39), Known('c'));
+    assert_eq!(put(&mut table, 1, 1480, 1480, true, 39), Known('a'));
+    assert_eq!(expired(&mut table, 41), []);
+    assert!(table.is_empty(), "what was decided is over as well");
+}
+
+#[test]
 fn what_overtakes_the_first_waits_for_it() {
     let mut table = Table::default();
     assert_eq!(put(&mut table, 1, 2960, 100, false, 0), Held);
