@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use vswitch_tests::lab::must;
 use vswitch_tests::outside::{far, far_second, host};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::{Lab, Namespace, requirement};
 
 use super::{finish, lab_with};
@@ -47,7 +47,7 @@ fn a_published_port_of_sctp() {
     }
     lab.ctl(&["publish", "br0", "a", "7007:7/sctp"]);
     serve(&mut lab, "a");
-    must(wait_until("an echo", Duration::from_secs(15), || echoes(lab.far(), host(false), 7007).then_some(())));
+    must(wait_until("an echo", PATIENCE, || echoes(lab.far(), host(false), 7007).then_some(())));
     let table = lab.ctl(&["conntrack", "br0"]);
     assert!(table.contains("sctp"), "{table}");
     assert!(!echoes(lab.far(), host(false), 7008), "another port is not published");
@@ -65,9 +65,7 @@ fn containers_reach_sctp_outside() {
     must(lab.far().ip(&format!("addr del {}/24 dev eth0", far_second(false))));
     serve(&mut lab, "far");
     for role in ["a", "b"] {
-        must(wait_until("an echo", Duration::from_secs(15), || {
-            echoes(lab.container(role), far(false), 7).then_some(())
-        }));
+        must(wait_until("an echo", PATIENCE, || echoes(lab.container(role), far(false), 7).then_some(())));
     }
     finish(lab);
 }
