@@ -10,7 +10,7 @@ use vswitch_tests::announce;
 use vswitch_tests::contact::Protocol;
 use vswitch_tests::docker::{Container, Interceptor, Moment};
 use vswitch_tests::lab::must;
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 
 use crate::world::World;
 
@@ -35,8 +35,7 @@ fn assert_alone(world: &World, witness: &Container) {
     };
     // What Docker could not say is found out: by what the kernel tells of the sandbox's end.
     // The record of an endpoint whose answer was lost stays until somebody wants its address.
-    let alone =
-        wait_until("the others to go", Duration::from_secs(5), || matches!(left().0, [1, 1, 1 | 2]).then_some(()));
+    let alone = wait_until("the others to go", PATIENCE, || matches!(left().0, [1, 1, 1 | 2]).then_some(()));
     assert!(alone.is_ok(), "ports, published ports, endpoints: {:?}\n{}", left().0, left().1);
 }
 
@@ -57,13 +56,13 @@ fn survived(world: &mut World, interceptor: &Interceptor, line: &str) -> (bool, 
             lab.start_daemon();
         }
         let result = working.join().expect("no panic");
-        if !killed && wait_until("the kill", Duration::from_secs(5), || interceptor.has_killed().then_some(())).is_ok()
-        {
+        let kills = must(interceptor.kills());
+        if kills && !killed {
             // After the last answer of all, which Docker may have had first.
             lab.kill_daemon();
             lab.start_daemon();
         }
-        (interceptor.has_killed(), result)
+        (kills, result)
     })
 }
 
@@ -188,7 +187,7 @@ fn a_network_goes_at_whatever_moment() {
     must(world.docker.line("network rm net"));
     let removing = interceptor.calls().len();
     let alone = |world: &World| {
-        wait_until("the network to go", Duration::from_secs(30), || {
+        wait_until("the network to go", PATIENCE, || {
             let bridges: Vec<Value> = world.lab.get("/v1/bridges");
             (bridges.len() == 1 && bridges[0]["name"] == idle["name"]).then_some(())
         })

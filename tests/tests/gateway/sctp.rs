@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use vswitch_tests::lab::must;
 use vswitch_tests::outside::{far, far_second, host};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::{Lab, Namespace, requirement};
 
 use super::{finish, lab_with};
@@ -47,8 +47,8 @@ fn ended(lab: &Lab) -> usize {
 /// The shutdown is seen, and the connection forgotten long before its time.
 #[track_caller]
 fn assert_end(lab: &Lab) {
-    must(wait_until("a shutdown", Duration::from_secs(5), || (ended(lab) > 0).then_some(())));
-    must(wait_until("the end of it", Duration::from_secs(20), || (ended(lab) == 0).then_some(())));
+    must(wait_until("a shutdown", PATIENCE, || (ended(lab) > 0).then_some(())));
+    must(wait_until("the end of it", PATIENCE, || (ended(lab) == 0).then_some(())));
 }
 
 fn serve(lab: &mut Lab, role: &str) {
@@ -69,7 +69,7 @@ fn a_published_port_of_sctp() {
     serve(&mut lab, "a");
     for ipv6 in [false, true] {
         let target = host(ipv6);
-        must(wait_until("an echo", Duration::from_secs(25), || echoes(lab.far(), target, 7007, 0).then_some(())));
+        must(wait_until("an echo", PATIENCE, || echoes(lab.far(), target, 7007, 0).then_some(())));
         assert_end(&lab);
         assert!(!echoes(lab.far(), target, 7008, 0), "another port is not published");
     }
@@ -90,9 +90,7 @@ fn containers_reach_sctp_outside() {
     for ipv6 in [false, true] {
         // From the same port: one of them gets another one, and the checksum (CRC32c) has to follow.
         for role in ["a", "b"] {
-            must(wait_until("an echo", Duration::from_secs(25), || {
-                echoes(lab.container(role), far(ipv6), 7, 5000).then_some(())
-            }));
+            must(wait_until("an echo", PATIENCE, || echoes(lab.container(role), far(ipv6), 7, 5000).then_some(())));
         }
         assert_end(&lab);
     }
