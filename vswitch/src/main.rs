@@ -1,5 +1,7 @@
 //! `vswitch`, the daemon: arguments and logging; the rest is [`vswitch::daemon`].
 
+mod heap;
+
 use std::io::Write;
 use std::path::PathBuf;
 use std::process::ExitCode;
@@ -151,6 +153,7 @@ fn completion_script(shell: Supported) -> Vec<u8> {
 }
 
 fn main() -> ExitCode {
+    heap::give_back_what_is_free();
     let arguments = Arguments::parse();
     if let Some(shell) = arguments.completion {
         return match std::io::stdout().write_all(&completion_script(shell)) {

@@ -67,7 +67,7 @@ pub struct Connection {
 /// exactly one page.
 #[derive(Debug, Clone, Default, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
 pub struct ConnectionPage {
-    /// The connections, in no order.
+    /// The connections, in no order. There may be none although this is not the last page.
     pub connections: Vec<Connection>,
     /// The `cursor` of the next page; absent on the last one.
     #[serde(default, skip_serializing_if = "Option::is_none")]

@@ -34,15 +34,15 @@ impl List {
     /// A million connections are too many to be kept before the first one is printed.
     pub(super) async fn exec(self, client: &Client, printer: &mut Printer) -> Result<Output, Failure> {
         let mut listing = Listing::new(printer);
-        let mut cursor = Some(0);
+        let (mut cursor, mut with_headings) = (Some(0), true);
         while let Some(at) = cursor {
             let from = (at > 0).then(|| at.to_string());
             let target = target(self.bridge.as_deref()).query("cursor", from.as_deref());
             let page: ConnectionPage = client.get(&target).await?;
-            let is_first = at == 0;
-            if !listing.page(&page.connections, |page| render(page, is_first))? {
+            if !listing.page(&page.connections, |page| render(page, with_headings))? {
                 return Ok(Output::printed());
             }
+            with_headings &= page.connections.is_empty();
             cursor = page.next;
         }
         listing.end()?;

@@ -42,9 +42,19 @@ impl Out {
 #[derive(Debug)]
 pub(super) enum Decision {
     /// It belongs to this connection.
-    Connection(Found),
+    Connection {
+        found: Found,
+        /// A destination that the host was just found to have a route to, so that it need not be asked again.
+        routed: Option<IpAddr>,
+    },
     /// It goes there as it is.
     Forward(Out),
+}
+
+impl From<Found> for Decision {
+    fn from(found: Found) -> Self {
+        Self::Connection { found, routed: None }
+    }
 }
 
 /// Decides for a packet that is of no connection yet.
@@ -64,7 +74,7 @@ pub(super) fn decide(
     match place {
         Place::Container => from_container(source, conntrack, packet, segment, questions),
         Place::Outside | Place::Loopback => {
-            from_host_side(source, conntrack, packet, place, segment).map(Decision::Connection)
+            from_host_side(source, conntrack, packet, place, segment).map(Decision::from)
         }
     }
 }
@@ -125,10 +135,10 @@ fn from_container(
                 routing.services.find(tuple.protocol, destination, tuple.destination_port)
         {
             let found = published(source, conntrack, packet, Place::Container, segment, publication, port);
-            return found.map(Decision::Connection);
+            return found.map(Decision::from);
         }
         return match admit(source, conntrack, packet, Place::Container, segment) {
-            Some(admitted) => admitted.map(Decision::Connection),
+            Some(admitted) => admitted.map(Decision::from),
             None => to_host(gateway),
         };
     }
@@ -166,7 +176,7 @@ fn from_container(
         segment: *segment,
         hairpin: false,
     };
-    open(conntrack, &new, source).map(Decision::Connection)
+    open(conntrack, &new, source).map(|found| Decision::Connection { found, routed: Some(destination) })
 }
 
 fn from_host_side(
@@ -330,10 +340,11 @@ fn to_host(gateway: &GatewayEntry) -> Result<Decision, Refusal> {
     Ok(Decision::Forward(Out { port, macs: None, hop: false }))
 }
 
-/// Where the packets of a connection's direction go.
+/// Where the packets of a connection's direction go. The host has a route to `routed`, and is not asked for it.
 pub(super) fn output(
     source: &Source<'_>,
     found: &Found,
+    routed: Option<IpAddr>,
     questions: &mut ArrayVec<Question, QUESTIONS_MAX>,
 ) -> Result<Out, Refusal> {
     let (routing, translated) = (&source.snapshot.routing, &found.translated);
@@ -342,7 +353,7 @@ pub(super) fn output(
     match found.to {
         Place::Loopback => routing.loopback.map(plain).ok_or((DropReason::PortGone, None)),
         Place::Outside => {
-            if !routing.has_route(translated.destination) {
+            if routed != Some(translated.destination) && !routing.has_route(translated.destination) {
                 return Err(no_route(source));
             }
             let same = routing.outside.iter().find(|outside| outside.addresses.contains(&translated.source));

@@ -61,7 +61,7 @@ impl Router {
         let Some(found) = self.conntrack.find(&error.tuple.reversed(), place) else {
             return self.route_strange_error(source, packet, place);
         };
-        let out = decide::output(source, &found, &mut self.pending.questions)?;
+        let out = decide::output(source, &found, None, &mut self.pending.questions)?;
         if out.hop && packet.hops <= 1 {
             return Err((DropReason::TtlExceeded, None));
         }

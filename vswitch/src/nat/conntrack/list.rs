@@ -11,6 +11,10 @@ use super::entry::{Entry, Progress};
 use super::slab::Kind;
 use super::state::State;
 
+/// The slots that one [page](Conntrack::page) looks at: 8 MB of memory, so that a page is made in a few milliseconds
+/// however few connections a filter has.
+const PAGE_SLOTS: u32 = 1 << 16;
+
 /// Which connections are shown; all by default.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
 pub struct Filter {
@@ -83,12 +87,13 @@ impl Conntrack {
     }
 
     /// At most `max` of the connections that `filter` has, from `cursor` on, which is 0 for the first ones; and the
-    /// cursor of the others, none at the end. A connection that stays is met once, however long that takes.
+    /// cursor of the others, none at the end. A page may have fewer, or none, and not be the last one. A connection
+    /// that stays is met once, however long that takes.
     #[must_use]
     pub fn page(&self, filter: &Filter, cursor: u32, max: usize, now_s: u32) -> (Vec<Connection>, Option<u32>) {
         let mut page = Vec::new();
         for at in cursor..self.slab.fresh() {
-            if page.len() >= max {
+            if page.len() >= max || at - cursor >= PAGE_SLOTS {
                 return (page, Some(at));
             }
             page.extend(self.shown(at, filter, now_s));

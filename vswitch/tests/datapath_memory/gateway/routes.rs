@@ -13,6 +13,7 @@ struct DefaultRoute {
     gone: AtomicBool,
     routes: AtomicU64,
     neighbours: AtomicU64,
+    asked: AtomicU64,
 }
 
 impl DefaultRoute {
@@ -32,6 +33,7 @@ impl NextHops for DefaultRoute {
     }
 
     fn resolve(&self, destination: IpAddr, _: u32) -> Resolution {
+        self.asked.fetch_add(1, Ordering::Relaxed);
         if self.gone.load(Ordering::Acquire) {
             return Resolution::Refused(Refusal::NoRoute);
         }
@@ -77,4 +79,23 @@ fn a_route_that_goes_ends_what_used_it_and_one_that_comes_back_begins_it_again()
         assert_eq!(one(&lab, UPLINK).source(), source, "the mapping is as it was");
     }
     assert_eq!(dropped(&lab, A), [DropReason::NoRoute]);
+}
+
+#[test]
+fn a_packet_asks_for_its_route_once() {
+    let routes = Arc::new(DefaultRoute::default());
+    let mut lab = lab_with(|topology| topology.routing.routes = Some(Arc::clone(&routes) as _));
+    let asked = |lab: &mut Lab, frame: Vec<u8>| {
+        let before = routes.asked.load(Ordering::Relaxed);
+        lab.receive(A, frame);
+        one(lab, UPLINK);
+        routes.asked.load(Ordering::Relaxed) - before
+    };
+    for (inside, outside) in [("10.0.0.2:5000", "198.51.100.9:53"), ("[fd00::2]:5000", "[2001:db8:9::9]:53")] {
+        let frame = packets::udp(to_gateway(2), at(inside), at(outside), b"out");
+        assert_eq!(asked(&mut lab, frame.clone()), 1, "a new connection");
+        assert_eq!(asked(&mut lab, frame.clone()), 0, "a hit of the cache");
+        routes.set_gone(false);
+        assert_eq!(asked(&mut lab, frame), 1, "a connection that is decided anew");
+    }
 }

@@ -111,6 +111,27 @@ fn pages_are_the_list() {
 }
 
 #[test]
+fn a_page_looks_at_so_much_and_no_more() {
+    let mut world = World::new();
+    world.table.config.per_container_max = u32::MAX;
+    let target = |number: u32| format!("198.51.{}.{}:{}", number >> 8 & 0xff, number & 0xff, 1 + (number >> 16));
+    for number in 0..150_000u32 {
+        let bridge = if number == 149_999 { 9 } else { 1 };
+        world.open(&New { source: SourceNat::Keep, bridge, ..outbound(UDP, "172.17.0.2:5000", &target(number)) });
+    }
+    let filter = Filter { bridge: Some(9), ..Filter::default() };
+    let (mut found, mut empty, mut cursor) = (0, 0, Some(0));
+    while let Some(at) = cursor {
+        let (page, next) = world.table.page(&filter, at, 4096, world.now_s);
+        found += page.len();
+        empty += usize::from(page.is_empty());
+        assert!(next.is_none_or(|next| next > at));
+        cursor = next;
+    }
+    assert_eq!((found, empty), (1, 2));
+}
+
+#[test]
 fn connections_at_an_address_that_the_host_has_lost_go() {
     let world = World::new();
     world.outbound(UDP, "172.17.0.2:5000", "198.51.100.7:53");
