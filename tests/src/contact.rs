@@ -5,10 +5,12 @@ use std::net::{IpAddr, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::time::Duration;
 
 use crate::namespace::Namespace;
-use crate::process::wait_until;
+use crate::process::{PATIENCE, wait_until};
 
-/// How long an answer may take.
-const LIMIT: Duration = Duration::from_secs(3);
+/// How long an answer may take. Long enough for a busy machine, and for TCP to send again what is lost.
+const LIMIT: Duration = Duration::from_secs(15);
+/// How long an answer may take that perhaps never comes: TCP has asked three times by then.
+pub const TRIAL: Duration = Duration::from_secs(4);
 /// How long to wait for what should not come.
 const SILENCE: Duration = Duration::from_millis(700);
 
@@ -16,7 +18,7 @@ const SILENCE: Duration = Duration::from_millis(700);
 /// a child of another thread of this process, between its fork and its exec.
 pub(crate) fn patiently<T>(mut bind: impl FnMut() -> io::Result<T>) -> io::Result<T> {
     let mut last = None;
-    let bound = wait_until("a free port", Duration::from_secs(1), || match bind() {
+    let bound = wait_until("a free port", PATIENCE, || match bind() {
         Err(error) if error.kind() == io::ErrorKind::AddrInUse => {
             last = Some(error);
             None
@@ -98,23 +100,41 @@ impl Server {
     /// whom the server saw.
     ///
     /// # Errors
-    /// Something of that did not happen within three seconds.
+    /// Something of that did not happen within fifteen seconds.
     pub fn meet(&self, client: &Namespace, target: SocketAddr) -> io::Result<SocketAddr> {
-        self.meet_from(client, SocketAddr::new(unspecified(target.is_ipv6()), 0), target)
+        self.meet_within(LIMIT, client, SocketAddr::new(unspecified(target.is_ipv6()), 0), target)
     }
 
-    /// The same from `source`; a connection's source is always the kernel's choice.
+    /// The same where it is to be found out whether that is possible: gives up after [`TRIAL`].
+    ///
+    /// # Errors
+    /// As [`Server::meet`].
+    pub fn try_meet(&self, client: &Namespace, target: SocketAddr) -> io::Result<SocketAddr> {
+        self.meet_within(TRIAL, client, SocketAddr::new(unspecified(target.is_ipv6()), 0), target)
+    }
+
+    /// As [`Server::meet`] from `source`; a connection's source is always the kernel's choice.
     ///
     /// # Errors
     /// As [`Server::meet`].
     pub fn meet_from(&self, client: &Namespace, source: SocketAddr, target: SocketAddr) -> io::Result<SocketAddr> {
+        self.meet_within(LIMIT, client, source, target)
+    }
+
+    fn meet_within(
+        &self,
+        limit: Duration,
+        client: &Namespace,
+        source: SocketAddr,
+        target: SocketAddr,
+    ) -> io::Result<SocketAddr> {
         let named = |error: io::Error| io::Error::new(error.kind(), format!("{} to {target}: {error}", client.name()));
         match self {
-            Self::Tcp(listener) => meet_tcp(listener, client, target).map_err(named),
+            Self::Tcp(listener) => meet_tcp(limit, listener, client, target).map_err(named),
             Self::Udp(socket) => {
                 let from = client.enter(|| UdpSocket::bind(source)).map_err(named)?;
                 from.connect(target).map_err(named)?;
-                meet_udp(socket, &from).map_err(named)
+                meet_udp(limit, socket, &from).map_err(named)
             }
         }
     }
@@ -145,12 +165,12 @@ pub fn unspecified(ipv6: bool) -> IpAddr {
     if ipv6 { IpAddr::from([0u16; 8]) } else { IpAddr::from([0u8; 4]) }
 }
 
-fn meet_tcp(listener: &TcpListener, client: &Namespace, target: SocketAddr) -> io::Result<SocketAddr> {
-    let mut ours = client.enter(|| TcpStream::connect_timeout(&target, LIMIT))?;
-    let (mut theirs, seen) = wait_until("the connection at its server", LIMIT, || listener.accept().ok())?;
+fn meet_tcp(limit: Duration, listener: &TcpListener, client: &Namespace, target: SocketAddr) -> io::Result<SocketAddr> {
+    let mut ours = client.enter(|| TcpStream::connect_timeout(&target, limit))?;
+    let (mut theirs, seen) = wait_until("the connection at its server", limit, || listener.accept().ok())?;
     for socket in [&ours, &theirs] {
         socket.set_nonblocking(false)?;
-        socket.set_read_timeout(Some(LIMIT))?;
+        socket.set_read_timeout(Some(limit))?;
     }
     for (from, to) in [(true, b"question"), (false, b"answer..")] {
         let (sender, receiver) = if from { (&mut ours, &mut theirs) } else { (&mut theirs, &mut ours) };
@@ -164,9 +184,9 @@ fn meet_tcp(listener: &TcpListener, client: &Namespace, target: SocketAddr) -> i
     Ok(seen)
 }
 
-fn meet_udp(server: &UdpSocket, client: &UdpSocket) -> io::Result<SocketAddr> {
-    server.set_read_timeout(Some(LIMIT))?;
-    client.set_read_timeout(Some(LIMIT))?;
+fn meet_udp(limit: Duration, server: &UdpSocket, client: &UdpSocket) -> io::Result<SocketAddr> {
+    server.set_read_timeout(Some(limit))?;
+    client.set_read_timeout(Some(limit))?;
     client.send(b"question")?;
     let mut heard = [0; 64];
     let (length, seen) =
@@ -191,13 +211,21 @@ pub fn udp(namespace: &Namespace, ipv6: bool, port: u16) -> io::Result<UdpSocket
     Ok(socket)
 }
 
-/// The next datagram within three seconds.
+/// The next datagram within fifteen seconds.
 ///
 /// # Errors
 /// None came.
 pub fn hear(socket: &UdpSocket) -> io::Result<(Vec<u8>, SocketAddr)> {
+    hear_within(socket, LIMIT)
+}
+
+/// The next datagram within `limit`, for whoever sends again what was lost.
+///
+/// # Errors
+/// None came.
+pub fn hear_within(socket: &UdpSocket, limit: Duration) -> io::Result<(Vec<u8>, SocketAddr)> {
     let mut buffer = vec![0; 1 << 16];
-    socket.set_read_timeout(Some(LIMIT))?;
+    socket.set_read_timeout(Some(limit))?;
     let (length, from) = socket.recv_from(&mut buffer)?;
     buffer.truncate(length);
     Ok((buffer, from))

@@ -13,12 +13,12 @@ use rustix::process::Signal;
 
 use crate::http;
 use crate::namespace::Namespace;
-use crate::process::{Background, run, wait_until};
+use crate::process::{Background, PATIENCE, run, wait_until};
 
 /// How long a daemon may take until it answers; generous, for loaded machines and many ports.
-pub const START_LIMIT: Duration = Duration::from_secs(30);
+pub const START_LIMIT: Duration = Duration::from_secs(60);
 /// How long one command may take.
-pub const COMMAND_LIMIT: Duration = Duration::from_secs(30);
+pub const COMMAND_LIMIT: Duration = Duration::from_secs(60);
 
 /// Where the two programs are: `$VSWITCH_BIN_DIR`, or the directory that cargo built into.
 ///
@@ -189,24 +189,24 @@ impl Daemon {
     pub fn kill(&mut self) {
         self.process.signal(Signal::KILL);
         // A killed process ends; should it not, the wait for the next start says so.
-        let _ = self.process.wait(Duration::from_secs(10));
+        let _ = self.process.wait(PATIENCE);
     }
 
     /// Sends a signal and waits for the end.
     ///
     /// # Errors
-    /// It did not end within ten seconds.
+    /// It did not end within [`PATIENCE`].
     pub fn terminate(&mut self, signal: Signal) -> io::Result<ExitStatus> {
         self.process.signal(signal);
-        self.process.wait(Duration::from_secs(10))
+        self.process.wait(PATIENCE)
     }
 
     /// Waits for the end.
     ///
     /// # Errors
-    /// It did not end within ten seconds.
+    /// It did not end within [`PATIENCE`].
     pub fn wait(&mut self) -> io::Result<ExitStatus> {
-        self.process.wait(Duration::from_secs(10))
+        self.process.wait(PATIENCE)
     }
 
     /// Whether it has ended.

@@ -13,12 +13,11 @@ use std::path::{Path, PathBuf};
 use std::process::{Command, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::thread;
-use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process, set_parent_process_death_signal};
 use rustix::thread::{LinkNameSpaceType, move_into_link_name_space};
 
-use crate::process::{run_ok, wait_until};
+use crate::process::{PATIENCE, run_ok, wait_until};
 
 /// Where `ip netns` keeps the named namespaces.
 pub const DIRECTORY: &str = "/run/netns";
@@ -158,14 +157,14 @@ impl Namespace {
         command
     }
 
-    /// Runs a command line, split at white space, in the namespace; ten seconds at most.
+    /// Runs a command line, split at white space, in the namespace; for [`PATIENCE`] at most.
     ///
     /// # Errors
     /// See [`run_ok`].
     pub fn run(&self, line: &str) -> io::Result<String> {
         let mut words = line.split_whitespace();
         let program = words.next().ok_or_else(|| io::Error::other("an empty command line"))?;
-        run_ok(self.command(program).args(words), Duration::from_secs(10))
+        run_ok(self.command(program).args(words), PATIENCE)
     }
 
     /// Runs `ip` with the arguments of `line` in the namespace.
@@ -293,9 +292,7 @@ pub fn sweep() -> io::Result<Vec<String>> {
                 let _ = kill_process(pid, Signal::KILL);
             }
         }
-        let _ = wait_until("the end of leftover processes", Duration::from_secs(2), || {
-            pids(&name).is_empty().then_some(())
-        });
+        let _ = wait_until("the end of leftover processes", PATIENCE, || pids(&name).is_empty().then_some(()));
         if ip_batch(&format!("netns del {name}\n")).is_ok() {
             swept.push(name);
         }
@@ -306,7 +303,7 @@ pub fn sweep() -> io::Result<Vec<String>> {
 /// The processes in the namespace `name`.
 #[must_use]
 pub fn pids(name: &str) -> Vec<i32> {
-    run_ok(Command::new("ip").args(["netns", "pids", name]), Duration::from_secs(10))
+    run_ok(Command::new("ip").args(["netns", "pids", name]), PATIENCE)
         .unwrap_or_default()
         .split_whitespace()
         .filter_map(|pid| pid.parse().ok())

@@ -18,14 +18,14 @@ use vswitch::api::Stats;
 
 use crate::lab::must;
 use crate::namespace::Namespace;
-use crate::process::wait_until;
+use crate::process::{PATIENCE, wait_until};
 use crate::{Lab, Options};
 
 /// The interface of the host that is shared.
 pub const UPLINK: &str = "u0";
 type Address = fn(bool) -> IpAddr;
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = PATIENCE;
 
 /// The host's address on the wire.
 #[must_use]
@@ -174,6 +174,13 @@ impl Lab {
     pub fn dropped(&self, reason: &str) -> u64 {
         let stats: Stats = self.stats();
         stats.drops.get(reason).copied().unwrap_or(0)
+    }
+
+    /// Waits until more was dropped for `reason` than `before`.
+    #[track_caller]
+    pub fn await_dropped(&self, reason: &str, before: u64) {
+        let counted = wait_until(reason, PATIENCE, || (self.dropped(reason) > before).then_some(()));
+        assert!(counted.is_ok(), "nothing more was dropped as {reason}: {:?}", self.stats().drops);
     }
 
     /// Asserts that the host forwards nothing and has no rule: what the containers have is the switch's doing.

@@ -21,6 +21,10 @@ use rustix::process::{Pid, PidfdFlags, Signal, kill_process_group, pidfd_open};
 /// signal handler of a program that wants to clean up on SIGINT does.
 pub static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 
+/// How long a test waits for what must come. Whoever waits goes on as soon as it is there, so that nothing but a failure
+/// lasts that long, and a busy machine is no failure.
+pub const PATIENCE: Duration = Duration::from_secs(30);
+
 /// How long one `poll` lasts at most, so that [`INTERRUPTED`] is noticed.
 const SLICE: Duration = Duration::from_millis(200);
 

@@ -8,10 +8,11 @@ use std::io;
 use std::mem::{size_of, zeroed};
 use std::os::fd::{AsRawFd as _, FromRawFd as _, OwnedFd};
 use std::ptr;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::frame::tagged;
 use crate::namespace::Namespace;
+use crate::process::PATIENCE;
 
 /// The most frames of one [`PacketSocket::send_burst`].
 pub const BURST_MAX: usize = 64;
@@ -136,9 +137,9 @@ impl PacketSocket {
     /// # Errors
     /// What the kernel says.
     pub fn recv(&self, limit: Duration) -> io::Result<Option<Vec<u8>>> {
-        let deadline = std::time::Instant::now() + limit;
+        let deadline = Instant::now() + limit;
         loop {
-            let left = deadline.saturating_duration_since(std::time::Instant::now());
+            let left = deadline.saturating_duration_since(Instant::now());
             let mut waiting = libc::pollfd { fd: self.fd.as_raw_fd(), events: libc::POLLIN, revents: 0 };
             // SAFETY: one pollfd that lives through the call.
             let ready = unsafe { libc::poll(&raw mut waiting, 1, left.as_millis().min(60_000) as i32) };
@@ -153,18 +154,46 @@ impl PacketSocket {
         }
     }
 
-    /// Receives until nothing came for `quiet`, and returns the frames that `wanted` chose.
+    /// Receives until nothing came for `quiet`, and returns the frames that `wanted` chose: for those that should not
+    /// come. For those that should, [`PacketSocket::recv_expected`] waits as long as it takes.
     ///
     /// # Errors
     /// What the kernel says.
     pub fn recv_all(&self, quiet: Duration, wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<Vec<u8>>> {
+        self.recv_expected(0, quiet, wanted)
+    }
+
+    /// Receives until `count` frames came that `wanted` chose, however long that takes (up to [`PATIENCE`], when it
+    /// returns what did come), and then until nothing came for `quiet`, which shows frames beyond those.
+    ///
+    /// # Errors
+    /// What the kernel says.
+    pub fn recv_expected(
+        &self,
+        count: usize,
+        quiet: Duration,
+        wanted: impl Fn(&[u8]) -> bool,
+    ) -> io::Result<Vec<Vec<u8>>> {
+        let deadline = Instant::now() + PATIENCE;
         let mut frames = Vec::new();
-        while let Some(frame) = self.recv(quiet)? {
-            if wanted(&frame) {
-                frames.push(frame);
+        loop {
+            let complete = frames.len() >= count;
+            let limit = if complete { quiet } else { deadline.saturating_duration_since(Instant::now()) };
+            match self.recv(limit)? {
+                Some(frame) if wanted(&frame) => frames.push(frame),
+                Some(_) => {}
+                None => return Ok(frames),
             }
         }
-        Ok(frames)
+    }
+
+    /// The first frame that `wanted` chooses.
+    ///
+    /// # Errors
+    /// None came within [`PATIENCE`] ([`io::ErrorKind::TimedOut`]), or what the kernel says.
+    pub fn recv_first(&self, wanted: impl Fn(&[u8]) -> bool) -> io::Result<Vec<u8>> {
+        let mut frames = self.recv_expected(1, Duration::ZERO, wanted)?.into_iter();
+        frames.next().ok_or_else(|| io::Error::new(io::ErrorKind::TimedOut, format!("no such frame in {PATIENCE:?}")))
     }
 
     /// One frame that waits; none when it was an outgoing one.

@@ -9,13 +9,14 @@ use std::net::{Shutdown, SocketAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicU64, Ordering};
 use std::thread::{self, JoinHandle};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use crate::contact::patiently;
 use crate::namespace::Namespace;
+use crate::process::{PATIENCE, wait_until};
 
 /// How long a stream may stand still before it counts as broken.
-const STALL_LIMIT: Duration = Duration::from_secs(30);
+const STALL_LIMIT: Duration = PATIENCE;
 
 /// The eight bytes of content at `8 * index`: splitmix64, whose output depends on every bit of its
 /// input.
@@ -93,7 +94,7 @@ impl Transfer {
     }
 
     fn begin(listener: &TcpListener, client: &Namespace, target: SocketAddr, plan: Plan) -> io::Result<Self> {
-        let ours = client.enter(|| TcpStream::connect_timeout(&target, Duration::from_secs(10)))?;
+        let ours = client.enter(|| TcpStream::connect_timeout(&target, PATIENCE))?;
         let (theirs, _) = listener.accept()?;
         let received = Arc::new(AtomicU64::new(0));
         let mut threads = Vec::new();
@@ -115,6 +116,21 @@ impl Transfer {
     #[must_use]
     pub fn received_bytes(&self) -> u64 {
         self.received.load(Ordering::Relaxed)
+    }
+
+    /// Waits until nothing arrives for `quiet`, though not all has: somebody stopped it.
+    ///
+    /// # Errors
+    /// It goes on ([`io::ErrorKind::TimedOut`]).
+    pub fn await_standstill(&self, quiet: Duration) -> io::Result<()> {
+        let mut last = (self.received_bytes(), Instant::now());
+        wait_until("a standstill", PATIENCE, || {
+            let bytes = self.received_bytes();
+            if bytes != last.0 {
+                last = (bytes, Instant::now());
+            }
+            (last.1.elapsed() >= quiet).then_some(())
+        })
     }
 
     /// Waits for the end.
@@ -188,8 +204,22 @@ fn receive(mut socket: TcpStream, seed: u64, bytes: u64, counter: &AtomicU64) ->
 /// Sends one datagram of each of `sizes` (payload bytes) and checks that it is echoed unchanged.
 ///
 /// # Errors
-/// A datagram or its echo did not arrive within five seconds, or arrived changed; names the size.
+/// A datagram or its echo did not arrive within [`PATIENCE`], or arrived changed; names the size.
 pub fn datagrams(server: &Namespace, client: &Namespace, address: SocketAddr, sizes: &[usize]) -> io::Result<()> {
+    datagrams_within(PATIENCE, server, client, address, sizes)
+}
+
+/// The same with another limit of the time for each.
+///
+/// # Errors
+/// As [`datagrams`].
+pub fn datagrams_within(
+    limit: Duration,
+    server: &Namespace,
+    client: &Namespace,
+    address: SocketAddr,
+    sizes: &[usize],
+) -> io::Result<()> {
     let echo = server.enter(|| patiently(|| UdpSocket::bind(address)))?;
     let target = echo.local_addr()?;
     echo.set_read_timeout(Some(Duration::from_millis(50)))?;
@@ -204,17 +234,17 @@ pub fn datagrams(server: &Namespace, client: &Namespace, address: SocketAddr, si
                 }
             }
         });
-        let result = client.enter(|| exchange(target, sizes));
+        let result = client.enter(|| exchange(target, sizes, limit));
         stop.store(true, Ordering::Relaxed);
         result
     })
 }
 
-fn exchange(target: SocketAddr, sizes: &[usize]) -> io::Result<()> {
+fn exchange(target: SocketAddr, sizes: &[usize], limit: Duration) -> io::Result<()> {
     let any: SocketAddr = if target.is_ipv4() { ([0, 0, 0, 0], 0).into() } else { ([0u16; 8], 0).into() };
     let socket = UdpSocket::bind(any)?;
     socket.connect(target)?;
-    socket.set_read_timeout(Some(Duration::from_secs(5)))?;
+    socket.set_read_timeout(Some(limit))?;
     let mut sent = vec![0; 1 << 16];
     let mut received = vec![0; 1 << 16];
     for &size in sizes {

@@ -6,14 +6,13 @@ use std::os::unix::fs::PermissionsExt as _;
 use std::path::PathBuf;
 use std::process::Command;
 use std::thread;
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use tempfile::TempDir;
 use vswitch::api::{Port, Publication};
 use vswitch_tests::http::{self, connect, read_answer};
 use vswitch_tests::lab::must;
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::{Lab, Options};
 
 const NET: &str = "d2d1f7a3b1c94e5f8a7b6c5d4e3f2a1b0c9d8e7f6a5b4c3d2e1f0a9b8c7d6e5f";
@@ -350,9 +349,7 @@ fn what_docker_never_heard_of_gives_way() {
     world.refused("CreateNetwork", &other, "overlaps");
     // The container ends with nobody there to say so.
     drop(world.lab.take_container("db"));
-    must(wait_until("the port goes with its container", Duration::from_secs(10), || {
-        world.lab.ports(BRIDGE).is_empty().then_some(())
-    }));
+    must(wait_until("the port goes with its container", PATIENCE, || world.lab.ports(BRIDGE).is_empty().then_some(())));
     world.call("CreateEndpoint", &create_endpoint(WEB, "172.18.0.2"));
     for endpoint in [WEB, DB] {
         world.stop(endpoint);

@@ -9,7 +9,7 @@ use vswitch_tests::namespace::{Namespace, unique_prefix};
 use vswitch_tests::process::{Background, run, run_ok};
 use vswitch_tests::raw::PacketSocket;
 use vswitch_tests::requirement;
-use vswitch_tests::stream::{Plan, Transfer, datagrams};
+use vswitch_tests::stream::{Plan, Transfer, datagrams, datagrams_within};
 
 /// Two namespaces joined by a veth pair, 10.0.0.1 and 10.0.0.2.
 fn pair() -> Option<(Namespace, Namespace)> {
@@ -37,7 +37,7 @@ fn streams_and_datagrams_are_checked_end_to_end() {
     must(datagrams(&b, &a, address, &[0, 1, 1472, 1473, 65_507]));
     // Nobody is there: the error says so instead of waiting for ever.
     must(b.ip("link set eth0 down"));
-    assert!(datagrams(&b, &a, ([10, 0, 0, 2], 0).into(), &[1]).is_err());
+    assert!(datagrams_within(Duration::from_secs(1), &b, &a, ([10, 0, 0, 2], 0).into(), &[1]).is_err());
 }
 
 #[test]
@@ -48,7 +48,7 @@ fn raw_frames_keep_their_tags() {
     let frames = [plain.clone(), tagged(100, &plain)];
     assert_eq!(must(from.send_burst(&frames)), 2);
     let quiet = Duration::from_millis(200);
-    assert_eq!(must(to.recv_all(quiet, |frame| frame[6..12] == mac(1))), frames);
+    assert_eq!(must(to.recv_expected(2, quiet, |frame| frame[6..12] == mac(1))), frames);
     assert_eq!(must(from.recv_all(quiet, |frame| frame[6..12] == mac(1))), Vec::<Vec<u8>>::new(), "not its own");
     assert_eq!(must(b.link_counter("eth0", "rx_packets")), 2);
 }
@@ -86,7 +86,7 @@ fn programs_are_bounded_and_do_not_outlive_their_owner() {
     let mut command = a.command("sh");
     command.args(["-c", "sleep 100 & sleep 100"]);
     drop(must(Background::start(&mut command, &directory.path().join("log"))));
-    must(vswitch_tests::process::wait_until("no process", Duration::from_secs(5), || {
+    must(vswitch_tests::process::wait_until("no process", vswitch_tests::process::PATIENCE, || {
         vswitch_tests::namespace::pids(a.name()).is_empty().then_some(())
     }));
 }
@@ -99,7 +99,7 @@ fn a_dropped_namespace_is_gone() {
     drop(a);
     assert!(!path.exists());
     // Its end of the veth pair went with it, and so did ours.
-    must(vswitch_tests::process::wait_until("the pair to go", Duration::from_secs(5), || {
+    must(vswitch_tests::process::wait_until("the pair to go", vswitch_tests::process::PATIENCE, || {
         b.ip("link show eth0").is_err().then_some(())
     }));
 }

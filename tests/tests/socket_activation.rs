@@ -14,11 +14,11 @@ use tempfile::TempDir;
 use vswitch_tests::daemon::PassedSocket;
 use vswitch_tests::http;
 use vswitch_tests::lab::must;
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::{Lab, Options};
 
 /// How long a call may wait for a daemon that is being started.
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = PATIENCE;
 /// Long enough for a daemon that runs to have answered.
 const NO_ANSWER: Duration = Duration::from_millis(300);
 

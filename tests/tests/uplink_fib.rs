@@ -8,7 +8,7 @@ use vswitch::control::uplink::watch::HostWatch;
 use vswitch::io::uplink::{Refusal, Resolution};
 use vswitch_tests::lab::must;
 use vswitch_tests::namespace::{Namespace, unique_prefix};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::requirement;
 
 /// A host with two interfaces, `up0` and `up1`, whose other ends are in another namespace.
@@ -95,7 +95,7 @@ impl World {
     #[track_caller]
     fn assert_agrees(&self, watch: &HostWatch, destinations: &[&str], when: &str) {
         let mut differ = Vec::new();
-        let agreed = wait_until("the same answers", Duration::from_secs(2), || {
+        let agreed = wait_until("the same answers", PATIENCE, || {
             differ = destinations
                 .iter()
                 .map(|to| (*to, self.kernel(to), self.ours(watch, to)))
@@ -184,7 +184,7 @@ fn every_kind_of_route_gives_the_kernels_answer() {
     }
     assert!(watch.look(Fib::new).caveats().is_empty());
     must(world.host.ip("rule add fwmark 7 lookup 100"));
-    must(wait_until("the rule", Duration::from_secs(2), || (!watch.look(Fib::new).caveats().is_empty()).then_some(())));
+    must(wait_until("the rule", PATIENCE, || (!watch.look(Fib::new).caveats().is_empty()).then_some(())));
 }
 
 #[test]
@@ -208,7 +208,7 @@ fn multipath_routes_lead_where_the_kernel_may_send() {
     };
     let becomes = |to: &str, expected: &[&str]| {
         let mut seen = Vec::new();
-        let same = wait_until("the ways", Duration::from_secs(2), || {
+        let same = wait_until("the ways", PATIENCE, || {
             seen = ways(to);
             (seen == expected).then_some(())
         });
@@ -238,7 +238,7 @@ fn neighbours_are_found_out_and_followed() {
     for (to, router) in [("8.8.8.8", "10.0.0.2"), ("2001:db8::1", "fd00::2")] {
         let to: IpAddr = to.parse().expect("an address");
         let router: IpAddr = router.parse().expect("an address");
-        must(wait_until("the route", Duration::from_secs(2), || {
+        must(wait_until("the route", PATIENCE, || {
             matches!(next_hops.resolve(to, 0), Resolution::Unresolved { neighbour, .. } if neighbour == router)
                 .then_some(())
         }));
@@ -248,7 +248,7 @@ fn neighbours_are_found_out_and_followed() {
         let links: serde_json::Value = serde_json::from_str(&links).expect("JSON");
         let mac = links[0]["address"].as_str().expect("an address").to_owned();
         let known = |expected: &str| {
-            wait_until("the neighbour", Duration::from_secs(5), || match next_hops.resolve(to, 0) {
+            wait_until("the neighbour", PATIENCE, || match next_hops.resolve(to, 0) {
                 Resolution::Via(hop) => (vswitch::wire::MacAddr(hop.mac).to_string() == expected).then_some(hop),
                 _ => None,
             })
@@ -260,7 +260,7 @@ fn neighbours_are_found_out_and_followed() {
         must(known("02:00:00:00:00:77"));
         assert!(next_hops.generation() > generation);
         must(world.host.ip(&format!("neigh del {router} dev up0")));
-        must(wait_until("the loss", Duration::from_secs(2), || {
+        must(wait_until("the loss", PATIENCE, || {
             matches!(next_hops.resolve(to, 0), Resolution::Unresolved { .. }).then_some(())
         }));
     }
@@ -292,7 +292,7 @@ fn an_overrun_is_recovered_from() {
         vswitch_tests::process::run_ok(world.host.command("ip").args(["-batch"]).arg(&path), Duration::from_secs(60));
     let _ = std::fs::remove_file(&path);
     must(done);
-    must(wait_until("all routes", Duration::from_secs(10), || {
+    must(wait_until("all routes", PATIENCE, || {
         let count = watch
             .look(|mirror| mirror.routes().filter(|route| route.dst.prefix_len() == 32 && route.table == 254).count());
         (count == 20_000).then_some(())

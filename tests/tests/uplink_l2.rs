@@ -10,7 +10,7 @@ use vswitch::api::{UplinkState, Uplinks};
 use vswitch_tests::frame::{BROADCAST, EXPERIMENTAL, VLAN, ethernet, mac, tagged};
 use vswitch_tests::inventory::Inventory;
 use vswitch_tests::lab::{any_port, assert_no_reach, assert_reaches, must};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::raw::PacketSocket;
 use vswitch_tests::stream::{Plan, Transfer};
 use vswitch_tests::{Lab, announce};
@@ -58,9 +58,8 @@ fn uplinks(lab: &Lab) -> Uplinks {
 
 #[track_caller]
 fn becomes(lab: &Lab, state: UplinkState) {
-    let reached = wait_until("the uplink's state", Duration::from_secs(5), || {
-        (uplinks(lab).l2.first()?.state == state).then_some(())
-    });
+    let reached =
+        wait_until("the uplink's state", PATIENCE, || (uplinks(lab).l2.first()?.state == state).then_some(()));
     assert!(reached.is_ok(), "the uplink is not {state:?}: {:?}", uplinks(lab).l2);
 }
 
@@ -217,21 +216,21 @@ fn vlans_are_tags_on_the_wire() {
 
     lab.ctl(&["add-uplink", "br0", "phy0"]);
     must(a.send(&plain(1)));
-    assert_eq!((received(&outside), received(&b)), (vec![tagged(10, &plain(1))], nothing.clone()), "a trunk");
+    assert_eq!((received(&outside, 1), received(&b, 0)), (vec![tagged(10, &plain(1))], nothing.clone()), "a trunk");
     must(outside.send(&tagged(20, &plain(9))));
-    assert_eq!((received(&a), received(&b)), (nothing.clone(), vec![plain(9)]));
+    assert_eq!((received(&a, 0), received(&b, 1)), (nothing.clone(), vec![plain(9)]));
     must(outside.send(&plain(9)));
-    assert_eq!((received(&a), received(&b)), (nothing.clone(), nothing.clone()), "untagged is neither VLAN");
+    assert_eq!((received(&a, 0), received(&b, 0)), (nothing.clone(), nothing.clone()), "untagged is neither VLAN");
     lab.ctl(&["del-uplink", "br0", "phy0"]);
 
     lab.ctl(&["add-uplink", "br0", "phy0", "--vlan", "10"]);
     must(a.send(&plain(1)));
-    assert_eq!(received(&outside), [plain(1)], "an access port");
+    assert_eq!(received(&outside, 1), [plain(1)], "an access port");
     must(outside.send(&plain(9)));
-    assert_eq!((received(&a), received(&b)), (vec![plain(9)], nothing.clone()));
+    assert_eq!((received(&a, 1), received(&b, 0)), (vec![plain(9)], nothing.clone()));
     must(outside.send(&tagged(20, &plain(9))));
-    assert_eq!((received(&a), received(&b)), (nothing.clone(), nothing));
-    assert_eq!(lab.drops("br0", "phy0", "vlan-ingress"), 1);
+    lab.await_drops("br0", "phy0", "vlan-ingress", 1);
+    assert_eq!((received(&a, 0), received(&b, 0)), (nothing.clone(), nothing));
     finish(lab);
 }
 
@@ -263,10 +262,10 @@ fn two_hosts_share_vlans_over_one_wire() {
     two.finish();
 }
 
-/// Our frames that arrived, tagged or not.
-fn received(socket: &PacketSocket) -> Vec<Vec<u8>> {
+/// Our frames that arrived, tagged or not, when `expected` of them did: waits for those, and for what should not come.
+fn received(socket: &PacketSocket, expected: usize) -> Vec<Vec<u8>> {
     let ours = EXPERIMENTAL.to_be_bytes();
-    must(socket.recv_all(Duration::from_millis(150), |frame| {
+    must(socket.recv_expected(expected, Duration::from_millis(150), |frame| {
         frame.len() >= 18 && (frame[12..14] == ours || (frame[12..14] == VLAN.to_be_bytes() && frame[16..18] == ours))
     }))
 }
@@ -317,7 +316,7 @@ fn the_interface_is_followed() {
             lab.kill_daemon();
             lab.start_daemon();
         }
-        let renamed = wait_until("the new name", Duration::from_secs(5), || {
+        let renamed = wait_until("the new name", PATIENCE, || {
             (uplinks(&lab).l2[0].interface.as_deref() == Some("wire9")).then_some(())
         });
         assert!(renamed.is_ok(), "{:?}", uplinks(&lab).l2);
@@ -329,7 +328,7 @@ fn the_interface_is_followed() {
     let tap = "vsw-phy0";
     must(lab.host().ip(&format!("link del {tap}")).or_else(|_| lab.host().ip("link del vsw-wire9")));
     let started = Instant::now();
-    must(wait_until("the TAP", Duration::from_secs(5), || {
+    must(wait_until("the TAP", PATIENCE, || {
         lab.host().ip("link show type tun").ok().filter(|text| text.contains("vsw-"))
     }));
     becomes(&lab, UplinkState::Up);
@@ -350,7 +349,7 @@ fn the_interface_is_followed() {
 
     // A larger MTU is followed.
     must(lab.host().ip("link set phy0 mtu 9000"));
-    must(wait_until("the MTU", Duration::from_secs(5), || (uplinks(&lab).l2[0].mtu == Some(9000)).then_some(())));
+    must(wait_until("the MTU", PATIENCE, || (uplinks(&lab).l2[0].mtu == Some(9000)).then_some(())));
     finish(lab);
 }
 

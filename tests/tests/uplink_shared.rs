@@ -4,14 +4,13 @@
 
 use std::net::IpAddr;
 use std::os::fd::{AsFd as _, OwnedFd};
-use std::time::Duration;
 
 use vswitch::api::{SharedUplink, UplinkState, Uplinks};
 use vswitch::bpf::sys::{self, Instruction};
 use vswitch_tests::Lab;
 use vswitch_tests::inventory::Inventory;
 use vswitch_tests::lab::{Options, any_port, assert_reaches, must};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::stream::{Plan, Transfer};
 
 const HOST: &str = "192.0.2.1";
@@ -53,7 +52,7 @@ fn address(lab: &Lab, name: &str) {
         must(lab.host().ip(&line));
     }
     // Until the link has settled, the host is not what it will be found to be.
-    must(wait_until("the link", Duration::from_secs(5), || {
+    must(wait_until("the link", PATIENCE, || {
         let text = lab.host().ip(&format!("addr show dev {name}")).ok()?;
         (text.contains("state UP") && text.contains("inet6 fe80:") && !text.contains("tentative")).then_some(())
     }));
@@ -67,7 +66,7 @@ fn shared(lab: &Lab) -> SharedUplink {
 #[track_caller]
 fn becomes(lab: &Lab, what: impl Fn(&SharedUplink) -> bool) -> SharedUplink {
     let mut last = None;
-    let reached = wait_until("the uplink's state", Duration::from_secs(6), || {
+    let reached = wait_until("the uplink's state", PATIENCE, || {
         let uplink = shared(lab);
         let is = what(&uplink);
         last = Some(uplink.clone());
@@ -90,7 +89,7 @@ fn assert_the_hosts_traffic_passes(lab: &Lab) {
 /// What is on the hook that outlives the daemon: a rear guard, one and no more.
 #[track_caller]
 fn assert_one_guard(lab: &Lab) {
-    let one = wait_until("one guard", Duration::from_secs(3), || {
+    let one = wait_until("one guard", PATIENCE, || {
         let filters = lab.host().run("tc filter show dev phy0 ingress").ok()?;
         (filters.matches(" handle ").count() == 1 && filters.contains(" name vswitch_rear ")).then_some(())
     });

@@ -6,13 +6,13 @@ use vswitch::api::{FdbKind, PortState};
 use vswitch_tests::frame::{BROADCAST, EXPERIMENTAL, ethernet, mac};
 use vswitch_tests::lab::{any_port, assert_no_reach, assert_reaches, ipv4, ipv6, must};
 use vswitch_tests::overlay::{Underlay, address};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::raw::PacketSocket;
 use vswitch_tests::requirement;
 use vswitch_tests::stream::{Plan, Transfer, datagrams};
 use vswitch_tests::{Lab, Options};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = PATIENCE;
 
 /// Two hosts with a tunnel of VNI 42 between them, and the containers `a` and `b`.
 fn pair(underlay_mtu: u32, over_ipv6: bool, args: &str) -> Option<(Underlay, Lab, Lab)> {
@@ -118,7 +118,8 @@ fn three_hosts_flood_once_to_each_and_never_on() {
     let frame = ethernet(BROADCAST, mac(77), EXPERIMENTAL, &[7; 46]);
     must(sockets[0].send(&frame));
     for socket in &sockets[1..] {
-        let came = must(socket.recv_all(Duration::from_millis(300), |got| got[12..14] == EXPERIMENTAL.to_be_bytes()));
+        let came =
+            must(socket.recv_expected(1, Duration::from_millis(300), |got| got[12..14] == EXPERIMENTAL.to_be_bytes()));
         assert_eq!(came, std::slice::from_ref(&frame));
     }
     finish(underlay, labs);

@@ -7,11 +7,11 @@ use std::time::Duration;
 use vswitch_tests::frame::{ethernet, mac, tagged};
 use vswitch_tests::lab::{assert_reaches, must};
 use vswitch_tests::overlay::{Underlay, address};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::stream::fill;
 use vswitch_tests::{Lab, Namespace, requirement};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = PATIENCE;
 
 /// Flags, VNI and what is inside (RFC 7348 section 5).
 fn vxlan(flags: u8, vni: u32, inner: &[u8]) -> Vec<u8> {

@@ -5,11 +5,11 @@ use std::time::Duration;
 
 use vswitch_tests::lab::{any_port, assert_no_reach, assert_reaches, must};
 use vswitch_tests::overlay::{Capture, Captured, KernelVtep, OvsVtep, Underlay, address};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::stream::{Plan, Transfer, datagrams};
 use vswitch_tests::{Lab, Namespace, requirement};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = PATIENCE;
 const VNI: u32 = 42;
 const OURS: u8 = 1;
 const KERNEL: u8 = 2;

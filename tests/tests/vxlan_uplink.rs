@@ -5,12 +5,12 @@ use std::time::Duration;
 use vswitch::api::{Carrier, PortState};
 use vswitch_tests::lab::{any_port, assert_reaches, ipv4, ipv6, must};
 use vswitch_tests::overlay::{Capture, IFNAME, KernelVtep, Underlay, address};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::requirement;
 use vswitch_tests::stream::{Plan, Transfer, datagrams};
 use vswitch_tests::{Lab, Options};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = PATIENCE;
 
 /// Hosts 1 to `count`, each with a container, and a tunnel between all of them over the uplink by `carry`.
 fn hosts(count: u8, carry: &str, over_ipv6: bool) -> Option<(Underlay, Vec<Lab>)> {

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use vswitch::api::{Port, PortState, PortType, XdpMode};
 use vswitch_tests::lab::{any_port, assert_no_reach, assert_reaches, ipv4, ipv6, must};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::stream::{Plan, Transfer, datagrams};
 use vswitch_tests::{Lab, Namespace, announce};
 
@@ -162,18 +162,16 @@ fn what_somebody_does_to_the_hosts_end_is_put_right() {
     let (a, address, end) = (lab.container("a"), ipv4(&ports[1]), host_end(&ports[1]));
     let host = |line: &str| must(lab.host().ip(line));
     let again = |what: &str| {
-        must(wait_until(what, Duration::from_secs(10), || {
+        must(wait_until(what, PATIENCE, || {
             let up = lab.ports("br0").iter().all(|port| port.state == PortState::Up);
             (up && host_links(&lab).to_string().contains(&end)).then_some(())
         }));
-        must(wait_until("packets again", Duration::from_secs(5), || {
-            a.run(&format!("ping -n -q -c 1 -W 0.3 {address}")).ok()
-        }));
+        must(wait_until("packets again", PATIENCE, || a.run(&format!("ping -n -q -c 1 -W 0.3 {address}")).ok()));
     };
     host(&format!("link set {end} down"));
     again("the interface to be up");
     host(&format!("link set {end} mtu 1000"));
-    must(wait_until("its MTU", Duration::from_secs(5), || (!host("link").contains("mtu 1000")).then_some(())));
+    must(wait_until("its MTU", PATIENCE, || (!host("link").contains("mtu 1000")).then_some(())));
     host(&format!("link set {end} name other0"));
     again("its name");
     host(&format!("link del {end}"));
@@ -227,7 +225,7 @@ fn links_that_flap_under_load_lose_packets_and_nothing_else() {
     }
     must(stream.finish());
     announce(&format!("a stream went on through {flaps} rounds of links that went down and up"));
-    must(wait_until("the bystander", Duration::from_secs(5), || {
+    must(wait_until("the bystander", PATIENCE, || {
         lab.container("a").run(&format!("ping -n -q -c 1 -W 0.3 {}", ipv4(&ports[2]))).ok()
     }));
     lab.finish();
@@ -256,7 +254,7 @@ fn ports_that_come_and_go_under_traffic_leave_no_frame_behind() {
     // Received is sent and dropped, and no chunk is lent to a socket that is gone.
     lab.assert_accounted();
     assert_eq!(must(lab.host().ip("-br link")).lines().count(), 3);
-    must(wait_until("as many descriptors as before", Duration::from_secs(5), || {
+    must(wait_until("as many descriptors as before", PATIENCE, || {
         (must(lab.daemon().descriptors()) <= descriptors).then_some(())
     }));
     announce(&format!("{rounds} times a port came and went under traffic"));

@@ -133,6 +133,67 @@ fn fragments_follow_their_first() {
     assert_eq!(both.check(&frame(&ipv4(&V4 { offset: 2, ..header }, 6, &[0; 40]))).unwrap(), Passed);
 }
 
+/// Each program on frames in a row, because to withhold a fragment changes what becomes of the next one.
+#[test]
+fn fragments_that_overtake_the_first_are_withheld() {
+    if !can_run("fragments_that_overtake_the_first_are_withheld") {
+        return;
+    }
+    use Counter::{LaterFragment, Passed, Published, Undecided};
+    type Make = dyn Fn(u16, u16, bool, u16) -> Vec<u8>;
+    let v4 = |identification, offset, more, port| {
+        let header = V4 { source: PEER4, destination: HOST4[0], options: 0, identification, offset, more };
+        frame(&ipv4(&header, 17, &udp(9, port, &[0; 64])))
+    };
+    let v6 = |identification: u16, offset, more, port| {
+        let fragment = Extension::Fragment { offset, more, identification: u32::from(identification) << 8 };
+        frame(&ipv6(PEER6, HOST6[0], &[fragment], 17, &udp(9, port, &[0; 64])))
+    };
+    for (program, make) in [(Program::Tc, &v4 as &Make), (Program::Tc, &v6), (Program::Xdp, &v4), (Program::Xdp, &v6)] {
+        let mut both = host();
+        let name = program.name();
+        // Test runs come in through the loopback interface of the thread's namespace.
+        both.withhold_fragments(1, 1000);
+        let step = |both: &mut Both, frame: &[u8], rule| {
+            let taken = both.step(program, frame).unwrap_or_else(|why| panic!("{name}: {why}"));
+            assert_eq!(taken, rule, "{name}");
+        };
+        step(&mut both, &make(1, 18, false, 0), Undecided);
+        step(&mut both, &make(1, 9, true, 0), Undecided);
+        step(&mut both, &make(1, 0, true, 80), Published);
+        step(&mut both, &make(1, 27, true, 0), LaterFragment);
+        // The host's: the first one goes along, and nothing after it.
+        step(&mut both, &make(2, 9, true, 0), Undecided);
+        step(&mut both, &make(2, 0, true, 22), Undecided);
+        step(&mut both, &make(2, 18, false, 0), Passed);
+        step(&mut both, &make(2, 9, true, 0), Passed);
+        step(&mut both, &make(2, 0, true, 22), Passed);
+        // In order nothing of the host's is withheld.
+        step(&mut both, &make(3, 0, true, 22), Passed);
+        step(&mut both, &make(3, 9, true, 0), Passed);
+        step(&mut both, &make(3, 18, false, 0), Passed);
+        // The identification comes round again.
+        step(&mut both, &make(3, 0, true, 80), Published);
+        step(&mut both, &make(3, 9, true, 0), LaterFragment);
+        step(&mut both, &make(1, 0, true, 22), Undecided);
+        step(&mut both, &make(1, 0, true, 22), Passed);
+        both.pass_time(Duration::from_secs(30));
+        step(&mut both, &make(3, 9, true, 0), Undecided);
+        // Not to others, not with the mark that the switch goes by, and not more than so many.
+        let mut marked = make(4, 9, true, 0);
+        marked[6] |= 1;
+        step(&mut both, &marked, Passed);
+        both.withhold_fragments(1, 2);
+        for (id, rule) in [(5, Undecided), (6, Undecided)] {
+            step(&mut both, &make(id, 9, true, 0), rule);
+        }
+        both.model.withholds = false;
+        step(&mut both, &make(7, 9, true, 0), Passed);
+        both.classifier.pass_fragments(1);
+        step(&mut both, &make(8, 9, true, 0), Passed);
+    }
+}
+
 #[test]
 fn what_is_taken_changes_with_the_maps() {
     if !can_run("what_is_taken_changes_with_the_maps") {

@@ -27,6 +27,7 @@ use std::sync::atomic::Ordering;
 use std::time::Duration;
 
 use lab::{Namespace, can_run};
+use namespaces::PATIENCE;
 use uplink::{HOST4, HOST6, Lab, PEER4, PEER6, datagram, send};
 use vswitch::bpf::{Classifier, Counter, Flow, Protocol, TcHook, XdpMode};
 
@@ -47,7 +48,7 @@ fn stream(client: &Namespace, server: &Namespace, to: &str, port: u16, bytes: us
     let listener = server.inside(|| TcpListener::bind((ip(to), port)).unwrap());
     let pattern: Vec<u8> = (0..bytes).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
     let exchange = |mut socket: TcpStream, first: bool| {
-        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let send = |socket: &mut TcpStream| socket.write_all(&pattern).unwrap();
         if first {
             send(&mut socket);
@@ -61,7 +62,7 @@ fn stream(client: &Namespace, server: &Namespace, to: &str, port: u16, bytes: us
     };
     std::thread::scope(|scope| {
         scope.spawn(|| exchange(listener.accept().unwrap().0, false));
-        let socket = client.inside(|| TcpStream::connect_timeout(&(ip(to), port).into(), Duration::from_secs(5)));
+        let socket = client.inside(|| TcpStream::connect_timeout(&(ip(to), port).into(), PATIENCE));
         exchange(socket.unwrap_or_else(|why| panic!("connect to {to} port {port}: {why}")), true);
     });
 }
@@ -122,7 +123,7 @@ fn datagrams_fragments_errors_and_echoes_find_their_way() {
     publish(&mut classifier);
     let _attachment = lab.host.inside(|| classifier.attach_tc("up0", "carry", TcHook::of_kernel())).unwrap();
     let _wire = lab.switch();
-    let limit = Duration::from_secs(5);
+    let limit = PATIENCE;
     for (host, peer) in [(HOST4, PEER4), (HOST6, PEER6)] {
         let inside = lab.container.inside(|| UdpSocket::bind((ip(host), PORT)).unwrap());
         let of_host = lab.host.inside(|| UdpSocket::bind((ip(host), SSH)).unwrap());

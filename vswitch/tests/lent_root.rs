@@ -7,10 +7,9 @@ mod namespaces;
 
 use std::io::{Read, Write};
 use std::net::{TcpListener, TcpStream};
-use std::time::Duration;
 
 use lab::{Container, Host, future};
-use namespaces::{can_run, eventually, run};
+use namespaces::{PATIENCE, can_run, eventually, run};
 use vswitch::api::{BridgeChange, ErrorCode, PortState, PortType};
 use vswitch::datapath::clock::now_s;
 
@@ -28,7 +27,7 @@ fn each_type(test: &str, body: impl Fn(PortType)) {
 /// A connection from `a` to `b`, whose address is `address`.
 fn connect(a: &Container, b: &Container, address: &str) -> (TcpStream, TcpStream) {
     let listener = b.netns.inside(|| TcpListener::bind((address, 5001)).unwrap());
-    let timeout = Duration::from_secs(5);
+    let timeout = PATIENCE;
     let to = (address.parse::<std::net::IpAddr>().unwrap(), 5001).into();
     let one = a.netns.inside(|| TcpStream::connect_timeout(&to, timeout).unwrap());
     let (two, _) = listener.accept().unwrap();

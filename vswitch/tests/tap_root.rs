@@ -10,9 +10,10 @@ mod namespaces;
 use std::io::{ErrorKind, Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::Ordering;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
 use lab::{Namespace, Wire, add_port, can_run, drain, wait_readable, whole};
+use namespaces::{PATIENCE, eventually};
 use rustix::event::PollFlags;
 use rustix::io::Errno;
 use vswitch::control::netlink::{LinkChange, Netlink, NewRoute};
@@ -61,12 +62,12 @@ fn stream(a: &Namespace, b: &Namespace, to: &str, bytes: usize) {
     let listener = b.inside(|| TcpListener::bind((to, 5001)).unwrap());
     let receiver = std::thread::spawn(move || {
         let (mut socket, _) = listener.accept().unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut received = Vec::new();
         socket.read_to_end(&mut received).unwrap();
         received
     });
-    let mut socket = a.inside(|| TcpStream::connect_timeout(&(to, 5001).into(), Duration::from_secs(5)).unwrap());
+    let mut socket = a.inside(|| TcpStream::connect_timeout(&(to, 5001).into(), PATIENCE).unwrap());
     let sent: Vec<u8> = (0..bytes).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
     socket.write_all(&sent).unwrap();
     drop(socket);
@@ -93,9 +94,9 @@ fn a_removed_interface_is_noticed_at_once() {
     let mut netlink = a.netlink();
     let index = link(&mut netlink).index;
     netlink.delete_link(index).unwrap();
-    let events = wait_readable([rx.as_ref()].into_iter(), Duration::from_secs(5));
+    let events = wait_readable([rx.as_ref()].into_iter(), PATIENCE);
     assert!(events[0].contains(PollFlags::ERR), "{events:?}");
-    assert!(start.elapsed() < Duration::from_secs(1), "noticed after {:?}", start.elapsed());
+    assert!(start.elapsed() < PATIENCE / 3, "woken by the removal, not by the end of the wait: {:?}", start.elapsed());
     assert_eq!(drain(rx.as_mut()), (RxStatus::Gone, 0));
     let (report, _) = send_plain(tx.as_mut());
     assert_eq!(report.drops().collect::<Vec<_>>(), [(DropReason::PortGone, 1)]);
@@ -129,11 +130,7 @@ fn a_persistent_port_survives_its_owner_and_is_attached_again() {
     let id = a.netns().id();
     assert_eq!(holders(id).unwrap().mounts.len(), 1);
     let mut sleeper = std::process::Command::new("ip").args(["netns", "exec", &a.name, "sleep", "30"]).spawn().unwrap();
-    let deadline = Instant::now() + Duration::from_secs(5);
-    while holders(id).unwrap().processes != [sleeper.id()] {
-        assert!(Instant::now() < deadline, "{:?}", holders(id));
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually("the process is in its namespace", || holders(id).unwrap().processes == [sleeper.id()]);
     drop(netlink);
     a.remove();
     assert_eq!(holders(id).unwrap().processes, [sleeper.id()]);
@@ -245,7 +242,7 @@ fn a_unit_of_pieces_arrives_as_one_frame() {
     let a = Namespace::new();
     let tap = add_port(&a, &["10.9.0.2/24"], None);
     let socket = a.inside(|| UdpSocket::bind("10.9.0.2:7000").unwrap());
-    socket.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    socket.set_read_timeout(Some(PATIENCE)).unwrap();
 
     // 224 bytes of UDP from 10.9.0.9: without a UDP checksum, with the IPv4 header's.
     let mut mac = [0; 6];

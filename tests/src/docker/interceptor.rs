@@ -40,6 +40,8 @@ struct Plan {
     calls: Vec<String>,
     /// At which call, counted from 0, and at which moment of it to kill which process.
     kill: Option<(usize, Moment, Pid)>,
+    /// Whether that call has come, and it has been killed, which follows.
+    due: bool,
     killed: bool,
 }
 
@@ -92,7 +94,19 @@ impl Interceptor {
         lock(&self.plan).calls.clone()
     }
 
-    /// Whether the moment has come.
+    /// Whether the moment has come; if its call has, waits for it. To be asked when Docker has got its answers: the one
+    /// that is followed by the end of the driver may have made it go on before that.
+    ///
+    /// # Errors
+    /// The driver does not end.
+    pub fn kills(&self) -> io::Result<bool> {
+        wait_until("the end of the driver", LIMIT, || {
+            let plan = lock(&self.plan);
+            (plan.due == plan.killed).then_some(plan.killed)
+        })
+    }
+
+    /// Whether the moment has come and gone.
     #[must_use]
     pub fn has_killed(&self) -> bool {
         lock(&self.plan).killed
@@ -113,7 +127,9 @@ fn pass(mut docker: UnixStream, driver: &PathBuf, plan: &Mutex<Plan>) -> io::Res
         let mut plan = lock(plan);
         plan.calls.push(name);
         let number = plan.calls.len() - 1;
-        plan.kill.filter(|kill| kill.0 == number).map(|kill| (kill.1, kill.2))
+        let due = plan.kill.filter(|kill| kill.0 == number).map(|kill| (kill.1, kill.2));
+        plan.due |= due.is_some();
+        due
     };
     let at = |moment| due.filter(|due| due.0 == moment).map(|due| due.1);
     if let Some(pid) = at(Moment::Before) {

@@ -36,11 +36,11 @@ pub use container::Container;
 pub use interceptor::{Interceptor, Moment};
 
 /// How long `dockerd` may take until it answers; longer than it waits for a plugin that does not.
-const START_LIMIT: Duration = Duration::from_secs(60);
+const START_LIMIT: Duration = Duration::from_secs(120);
 /// How long one command may take.
-const COMMAND_LIMIT: Duration = Duration::from_secs(90);
+const COMMAND_LIMIT: Duration = Duration::from_secs(180);
 /// How long `dockerd` may take to end: it gives containers fifteen seconds.
-const END_LIMIT: Duration = Duration::from_secs(25);
+const END_LIMIT: Duration = Duration::from_secs(60);
 /// Where Docker's API is, as its host sees it.
 const SOCKET: &str = "/run/docker.sock";
 

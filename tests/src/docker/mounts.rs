@@ -13,9 +13,9 @@ use std::path::Path;
 use std::time::Duration;
 
 use crate::namespace::Namespace;
-use crate::process::{Background, wait_until};
+use crate::process::{Background, PATIENCE, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = PATIENCE;
 const READY: &str = "the mounts are ready";
 /// `$1` is an empty directory of the lab.
 const SCRIPT: &str = "set -e

@@ -10,9 +10,9 @@ use std::time::Duration;
 
 use rustix::process::{Pid, Signal, kill_process};
 
-use crate::process::wait_until;
+use crate::process::{PATIENCE, wait_until};
 
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = PATIENCE;
 const CONTROL_GROUPS: &str = "/sys/fs/cgroup";
 /// How Docker's programs begin.
 const PROGRAMS: [&str; 3] = ["docker", "containerd", "runc"];

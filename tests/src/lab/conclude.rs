@@ -8,10 +8,10 @@ use super::{Lab, must, tail};
 use crate::http;
 use crate::inventory::Inventory;
 use crate::namespace;
-use crate::process::wait_until;
+use crate::process::{PATIENCE, wait_until};
 
 /// How long the switch may take to come to rest once a test has stopped sending.
-const REST_LIMIT: Duration = Duration::from_secs(10);
+const REST_LIMIT: Duration = PATIENCE;
 /// The switch is at rest when nothing came for this long.
 const QUIET: Duration = Duration::from_millis(50);
 

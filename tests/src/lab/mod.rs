@@ -16,7 +16,7 @@ use crate::daemon::{Daemon, DaemonConfig, PassedSocket, binaries};
 use crate::http;
 use crate::inventory::Inventory;
 use crate::namespace::{Namespace, unique_prefix};
-use crate::process::Background;
+use crate::process::{Background, PATIENCE, wait_until};
 pub use crate::reach::{address, any_port, assert_no_reach, assert_reaches, ipv4, ipv6};
 use crate::requirement;
 
@@ -321,6 +321,16 @@ impl Lab {
     #[track_caller]
     pub fn drops(&self, bridge: &str, port: &str, reason: &str) -> u64 {
         self.port_stats(bridge, port).total.drops.get(reason).copied().unwrap_or(0)
+    }
+
+    /// Waits until frames were dropped for `reason` on `port` as often as they should be, and asserts that it was not
+    /// oftener.
+    #[track_caller]
+    pub fn await_drops(&self, bridge: &str, port: &str, reason: &str, count: u64) {
+        let counted = || self.drops(bridge, port, reason);
+        // What has not come in time shows below.
+        let _ = wait_until(reason, PATIENCE, || (counted() >= count).then_some(()));
+        assert_eq!(counted(), count, "{reason} of {port}");
     }
 
     // ---- the world --------------------------------------------------------------------------

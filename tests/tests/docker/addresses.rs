@@ -86,7 +86,7 @@ fn they_survive_both_programs() {
     drop(other);
     must(world.docker.stop_daemon());
     must(world.docker.start_daemon());
-    let kept = must(vswitch_tests::process::wait_until("the container", std::time::Duration::from_secs(20), || {
+    let kept = must(vswitch_tests::process::wait_until("the container", vswitch_tests::process::PATIENCE, || {
         world.docker.container("kept").ok()
     }));
     let third = must(world.start("third", "--network net"));

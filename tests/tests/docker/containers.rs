@@ -1,12 +1,11 @@
 //! `docker run`, and what may become of a container.
 
 use std::net::SocketAddr;
-use std::time::Duration;
 
 use vswitch_tests::contact::{Protocol, Server};
 use vswitch_tests::lab::must;
 use vswitch_tests::outside::{far, host};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 
 use crate::world::World;
 
@@ -145,11 +144,8 @@ fn what_becomes_of_a_container() {
     // Its first process dies, and Docker starts another one.
     let pid = web.inspect["State"]["Pid"].clone();
     drop(web);
-    must(vswitch_tests::process::run_ok(
-        std::process::Command::new("kill").args(["-9", &pid.to_string()]),
-        Duration::from_secs(5),
-    ));
-    let web = must(wait_until("another process", Duration::from_secs(20), || {
+    must(vswitch_tests::process::run_ok(std::process::Command::new("kill").args(["-9", &pid.to_string()]), PATIENCE));
+    let web = must(wait_until("another process", PATIENCE, || {
         docker.container("web").ok().filter(|web| web.inspect["State"]["Pid"] != pid)
     }));
     assert_eq!((must(web.address("net", false)), web.mac("net")), before);

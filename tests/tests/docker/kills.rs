@@ -5,11 +5,12 @@ use std::io;
 use std::thread;
 use std::time::{Duration, Instant};
 
+use serde_json::Value;
 use vswitch_tests::announce;
 use vswitch_tests::contact::Protocol;
 use vswitch_tests::docker::{Container, Interceptor, Moment};
 use vswitch_tests::lab::must;
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 
 use crate::world::World;
 
@@ -34,8 +35,7 @@ fn assert_alone(world: &World, witness: &Container) {
     };
     // What Docker could not say is found out: by what the kernel tells of the sandbox's end.
     // The record of an endpoint whose answer was lost stays until somebody wants its address.
-    let alone =
-        wait_until("the others to go", Duration::from_secs(5), || matches!(left().0, [1, 1, 1 | 2]).then_some(()));
+    let alone = wait_until("the others to go", PATIENCE, || matches!(left().0, [1, 1, 1 | 2]).then_some(()));
     assert!(alone.is_ok(), "ports, published ports, endpoints: {:?}\n{}", left().0, left().1);
 }
 
@@ -56,12 +56,13 @@ fn survived(world: &mut World, interceptor: &Interceptor, line: &str) -> (bool, 
             lab.start_daemon();
         }
         let result = working.join().expect("no panic");
-        if interceptor.has_killed() && !killed {
-            // After the last answer of all.
+        let kills = must(interceptor.kills());
+        if kills && !killed {
+            // After the last answer of all, which Docker may have had first.
             lab.kill_daemon();
             lab.start_daemon();
         }
-        (interceptor.has_killed(), result)
+        (kills, result)
     })
 }
 
@@ -169,6 +170,54 @@ fn killed_at_any_time() {
     }
     assert_alone(&world, &witness);
     drop(witness);
+    world.finish();
+}
+
+/// The engine forgets a network whatever it is answered, and repeats a call that was cut off without saying of which. What it
+/// knows stays, though nothing uses it.
+#[test]
+fn a_network_goes_at_whatever_moment() {
+    let Some((mut world, interceptor)) = World::intercepted() else { return };
+    must(world.network("idle", "--subnet 10.72.0.0/24"));
+    let idle = world.bridge("idle");
+    interceptor.watch();
+    must(world.network("net", "--subnet 10.71.0.0/24"));
+    let creating = interceptor.calls().len();
+    interceptor.watch();
+    must(world.docker.line("network rm net"));
+    let removing = interceptor.calls().len();
+    let alone = |world: &World| {
+        wait_until("the network to go", PATIENCE, || {
+            let bridges: Vec<Value> = world.lab.get("/v1/bridges");
+            (bridges.len() == 1 && bridges[0]["name"] == idle["name"]).then_some(())
+        })
+    };
+    for (line, calls) in
+        [("network create -d vswitch --subnet 10.71.0.0/24 net", creating), ("network rm net", removing)]
+    {
+        for number in 0..calls {
+            for moment in Moment::ALL {
+                if line.contains("rm") {
+                    must(world.network("net", "--subnet 10.71.0.0/24"));
+                }
+                must(interceptor.kill_at(number, moment, world.lab.daemon().pid()));
+                let (killed, result) = survived(&mut world, &interceptor, line);
+                assert!(killed, "{line}: call {number} did not come");
+                interceptor.watch();
+                if line.contains("create") {
+                    if result.is_err() {
+                        must(world.docker.line(line));
+                    }
+                    assert_eq!(world.bridge("net")["gateways"][0], "10.71.0.1");
+                    must(world.docker.line("network rm net"));
+                }
+                let gone = alone(&world);
+                assert!(gone.is_ok(), "{line}, {moment:?} call {number}: {}", world.lab.get::<Value>("/v1/bridges"));
+            }
+        }
+    }
+    must(world.docker.line("network rm idle"));
+    world.assert_empty();
     world.finish();
 }
 

@@ -1,10 +1,8 @@
 //! Containers by name, in both directions: what Docker made shows its names, and `container:NAME` is a namespace.
 
-use std::time::Duration;
-
 use vswitch_tests::contact::{Protocol, Server};
 use vswitch_tests::lab::{assert_reaches, must};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 
 use crate::world::World;
 
@@ -29,9 +27,7 @@ fn names_of_dockers_in_the_switch() {
     // After a restart of either the names are the same.
     drop(web);
     must(world.docker.line("rename webshop kiosk"));
-    must(wait_until("the new name", Duration::from_secs(5), || {
-        world.lab.ctl(&["show"]).contains("container:kiosk").then_some(())
-    }));
+    must(wait_until("the new name", PATIENCE, || world.lab.ctl(&["show"]).contains("container:kiosk").then_some(())));
     world.finish();
 }
 

@@ -8,7 +8,7 @@ use vswitch_tests::contact::{Protocol, unspecified};
 use vswitch_tests::docker::Container;
 use vswitch_tests::lab::must;
 use vswitch_tests::outside::host;
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::stream::{Plan, Transfer};
 
 use crate::world::{Driver, World};
@@ -16,7 +16,7 @@ use crate::world::{Driver, World};
 /// A stream that lasts some seconds.
 const SLOW: Plan =
     Plan { up_bytes: 8 << 20, down_bytes: 8 << 20, write_bytes: 8 << 10, pause: Duration::from_millis(8) };
-const LIMIT: Duration = Duration::from_secs(20);
+const LIMIT: Duration = PATIENCE;
 
 /// A stream from `far` to a published port.
 #[track_caller]
@@ -115,7 +115,7 @@ fn docker_restarts_and_containers_with_it() {
     }));
     assert_eq!(must(always.address("net", false)).to_string(), "10.71.0.50");
     world.assert_published(&always, Protocol::Tcp, 8080, 80);
-    assert_eq!(world.bridge("net")["ports"], 1, "what the killed one had left behind is still there");
+    world.await_ports("net", 1);
     must(world.docker.line("start once"));
     world.assert_published(&running(&world, "once"), Protocol::Tcp, 8081, 80);
     drop(always);
@@ -184,7 +184,7 @@ fn either_starts_without_the_other() {
     world.lab.start_daemon();
     must(world.docker.start_daemon());
     world.assert_published(&running(&world, "web"), Protocol::Tcp, 8080, 80);
-    assert_eq!(world.bridge("net")["ports"], 1);
+    world.await_ports("net", 1);
     world.finish();
 }
 

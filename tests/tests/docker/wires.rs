@@ -5,7 +5,7 @@ use std::time::Duration;
 use vswitch_tests::frame::{BROADCAST, parse_mac, tagged, unpadded};
 use vswitch_tests::lab::{assert_reaches, must};
 use vswitch_tests::packet::{ARP, arp};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::raw::PacketSocket;
 
 use crate::world::World;
@@ -13,7 +13,7 @@ use crate::world::World;
 /// The router on the wire, and a container.
 const ROUTER: [u8; 4] = [192, 0, 2, 1];
 const CONTAINER: [u8; 4] = [192, 0, 2, 5];
-const LIMIT: Duration = Duration::from_secs(10);
+const LIMIT: Duration = PATIENCE;
 
 /// Joins the host to the machine `near` by a second wire, `lan0` at both ends.
 fn plug(world: &mut World) {

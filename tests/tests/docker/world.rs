@@ -3,14 +3,13 @@
 use std::collections::BTreeSet;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
 
 use serde_json::{Value, json};
 use vswitch_tests::contact::{Protocol, Server};
 use vswitch_tests::docker::{Container, Docker, Interceptor, image};
 use vswitch_tests::lab::must;
 use vswitch_tests::outside::{far, host};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::{Lab, Options, requirement};
 
 /// Docker's network driver.
@@ -111,7 +110,7 @@ impl World {
     /// Asserts that with the last network all has gone that there was of networks and containers.
     #[track_caller]
     pub(crate) fn assert_empty(&self) {
-        // What the kernel has yet to tell may take a moment.
+        // What the kernel has yet to tell may take a moment, and so may asking Docker what it has forgotten.
         let left = || {
             let mut left = Vec::new();
             for what in ["bridges", "ports", "published"] {
@@ -137,7 +136,7 @@ impl World {
             }
             left
         };
-        let gone = wait_until("nothing", Duration::from_secs(3), || left().is_empty().then_some(()));
+        let gone = wait_until("nothing", PATIENCE, || left().is_empty().then_some(()));
         assert!(gone.is_ok(), "left behind:\n{}", left().join("\n"));
     }
 
@@ -194,6 +193,15 @@ impl World {
             str::to_owned,
         );
         self.lab.get(&format!("/v1/bridges/{name}"))
+    }
+
+    /// Waits until `network` has as many ports as it should: what was left behind by a kill goes in its own time.
+    #[track_caller]
+    pub(crate) fn await_ports(&self, network: &str, count: u64) {
+        let ports = || self.bridge(network)["ports"].as_u64();
+        // What has not come in time shows below.
+        let _ = wait_until("the ports", PATIENCE, || (ports() == Some(count)).then_some(()));
+        assert_eq!(ports(), Some(count), "{network}: {}", self.bridge(network));
     }
 
     /// Starts a container; `args` of `docker run`.

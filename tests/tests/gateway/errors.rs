@@ -10,6 +10,7 @@ use vswitch_tests::lab::{address, must};
 use vswitch_tests::namespace::Namespace;
 use vswitch_tests::outside::{far, host, near};
 use vswitch_tests::packet::{Header, IPV4, IPV6, Seen};
+use vswitch_tests::process::PATIENCE;
 use vswitch_tests::raw::PacketSocket;
 
 use super::{finish, gateway, lab_with};
@@ -18,14 +19,14 @@ use super::{finish, gateway, lab_with};
 fn told(from: &Namespace, target: SocketAddr) -> Option<i32> {
     let socket = must(from.enter(|| UdpSocket::bind(SocketAddr::new(unspecified(target.is_ipv6()), 0))));
     must(socket.connect(target));
-    must(socket.set_read_timeout(Some(Duration::from_secs(2))));
+    must(socket.set_read_timeout(Some(PATIENCE)));
     must(socket.send(b"hello").map(drop));
     socket.recv(&mut [0; 8]).err().and_then(|error| error.raw_os_error())
 }
 
 /// What ping of `from` says of `target`, in lower case.
 fn pinged(from: &Namespace, target: &str) -> String {
-    let output = must(from.command("ping").args(["-n", "-c", "1", "-W", "2", target]).output());
+    let output = must(from.command("ping").args(["-n", "-c", "1", "-W", "10", target]).output());
     String::from_utf8_lossy(&output.stdout).to_lowercase()
 }
 
@@ -93,7 +94,7 @@ fn a_published_ports_errors_reach_the_client() {
         let target = SocketAddr::new(host(ipv6), 7000);
         for client in [lab.near(), lab.far(), lab.container("a"), lab.host()] {
             assert_eq!(told(client, target), Some(111), "{} asks {target}", client.name());
-            let refused = client.enter(|| TcpStream::connect_timeout(&target, Duration::from_secs(3)));
+            let refused = client.enter(|| TcpStream::connect_timeout(&target, PATIENCE));
             assert_eq!(refused.expect_err("nobody listens").kind(), ErrorKind::ConnectionRefused, "{}", client.name());
         }
     }
@@ -110,7 +111,7 @@ fn the_embedded_packet_is_the_one_that_was_sent() {
         let packet = header.udp(4321, 9, b"is anybody there");
         must(inside.send(&unpadded(to, from, if ipv6 { IPV6 } else { IPV4 }, &packet)));
         let wanted = if ipv6 { (1, 4) } else { (3, 3) };
-        let errors = must(inside.recv_all(Duration::from_secs(2), |frame| {
+        let errors = must(inside.recv_expected(1, Duration::from_millis(500), |frame| {
             Seen::parse(frame).is_some_and(|seen| seen.icmp() == Some(wanted))
         }));
         assert_eq!(errors.len(), 1);
@@ -170,7 +171,7 @@ fn errors_are_limited_and_never_answer_errors() {
     for _ in 0..40 {
         must(inside.send_burst(&vec![&frame; 50]).map(drop));
     }
-    let answers = must(inside.recv_all(Duration::from_millis(400), exceeded)).len();
+    let answers = must(inside.recv_expected(1, Duration::from_millis(400), exceeded)).len();
     assert!((1..1000).contains(&answers), "{answers} answers to 2000 packets");
     finish(lab);
 }
@@ -192,7 +193,8 @@ fn an_error_of_somebody_elses_reaches_nobody() {
     let sent = Header::new(host(false), far(false)).udp(seen.port(), target.port(), b"question");
     let real = Header::new(near(false), host(false)).icmp(3, 1, [0; 4], &sent);
     must(outside.send(&unpadded(to, from, IPV4, &real)));
-    let errors = must(inside.recv_all(Duration::from_millis(1500), |frame| {
+    // The forged one was sent first: nothing of it comes once the other one is there.
+    let errors = must(inside.recv_expected(1, Duration::from_millis(500), |frame| {
         Seen::parse(frame).is_some_and(|seen| seen.icmp() == Some((3, 1)))
     }));
     assert_eq!(errors.len(), 1, "{errors:?}");

@@ -15,6 +15,7 @@ mod reach;
 mod refusals;
 mod router;
 mod sctp;
+mod sizes;
 mod spoofing;
 
 use std::net::{IpAddr, SocketAddr};

@@ -10,6 +10,7 @@ use vswitch_tests::frame::{parse_mac, unpadded};
 use vswitch_tests::lab::{address, assert_reaches, must};
 use vswitch_tests::outside::{far, far_second, host, near, near_second};
 use vswitch_tests::packet::{Header, IPV4, Seen, protocol};
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::raw::PacketSocket;
 
 use super::{finish, gateway, lab_with};
@@ -55,10 +56,10 @@ fn one_endpoint_of_tcp_too() {
     for target in [near(false), near_second(false), far(false)] {
         let syn = Header::new(address(&ports[0], false), target).tcp(40_001, 80, 1, 0, 2);
         must(inside.send(&unpadded(to, from, IPV4, &syn)));
-        let frames = must(outside.recv_all(Duration::from_millis(1500), |frame| {
+        let frame = must(outside.recv_first(|frame| {
             Seen::parse(frame).is_some_and(|seen| seen.protocol == protocol::TCP && seen.destination == target)
         }));
-        seen.insert(Seen::parse(frames.first().expect("a SYN")).expect("a packet").endpoints().0);
+        seen.insert(Seen::parse(&frame).expect("a packet").endpoints().0);
     }
     assert_eq!(seen.len(), 1, "RFC 5382 REQ-1: {seen:?}");
     finish(lab);
@@ -81,7 +82,7 @@ fn who_was_talked_to_may_answer_from_any_port_and_nobody_else() {
         let stranger = must(udp(lab.far(), ipv6, 0));
         must(stranger.send_to(b"stranger", mapped).map(drop));
         assert!(is_silent(&socket), "RFC 4787 REQ-8: a stranger came in");
-        assert!(lab.dropped("filtered") > before, "and is counted");
+        lab.await_dropped("filtered", before);
         // Once it was sent to, it may.
         must(socket.send_to(b"x", SocketAddr::new(far(ipv6), must(stranger.local_addr()).port())).map(drop));
         assert_eq!(must(hear(&stranger)).1, mapped);
@@ -179,7 +180,7 @@ fn echoes_are_told_apart_by_their_identifier() {
         must(socket.send(&unpadded(mac, parse_mac(&ports[at].mac), IPV4, &echo)));
     }
     for (at, socket) in sockets.iter().enumerate() {
-        let replies = must(socket.recv_all(Duration::from_millis(400), |frame| {
+        let replies = must(socket.recv_expected(1, Duration::from_millis(400), |frame| {
             Seen::parse(frame).is_some_and(|seen| seen.icmp() == Some((0, 0)))
         }));
         assert_eq!(replies.len(), 1, "container {at}");
@@ -200,10 +201,8 @@ fn an_unsolicited_syn_is_not_answered_at_once() {
     let (gateway_mac, own) = (parse_mac(lab.bridge("br0").mac.as_deref().expect("a MAC")), parse_mac(&ports[0].mac));
     let syn = Header::new(address(&ports[0], false), near(false)).tcp(40_001, 80, 1, 0, 2);
     must(inside.send(&unpadded(gateway_mac, own, IPV4, &syn)));
-    let frames = must(outside.recv_all(Duration::from_millis(1500), |frame| {
-        Seen::parse(frame).is_some_and(|seen| seen.protocol == protocol::TCP)
-    }));
-    let mapped = Seen::parse(frames.first().expect("a SYN")).expect("a packet").endpoints().0;
+    let frame = must(outside.recv_first(|frame| Seen::parse(frame).is_some_and(|seen| seen.protocol == protocol::TCP)));
+    let mapped = Seen::parse(&frame).expect("a packet").endpoints().0;
     let (to, from) = (must(lab.host().mac("u0")), must(lab.near().mac("eth0")));
     let answers = |limit| {
         must(outside.recv_all(limit, |frame| {
@@ -234,13 +233,10 @@ fn simultaneous_open_succeeds() {
     };
     let (to, from) = (must(lab.host().mac("u0")), must(lab.near().mac("eth0")));
     let heard = |socket: &PacketSocket, flags: u8| {
-        let frames = must(socket.recv_all(Duration::from_millis(250), |frame| {
+        let frame = socket.recv_first(|frame| {
             Seen::parse(frame).is_some_and(|seen| seen.protocol == protocol::TCP && seen.payload[13] == flags)
-        }));
-        frames
-            .first()
-            .and_then(|frame| Seen::parse(frame))
-            .unwrap_or_else(|| panic!("no segment with flags {flags:#x}"))
+        });
+        frame.ok().and_then(|frame| Seen::parse(&frame)).unwrap_or_else(|| panic!("no segment with flags {flags:#x}"))
     };
     // Crossing SYNs, then both acknowledge with SYN and ACK (RFC 9293 figure 8).
     send_out(2, 100, 0);
@@ -290,9 +286,16 @@ fn the_table_shows_connections_and_is_flushed() {
     finish(lab);
 }
 
-/// Lets container `role` send frames, not faster than its interface's queue is read; `until` says when it is enough.
+/// Lets container `role` send frames, not faster than the switch takes them; `until` says when it is enough.
 fn send_slowly(lab: &Lab, role: &str, frames: impl Iterator<Item = Vec<u8>>, until: impl Fn() -> bool) -> bool {
+    /// Frames on their way: fewer than any queue holds.
+    const WINDOW: u64 = 512;
     let socket = must(PacketSocket::open_sender(lab.container(role), "eth0"));
+    let taken = || {
+        let stats = lab.port_stats("br0", role);
+        stats.total.rx_frames + stats.kernel_tx_dropped.unwrap_or(0)
+    };
+    let (before, mut offered) = (taken(), 0);
     let mut burst = Vec::new();
     for (number, frame) in frames.enumerate() {
         burst.push(frame);
@@ -302,15 +305,18 @@ fn send_slowly(lab: &Lab, role: &str, frames: impl Iterator<Item = Vec<u8>>, unt
                 // The queue is full: what was not taken is sent again.
                 sent += socket.send_burst(&burst[sent..]).unwrap_or(0);
             }
+            offered += burst.len() as u64;
             burst.clear();
-            std::thread::sleep(Duration::from_micros(300));
+            if offered % WINDOW == 0 {
+                let caught_up = || (taken() + WINDOW >= before + offered).then_some(());
+                must(wait_until("the switch to take what was sent", PATIENCE, caught_up));
+            }
         }
         if number % 4096 == 0 && until() {
             return true;
         }
     }
-    std::thread::sleep(Duration::from_millis(300));
-    until()
+    wait_until("enough", PATIENCE, || until().then_some(())).is_ok()
 }
 
 #[test]
@@ -330,10 +336,9 @@ fn exhaustion_is_said_and_counted() {
         for port in 1024..1200 {
             must(inside.send(&unpadded(to, from, IPV4, &header.udp(port, 9999, b"one more"))));
         }
-        let errors = must(inside.recv_all(Duration::from_millis(1500), |frame| {
-            Seen::parse(frame).is_some_and(|seen| seen.icmp() == Some((3, 13)))
-        }));
-        let error = Seen::parse(errors.first().expect("ICMP's code 13")).expect("a packet");
+        let error =
+            must(inside.recv_first(|frame| Seen::parse(frame).is_some_and(|seen| seen.icmp() == Some((3, 13)))));
+        let error = Seen::parse(&error).expect("a packet");
         assert_eq!(error.source, gateway(&lab, "br0", false), "RFC 5508 REQ-8");
         assert!(error.is_whole());
         // Other protocols have ports of their own, and so has the other family.
@@ -384,6 +389,6 @@ fn the_middle_of_an_unknown_connection_is_dropped() {
         Seen::parse(frame).is_some_and(|seen| seen.destination == address(&ports[0], false) && seen.protocol == 6)
     }));
     assert_eq!(arrived.len(), 0, "{arrived:?}");
-    assert!(lab.dropped("no-connection") > before);
+    lab.await_dropped("no-connection", before);
     finish(lab);
 }

@@ -2,12 +2,11 @@
 
 use std::io::ErrorKind;
 use std::net::{TcpListener, UdpSocket};
-use std::time::Duration;
 
 use vswitch_tests::contact::{Protocol, Server};
 use vswitch_tests::lab::must;
 use vswitch_tests::outside::host;
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::requirement;
 
 use super::{finish, lab, lab_with};
@@ -23,7 +22,7 @@ fn a_port_of_a_program_is_refused_with_its_name() {
         socat.args([words, "/dev/null"]);
         lab.start(socat);
     }
-    must(wait_until("socat", Duration::from_secs(5), || {
+    must(wait_until("socat", PATIENCE, || {
         let sockets = lab.host().run("ss -Hltun").ok()?;
         ["8080", "5353", "8081"].iter().all(|port| sockets.contains(port)).then_some(())
     }));
@@ -94,7 +93,7 @@ fn a_published_port_is_reserved_while_no_daemon_runs() {
     lab.start_daemon();
     let server = must(Server::any(Protocol::Tcp, lab.container("a"), false, 80));
     let target = std::net::SocketAddr::new(host(false), 8080);
-    must(wait_until("the way in", Duration::from_secs(5), || server.meet(lab.far(), target).ok()));
+    must(wait_until("the way in", PATIENCE, || server.meet(lab.far(), target).ok()));
     let error = lab.host().enter(|| TcpListener::bind("0.0.0.0:8080").map(drop)).expect_err("a published port");
     assert!([ErrorKind::AddrInUse, ErrorKind::PermissionDenied].contains(&error.kind()), "{error}");
     finish(lab);

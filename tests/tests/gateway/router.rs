@@ -174,16 +174,18 @@ fn hops_count_on_the_way_in_too() {
         must(socket.send(&unpadded(to, from, IPV4, &packet)));
     }
     let quiet = Duration::from_millis(500);
-    let errors =
-        must(socket.recv_all(quiet, |frame| Seen::parse(frame).is_some_and(|seen| seen.icmp() == Some((11, 0)))));
+    let errors = must(
+        socket.recv_expected(1, quiet, |frame| Seen::parse(frame).is_some_and(|seen| seen.icmp() == Some((11, 0)))),
+    );
     let error = Seen::parse(errors.first().expect("time exceeded")).expect("a packet");
     assert_eq!((errors.len(), error.source, error.destination), (1, host(false), near(false)));
     assert!(error.is_whole());
     // The sender finds its own packet in it.
     assert_eq!(error.payload[24..28], [198, 18, 0, 2], "{:?}", error.payload);
     assert_eq!(error.payload[28..32], [0, 9, 0x1b, 0x58]);
-    let arrived =
-        must(inside.recv_all(quiet, |frame| Seen::parse(frame).is_some_and(|seen| seen.payload.ends_with(b"hop"))));
+    let arrived = must(
+        inside.recv_expected(1, quiet, |frame| Seen::parse(frame).is_some_and(|seen| seen.payload.ends_with(b"hop"))),
+    );
     let arrived: Vec<Seen> = arrived.iter().filter_map(|frame| Seen::parse(frame)).collect();
     assert_eq!(arrived.len(), 1);
     assert_eq!((arrived[0].ttl, arrived[0].destination), (1, address(&ports[0], false)));
@@ -210,7 +212,7 @@ fn what_the_header_says_beside_addresses_stays() {
             packet[10..12].copy_from_slice(&sum.to_be_bytes());
         }
         must(inside.send(&unpadded(to, from, if ipv6 { IPV6 } else { IPV4 }, &packet)));
-        let frames = must(outside.recv_all(Duration::from_millis(1500), |frame| frame.ends_with(b"marked")));
+        let frames = must(outside.recv_expected(1, Duration::from_millis(500), |frame| frame.ends_with(b"marked")));
         assert_eq!(frames.len(), 1, "IPv6 {ipv6}");
         let frame = &frames[0];
         if ipv6 {
@@ -269,7 +271,7 @@ fn the_segment_size_fits_the_way_out_if_asked() {
         let mss_of = |wanted: u16| {
             let server = must(Server::any(Protocol::Tcp, lab.near(), ipv6, 0));
             must(server.meet(lab.container("a"), SocketAddr::new(near(ipv6), must(server.address()).port())));
-            let syns = must(wire.recv_all(Duration::from_millis(1500), |frame| {
+            let syns = must(wire.recv_expected(1, Duration::from_millis(200), |frame| {
                 Seen::parse(frame).is_some_and(|seen| seen.protocol == 6 && seen.payload[13] & 0x12 == 2)
             }));
             let seen = Seen::parse(syns.last().expect("a SYN")).expect("a packet");

@@ -8,7 +8,7 @@ use vswitch_tests::Lab;
 use vswitch_tests::frame::{BROADCAST, parse_mac, tagged, unpadded};
 use vswitch_tests::lab::{address, assert_reaches, must};
 use vswitch_tests::packet::{ARP, Header, IPV4, IPV6, arp};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::raw::PacketSocket;
 
 use super::{DUAL, finish, gateway, lab, lab_with};
@@ -102,7 +102,7 @@ fn no_lie_leaves_a_guarded_port() {
         };
         let before = count();
         must(socket.send(frame));
-        let dropped = wait_until("the drop", Duration::from_secs(3), || (count() > before).then_some(()));
+        let dropped = wait_until("the drop", PATIENCE, || (count() > before).then_some(()));
         assert!(dropped.is_ok(), "{what}: not dropped as {reason}: {:?}", lab.stats().drops);
     }
     let is_lie = |heard: &[u8]| {
@@ -150,12 +150,14 @@ fn what_an_honest_container_says_passes() {
     let probe = arp(1, (own, [0; 4]), ([0; 6], octets(address(a, false))));
     must(mouth.send(&unpadded(BROADCAST, own, ARP, &probe)));
     let heard =
-        must(ear.recv_all(QUIET, |frame| frame[12..14] == [8, 6] && frame[6..12] == own && frame[28..32] == [0; 4]));
+        must(ear.recv_expected(1, QUIET, |frame| {
+            frame[12..14] == [8, 6] && frame[6..12] == own && frame[28..32] == [0; 4]
+        }));
     assert_eq!(heard.len(), 1, "an ARP probe");
     // A gratuitous ARP of its own address, too.
     let own_ip = octets(address(a, false));
     must(mouth.send(&unpadded(BROADCAST, own, ARP, &arp(2, (own, own_ip), (own, own_ip)))));
-    let heard = must(ear.recv_all(QUIET, |frame| frame[12..14] == [8, 6] && frame[28..32] == own_ip));
+    let heard = must(ear.recv_expected(1, QUIET, |frame| frame[12..14] == [8, 6] && frame[28..32] == own_ip));
     assert_eq!(heard.len(), 1, "a gratuitous ARP");
     for ipv6 in [false, true] {
         assert_reaches(lab.container("a"), address(b, ipv6));
@@ -174,7 +176,7 @@ fn without_a_guard_a_laboratory_may_say_anything() {
     let ear = must(PacketSocket::open(lab.container("b"), "eth0"));
     let packet = Header::new([10, 1, 0, 99].into(), address(&b, false)).udp(1, 2, MARK);
     must(mouth.send(&unpadded(parse_mac(&b.mac), [2, 9, 9, 9, 9, 9], IPV4, &packet)));
-    let heard = must(ear.recv_all(QUIET, |frame| frame.windows(MARK.len()).any(|bytes| bytes == MARK)));
+    let heard = must(ear.recv_expected(1, QUIET, |frame| frame.windows(MARK.len()).any(|bytes| bytes == MARK)));
     assert_eq!(heard.len(), 1);
     // Addresses of its own choice, such as those of a nested bridge.
     must(lab.container("a").ip("addr add 10.1.0.200/24 dev eth0"));

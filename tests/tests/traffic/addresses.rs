@@ -117,8 +117,9 @@ fn neighbours_learn_at_once_that_an_address_has_moved() {
     lab.attach("br0", "c", &format!("{given} --mac 02:00:00:00:00:0c"));
     for address in addresses {
         for namespace in [lab.container("a"), lab.host()] {
-            let found = wait_until("the address at its new place", Duration::from_secs(1), || {
-                namespace.run(&format!("ping -n -q -c 1 -W 0.2 {address}")).ok()
+            // Sooner than anybody would look again by himself: after fifteen seconds at least (RFC 4861 section 6.3.2).
+            let found = wait_until("the address at its new place", Duration::from_secs(10), || {
+                namespace.run(&format!("ping -n -q -c 1 -W 0.5 {address}")).ok()
             });
             assert!(found.is_ok(), "{} still looks for {address} at the old MAC address", namespace.name());
         }

@@ -1,13 +1,13 @@
 //! The learning switch, with frames made by hand: who receives what, and what is counted.
 
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use vswitch::api::{FdbEntry, FdbKind};
 use vswitch_tests::Lab;
 use vswitch_tests::frame::{BROADCAST, EXPERIMENTAL, ethernet, mac, mac_text, unpadded};
 use vswitch_tests::lab::must;
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::raw::PacketSocket;
 
 use super::raw_lab;
@@ -31,9 +31,11 @@ fn made_up(lab: &Lab) -> Vec<FdbEntry> {
     lab.fdb("br0").into_iter().filter(|entry| entry.mac.starts_with("0a:00:")).collect()
 }
 
-/// The frames of our ethertype that arrived.
-fn received(socket: &PacketSocket) -> Vec<Vec<u8>> {
-    must(socket.recv_all(QUIET, |frame| frame.len() >= 14 && frame[12..14] == EXPERIMENTAL.to_be_bytes()))
+/// The frames of our ethertype that arrived, when `expected` of them did: waits for those, and for what should not come.
+fn received(socket: &PacketSocket, expected: usize) -> Vec<Vec<u8>> {
+    must(
+        socket.recv_expected(expected, QUIET, |frame| frame.len() >= 14 && frame[12..14] == EXPERIMENTAL.to_be_bytes()),
+    )
 }
 
 fn test_frame(dst: [u8; 6], src: [u8; 6]) -> Vec<u8> {
@@ -54,10 +56,10 @@ fn frames_are_flooded_until_the_destination_is_learned() {
     for dst in [BROADCAST, mac(99), [0x01, 0x00, 0x5e, 0, 0, 1]] {
         let frame = test_frame(dst, mac(1));
         must(a.send(&frame));
-        assert_eq!(received(&b), std::slice::from_ref(&frame));
-        assert_eq!(received(&c), [frame]);
+        assert_eq!(received(&b, 1), std::slice::from_ref(&frame));
+        assert_eq!(received(&c, 1), [frame]);
     }
-    assert_eq!(received(&a), Vec::<Vec<u8>>::new(), "a frame never goes back to where it came from");
+    assert_eq!(received(&a, 0), Vec::<Vec<u8>>::new(), "a frame never goes back to where it came from");
     let after = lab.port_stats("br0", "a").total;
     assert_eq!(after.rx_frames - before.rx_frames, 3);
     assert_eq!(after.flood_copies - before.flood_copies, 3, "two deliveries of each are one copy of each");
@@ -65,8 +67,8 @@ fn frames_are_flooded_until_the_destination_is_learned() {
     // Known unicast: only the one.
     let answer = test_frame(mac(1), mac(2));
     must(b.send(&answer));
-    assert_eq!(received(&a), [answer]);
-    assert_eq!(received(&c), Vec::<Vec<u8>>::new());
+    assert_eq!(received(&a, 1), [answer]);
+    assert_eq!(received(&c, 0), Vec::<Vec<u8>>::new());
     assert_eq!(entry(&lab, mac(1)).map(|entry| (entry.port, entry.kind)), Some(("a".to_owned(), FdbKind::Learned)));
     assert_eq!(entry(&lab, mac(2)).map(|entry| entry.port), Some("b".to_owned()));
     lab.finish();
@@ -78,12 +80,12 @@ fn an_address_that_moves_is_followed_at_once() {
     let [a, b, c] = wires(&mut lab, "", ["a", "b", "c"]);
     must(a.send(&test_frame(BROADCAST, mac(1))));
     must(c.send(&test_frame(mac(1), mac(3))));
-    assert_eq!(received(&a).len(), 1);
+    assert_eq!(received(&a, 1).len(), 1);
     must(b.send(&test_frame(BROADCAST, mac(1))));
-    let _ = (received(&a), received(&b), received(&c));
+    let _ = (received(&a, 1), received(&b, 1), received(&c, 2));
     must(c.send(&test_frame(mac(1), mac(3))));
-    assert_eq!(received(&b).len(), 1, "the flow cache must not remember the old place");
-    assert_eq!(received(&a).len(), 0);
+    assert_eq!(received(&b, 1).len(), 1, "the flow cache must not remember the old place");
+    assert_eq!(received(&a, 0).len(), 0);
     assert_eq!(entry(&lab, mac(1)).map(|entry| entry.port), Some("b".to_owned()));
     lab.finish();
 }
@@ -94,7 +96,7 @@ fn the_forwarding_database_is_shown_edited_and_flushed() {
     let [a, b, c] = wires(&mut lab, "", ["a", "b", "c"]);
     must(a.send(&test_frame(BROADCAST, mac(1))));
     must(b.send(&test_frame(BROADCAST, mac(2))));
-    let _ = (received(&a), received(&b), received(&c));
+    let _ = (received(&a, 1), received(&b, 1), received(&c, 2));
 
     lab.ctl(&["fdb-add", "br0", &mac_text(mac(7)), "c"]);
     let shown = lab.ctl_json(&["fdb", "br0"]).to_string();
@@ -103,7 +105,7 @@ fn the_forwarding_database_is_shown_edited_and_flushed() {
     assert!(text.contains(&mac_text(mac(7))) && text.contains("static"), "{text}");
     must(a.send(&test_frame(mac(7), mac(1))));
     assert_eq!(
-        (received(&b).len(), received(&c).len()),
+        (received(&b, 0).len(), received(&c, 1).len()),
         (0, 1),
         "a static entry forwards without ever having been seen"
     );
@@ -115,7 +117,7 @@ fn the_forwarding_database_is_shown_edited_and_flushed() {
     lab.ctl(&["fdb-del", "br0", &mac_text(mac(7))]);
     assert_eq!(made_up(&lab), []);
     must(a.send(&test_frame(mac(7), mac(1))));
-    assert_eq!((received(&b).len(), received(&c).len()), (1, 1), "unknown again");
+    assert_eq!((received(&b, 1).len(), received(&c, 1).len()), (1, 1), "unknown again");
     lab.finish();
 }
 
@@ -125,8 +127,8 @@ fn a_static_entry_refuses_to_move() {
     let [a, b, c] = wires(&mut lab, "", ["a", "b", "c"]);
     lab.ctl(&["fdb-add", "br0", &mac_text(mac(1)), "a"]);
     must(b.send(&test_frame(BROADCAST, mac(1))));
-    assert_eq!((received(&a).len(), received(&c).len()), (0, 0), "an impostor is not heard");
-    assert_eq!(lab.drops("br0", "b", "static-move"), 1);
+    lab.await_drops("br0", "b", "static-move", 1);
+    assert_eq!((received(&a, 0).len(), received(&c, 0).len()), (0, 0), "an impostor is not heard");
     assert_eq!(entry(&lab, mac(1)).map(|entry| entry.port), Some("a".to_owned()));
     drop(c);
     lab.finish();
@@ -138,12 +140,12 @@ fn silent_addresses_are_forgotten() {
     let [a, b, c] = wires(&mut lab, "--ageing 2s", ["a", "b", "c"]);
     must(a.send(&test_frame(BROADCAST, mac(1))));
     lab.ctl(&["fdb-add", "br0", &mac_text(mac(7)), "c"]);
-    assert!(wait_until("learning", Duration::from_secs(2), || entry(&lab, mac(1))).is_ok());
-    must(wait_until("ageing", Duration::from_secs(6), || entry(&lab, mac(1)).is_none().then_some(())));
+    assert!(wait_until("learning", PATIENCE, || entry(&lab, mac(1))).is_ok());
+    must(wait_until("ageing", PATIENCE, || entry(&lab, mac(1)).is_none().then_some(())));
     assert!(entry(&lab, mac(7)).is_some(), "static entries do not age");
-    let _ = (received(&b), received(&c));
+    let _ = (received(&b, 1), received(&c, 1));
     must(b.send(&test_frame(mac(1), mac(2))));
-    assert_eq!((received(&a).len(), received(&c).len()), (1, 1), "unknown again: flooded");
+    assert_eq!((received(&a, 1).len(), received(&c, 1).len()), (1, 1), "unknown again: flooded");
     lab.finish();
 }
 
@@ -167,7 +169,7 @@ fn a_port_that_floods_addresses_evicts_its_own() {
         must(b.send(&test_frame(BROADCAST, mac(1000 + number))));
         must(c.send(&test_frame(BROADCAST, mac(2000 + number))));
     }
-    must(wait_until("learning", Duration::from_secs(2), || (made_up(&lab).len() == 20).then_some(())));
+    must(wait_until("learning", PATIENCE, || (made_up(&lab).len() == 20).then_some(())));
     for number in 0..2000 {
         must(a.send(&test_frame(BROADCAST, mac(10_000 + number))));
     }
@@ -193,7 +195,7 @@ fn the_limit_of_a_port_holds() {
         must(a.send(&test_frame(BROADCAST, mac(199))));
         entry(&lab, mac(199)).map(|_| ())
     };
-    must(wait_until("the newest is known", Duration::from_secs(5), known));
+    must(wait_until("the newest is known", PATIENCE, known));
     assert_eq!(made_up(&lab).len(), 8);
     lab.finish();
 }
@@ -202,28 +204,35 @@ fn the_limit_of_a_port_holds() {
 fn a_broadcast_storm_is_limited_and_counted() {
     let Some(mut lab) = raw_lab() else { return };
     let [a, b] = wires(&mut lab, "--storm-limit 100", ["a", "b"]);
-    let before = lab.port_stats("br0", "a").total.rx_frames;
+    // What overruns the kernel's own queue between a veth pair was never received.
+    let refused = || must(lab.container("a").link_counter("eth0", "tx_dropped"));
+    let before = (lab.port_stats("br0", "a").total.rx_frames, refused());
+    let started = Instant::now();
     for _ in 0..1000 {
         must(a.send(&test_frame(BROADCAST, mac(1))));
     }
     lab.assert_accounted();
-    let delivered = received(&b).len() as u64;
+    let lasted = started.elapsed().as_secs();
+    let delivered = received(&b, 1).len() as u64;
     // A burst may be more than an AF_XDP socket holds.
     let (overrun, storm) = (lab.drops("br0", "a", "rx-overrun"), lab.drops("br0", "a", "storm"));
     let dropped = storm + overrun;
-    let arrived = lab.port_stats("br0", "a").total.rx_frames - before;
-    // What overruns a veth pair's own queue was never received.
-    let sure = if crate::PORTS == PortTypes::Tap { 1000 } else { 900 };
-    assert!((sure..=1000).contains(&arrived), "{arrived} of 1000 arrived");
+    let arrived = lab.port_stats("br0", "a").total.rx_frames - before.0;
+    let lost = refused() - before.1;
+    assert_eq!(arrived + lost, 1000, "{arrived} of 1000 arrived, the kernel dropped {lost}");
+    assert!(lost == 0 || crate::PORTS != PortTypes::Tap, "the queue of a TAP holds them all");
     assert_eq!(delivered + dropped, arrived);
-    assert!((1..=400).contains(&delivered), "{delivered} of 1000 delivered at a limit of 100 per second");
+    let limit = 400 + 100 * lasted;
+    assert!((1..=limit).contains(&delivered), "{delivered} delivered at a limit of 100 per second, in {lasted} s");
     // Known unicast is no storm.
     must(b.send(&test_frame(mac(1), mac(2))));
-    let _ = received(&a);
+    let _ = received(&a, 1);
     for _ in 0..500 {
         must(a.send(&test_frame(mac(2), mac(1))));
     }
-    let accounted = received(&b).len() as u64 + lab.drops("br0", "a", "rx-overrun") - overrun;
+    lab.assert_accounted();
+    let accounted =
+        received(&b, 1).len() as u64 + lab.drops("br0", "a", "rx-overrun") - overrun + refused() - before.1 - lost;
     assert!(accounted >= if crate::PORTS == PortTypes::Tap { 500 } else { 450 }, "{accounted} of 500 accounted for");
     assert_eq!(lab.drops("br0", "a", "storm"), storm, "known unicast is no storm");
     lab.finish();
@@ -242,7 +251,7 @@ fn a_loop_is_detected_and_named() {
     for link in ["eth0 master inner", "eth1 master inner", "inner up"] {
         must(lab.container("c").ip(&format!("link set {link}")));
     }
-    must(wait_until("the loop's warning", Duration::from_secs(10), || {
+    must(wait_until("the loop's warning", PATIENCE, || {
         must(a.send(&test_frame(BROADCAST, mac(1))));
         // The containers' own addresses go around, too.
         lab.bridge("br0").warnings.iter().any(|warning| warning.contains(&mac_text(mac(1)))).then_some(())
@@ -262,16 +271,13 @@ fn a_loop_is_detected_and_named() {
 fn bad_frames_are_dropped_by_named_reason() {
     let Some(mut lab) = raw_lab() else { return };
     let [a, b] = wires(&mut lab, "--mtu 1500", ["a", "b"]);
-    must(wait_until("rest", Duration::from_secs(1), || Some(())));
     // A group address cannot be a source (IEEE 802.3 clause 3.2.5).
     must(a.send(&test_frame(BROADCAST, [0x03, 0, 0, 0, 0, 1])));
     must(a.send(&test_frame(mac(2), BROADCAST)));
     // A tag that ends before its own ethertype.
     must(a.send(&unpadded(BROADCAST, mac(1), 0x8100, &[0, 10])));
-    assert_eq!(received(&b).len(), 0);
-    must(wait_until("the counters", Duration::from_secs(2), || {
-        (lab.drops("br0", "a", "malformed") == 3).then_some(())
-    }));
+    lab.await_drops("br0", "a", "malformed", 3);
+    assert_eq!(received(&b, 0).len(), 0);
     assert!(lab.fdb("br0").iter().all(|entry| entry.mac != mac_text(BROADCAST)), "nothing was learned from them");
 
     // Link-local control frames stay on their link (IEEE 802.1Q table 8-1); the block's neighbours pass.
@@ -279,13 +285,13 @@ fn bad_frames_are_dropped_by_named_reason() {
         must(a.send(&test_frame([0x01, 0x80, 0xc2, 0, 0, last], mac(1))));
     }
     must(a.send(&test_frame([0x01, 0x80, 0xc2, 0, 0, 0x10], mac(1))));
-    assert_eq!(received(&b).len(), 1);
-    assert_eq!(lab.drops("br0", "a", "link-local"), 16);
+    assert_eq!(received(&b, 1).len(), 1);
+    lab.await_drops("br0", "a", "link-local", 16);
 
     // The destination is where the frame came from.
     must(a.send(&test_frame(mac(1), mac(5))));
-    assert_eq!(received(&b).len(), 0);
-    assert_eq!(lab.drops("br0", "a", "same-port"), 1);
+    lab.await_drops("br0", "a", "same-port", 1);
+    assert_eq!(received(&b, 0).len(), 0);
     lab.finish();
 }
 
@@ -298,9 +304,9 @@ fn a_frame_too_big_for_its_port_is_dropped_there() {
     let b = must(PacketSocket::open(lab.container("b"), "eth0"));
     for (payload, arrives) in [(1000, 1), (1001, 0), (1400, 0)] {
         must(a.send(&ethernet(BROADCAST, mac(1), EXPERIMENTAL, &vec![7; payload])));
-        assert_eq!(received(&b).len(), arrives, "{payload} bytes to an MTU of 1000");
+        assert_eq!(received(&b, arrives).len(), arrives, "{payload} bytes to an MTU of 1000");
     }
-    assert_eq!(lab.drops("br0", "b", "too-big"), 2);
+    lab.await_drops("br0", "b", "too-big", 2);
     lab.finish();
 }
 
@@ -309,8 +315,6 @@ fn a_lone_port_has_nobody_to_talk_to() {
     let Some(mut lab) = raw_lab() else { return };
     let [a] = wires(&mut lab, "", ["a"]);
     must(a.send(&test_frame(BROADCAST, mac(1))));
-    must(wait_until("the drop", Duration::from_secs(2), || {
-        (lab.drops("br0", "a", "no-destination") == 1).then_some(())
-    }));
+    lab.await_drops("br0", "a", "no-destination", 1);
     lab.finish();
 }

@@ -4,7 +4,7 @@ use std::time::{Duration, Instant};
 
 use vswitch::api::PortState;
 use vswitch_tests::lab::{any_port, assert_reaches, ipv4, must};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::stream::{Plan, Transfer};
 use vswitch_tests::{Lab, announce};
 
@@ -31,7 +31,7 @@ fn survives(end: fn(&mut Lab)) {
     let statics_before = statics(&lab);
     let links = must(lab.container("a").ip("-o addr show eth0"));
     let stream = must(Transfer::start(lab.container("b"), lab.container("a"), any_port(ipv4(&ports[1])), LASTING));
-    must(wait_until("the stream", Duration::from_secs(5), || (stream.received_bytes() > 500_000).then_some(())));
+    must(wait_until("the stream", PATIENCE, || (stream.received_bytes() > 500_000).then_some(())));
     end(&mut lab);
     std::thread::sleep(Duration::from_millis(100));
     assert_eq!(must(lab.container("a").ip("-o addr show eth0")), links.replace("UP,LOWER_UP", "UP"), "eth0 stays");
@@ -92,7 +92,7 @@ fn a_namespace_that_is_deleted_takes_its_port_with_it() {
         let role = if restarted { "b" } else { "a" };
         must(lab.take_container(role).destroy());
         let started = Instant::now();
-        must(wait_until("the port to go", Duration::from_secs(1), || {
+        must(wait_until("the port to go", PATIENCE, || {
             lab.ports("br0").iter().all(|port| port.name != role).then_some(())
         }));
         announce(&format!("a deleted namespace's port was gone after {:?}", started.elapsed()));
@@ -114,9 +114,7 @@ fn a_namespace_that_is_deleted_while_the_daemon_is_away_is_noticed() {
     lab.kill_daemon();
     must(lab.take_container("a").destroy());
     lab.start_daemon();
-    must(wait_until("the port to go", Duration::from_secs(2), || {
-        lab.ports("br0").iter().all(|port| port.name != "a").then_some(())
-    }));
+    must(wait_until("the port to go", PATIENCE, || lab.ports("br0").iter().all(|port| port.name != "a").then_some(())));
     assert_reaches(lab.host(), ipv4(&ports[1]));
     lab.finish();
 }
@@ -197,7 +195,7 @@ fn nothing_leaks_over_many_ports() {
         lab.ctl(&["add-br", &bridge]);
         lab.ctl(&["del-br", &bridge]);
     }
-    must(wait_until("as many descriptors as before", Duration::from_secs(5), || {
+    must(wait_until("as many descriptors as before", PATIENCE, || {
         (must(lab.daemon().descriptors()) == descriptors).then_some(())
     }));
     lab.finish();

@@ -4,6 +4,7 @@ use std::time::{Duration, Instant};
 
 use vswitch_tests::frame::{EXPERIMENTAL, ethernet, mac};
 use vswitch_tests::lab::{any_port, ipv4, must};
+use vswitch_tests::process::PATIENCE;
 use vswitch_tests::raw::PacketSocket;
 use vswitch_tests::stream::{Plan, Transfer};
 use vswitch_tests::{Lab, announce};
@@ -37,9 +38,7 @@ fn a_senders_rate_is_limited_at_ingress() {
     lab.add_bridge("br0", "--subnet 10.1.0.0/24 --storm-limit 0");
     lab.attach("br0", "a", "--ingress-rate 40mbit");
     let b = lab.attach("br0", "b", "");
-    let arrived = offered_200_mbit(&lab);
-    announce(&format!("ingress limit 40 Mbit/s, 200 offered: {arrived:.1} Mbit/s arrived"));
-    assert!((20.0..=80.0).contains(&arrived), "{arrived} Mbit/s arrived at a limit of 40");
+    assert_limited(&lab, "ingress");
     assert!(lab.drops("br0", "a", "ingress-rate") > 0);
     assert_tcp_near(&lab, ipv4(&b));
     lab.finish();
@@ -51,12 +50,23 @@ fn a_receivers_rate_is_limited_at_egress() {
     lab.add_bridge("br0", "--subnet 10.1.0.0/24 --storm-limit 0");
     lab.attach("br0", "a", "");
     let b = lab.attach("br0", "b", "--egress-rate 40mbit");
-    let arrived = offered_200_mbit(&lab);
-    announce(&format!("egress limit 40 Mbit/s, 200 offered: {arrived:.1} Mbit/s arrived"));
-    assert!((20.0..=80.0).contains(&arrived), "{arrived} Mbit/s arrived at a limit of 40");
+    assert_limited(&lab, "egress");
     assert!(lab.drops("br0", "b", "egress-rate") > 0);
     assert_tcp_near(&lab, ipv4(&b));
     lab.finish();
+}
+
+/// Of 200 Mbit/s about 40 arrive. On a busy machine the sender may not have its second: it tries again.
+#[track_caller]
+fn assert_limited(lab: &Lab, what: &str) {
+    let mut attempts = Vec::new();
+    let limited = (0..5).any(|_| {
+        let arrived = offered_200_mbit(lab);
+        attempts.push(arrived);
+        (20.0..=80.0).contains(&arrived)
+    });
+    announce(&format!("{what} limit 40 Mbit/s, 200 offered: {attempts:.1?} Mbit/s arrived"));
+    assert!(limited, "{attempts:?} Mbit/s arrived at a limit of 40");
 }
 
 /// TCP gets through at a rate of the limit's order: 4 MB take 0.8 s at 40 Mbit/s.
@@ -68,5 +78,5 @@ fn assert_tcp_near(lab: &Lab, address: std::net::IpAddr) {
     let took = started.elapsed();
     announce(&format!("TCP through a limit of 40 Mbit/s: {:.1} Mbit/s", 33.5 / took.as_secs_f64()));
     assert!(took > Duration::from_millis(300), "4 MB in {took:?}: the limit has no effect");
-    assert!(took < Duration::from_secs(4), "4 MB in {took:?}: TCP starves at the limit");
+    assert!(took < PATIENCE, "4 MB in {took:?}: TCP starves at the limit");
 }

@@ -1,10 +1,8 @@
 //! What somebody else takes away, the daemon puts back: at once while it runs, and at its start.
 
-use std::time::Duration;
-
 use vswitch_tests::Namespace;
 use vswitch_tests::lab::{assert_reaches, ipv4, must};
-use vswitch_tests::process::wait_until;
+use vswitch_tests::process::{PATIENCE, wait_until};
 
 use super::lab;
 
@@ -19,10 +17,8 @@ fn a_removed_interface_is_made_again() {
     let before = lab.configuration();
     for (namespace, ifname) in [(lab.container("b"), "eth0"), (lab.host(), "br0")] {
         must(namespace.ip(&format!("link del {ifname}")));
-        must(wait_until(&format!("{ifname} to come back"), Duration::from_secs(10), || has_link(namespace, ifname)));
-        must(wait_until("everything as before", Duration::from_secs(5), || {
-            (lab.configuration() == before).then_some(())
-        }));
+        must(wait_until(&format!("{ifname} to come back"), PATIENCE, || has_link(namespace, ifname)));
+        must(wait_until("everything as before", PATIENCE, || (lab.configuration() == before).then_some(())));
         assert_reaches(lab.container("a"), ipv4(&ports[1]));
         assert_reaches(lab.host(), ipv4(&ports[1]));
     }

@@ -21,10 +21,10 @@ fn wires<const N: usize>(lab: &mut Lab, ports: [(&str, &str); N]) -> [PacketSock
     })
 }
 
-/// Our frames that arrived, tagged or not.
-fn received(socket: &PacketSocket) -> Vec<Vec<u8>> {
+/// Our frames that arrived, tagged or not, when `expected` of them did: waits for those, and for what should not come.
+fn received(socket: &PacketSocket, expected: usize) -> Vec<Vec<u8>> {
     let ours = EXPERIMENTAL.to_be_bytes();
-    must(socket.recv_all(Duration::from_millis(150), |frame| {
+    must(socket.recv_expected(expected, Duration::from_millis(150), |frame| {
         frame.len() >= 18 && (frame[12..14] == ours || (frame[12..14] == VLAN.to_be_bytes() && frame[16..18] == ours))
     }))
 }
@@ -38,12 +38,12 @@ fn access_ports_of_one_vlan_hear_each_other_and_nobody_else() {
     let Some(mut lab) = raw_lab() else { return };
     let [a, b, c] = wires(&mut lab, [("a", "--vlan 10"), ("b", "--vlan 10"), ("c", "--vlan 20")]);
     must(a.send(&plain(1)));
-    assert_eq!(received(&b), [plain(1)], "untagged in, untagged out");
-    assert_eq!(received(&c), Vec::<Vec<u8>>::new());
+    assert_eq!(received(&b, 1), [plain(1)], "untagged in, untagged out");
+    assert_eq!(received(&c, 0), Vec::<Vec<u8>>::new());
     // A container on an access port cannot reach another VLAN by tagging its frames.
     must(a.send(&tagged(20, &plain(1))));
-    assert_eq!((received(&b).len(), received(&c).len()), (0, 0));
-    assert_eq!(lab.drops("br0", "a", "vlan-ingress"), 1);
+    lab.await_drops("br0", "a", "vlan-ingress", 1);
+    assert_eq!((received(&b, 0).len(), received(&c, 0).len()), (0, 0));
     let learned: Vec<u16> =
         lab.fdb("br0").iter().filter(|entry| entry.mac == mac_text(mac(1))).map(|entry| entry.vlan).collect();
     assert_eq!(learned, [10]);
@@ -56,17 +56,17 @@ fn trunk_ports_carry_their_vlans_tagged() {
     let [a, b, t] = wires(&mut lab, [("a", "--vlan 10"), ("b", "--vlan 20"), ("t", "--trunk 10,20")]);
     // Access to trunk: the tag is pushed.
     must(a.send(&plain(1)));
-    assert_eq!(received(&t), [tagged(10, &plain(1))]);
-    assert_eq!(received(&b).len(), 0);
+    assert_eq!(received(&t, 1), [tagged(10, &plain(1))]);
+    assert_eq!(received(&b, 0).len(), 0);
     // Trunk to access: it is popped.
     must(t.send(&tagged(20, &plain(3))));
-    assert_eq!(received(&b), [plain(3)]);
-    assert_eq!(received(&a).len(), 0);
+    assert_eq!(received(&b, 1), [plain(3)]);
+    assert_eq!(received(&a, 0).len(), 0);
     // What the trunk does not carry is not let in.
     must(t.send(&plain(3)));
     must(t.send(&tagged(30, &plain(3))));
-    assert_eq!((received(&a).len(), received(&b).len()), (0, 0));
-    assert_eq!(lab.drops("br0", "t", "vlan-ingress"), 2);
+    lab.await_drops("br0", "t", "vlan-ingress", 2);
+    assert_eq!((received(&a, 0).len(), received(&b, 0).len()), (0, 0));
     lab.finish();
 }
 
@@ -76,12 +76,12 @@ fn one_address_lives_in_two_vlans() {
     let [a, b, t] = wires(&mut lab, [("a", "--vlan 10"), ("b", "--vlan 20"), ("t", "--trunk 10,20")]);
     must(a.send(&plain(1)));
     must(b.send(&plain(1)));
-    let _ = received(&t);
+    let _ = received(&t, 2);
     // Independent learning: the same address is behind another port in each VLAN.
     must(t.send(&tagged(10, &ethernet(mac(1), mac(3), EXPERIMENTAL, b"x"))));
-    assert_eq!((received(&a).len(), received(&b).len()), (1, 0));
+    assert_eq!((received(&a, 1).len(), received(&b, 0).len()), (1, 0));
     must(t.send(&tagged(20, &ethernet(mac(1), mac(3), EXPERIMENTAL, b"x"))));
-    assert_eq!((received(&a).len(), received(&b).len()), (0, 1));
+    assert_eq!((received(&a, 0).len(), received(&b, 1).len()), (0, 1));
     lab.finish();
 }
 
@@ -90,10 +90,10 @@ fn a_trunk_may_carry_untagged_frames_too() {
     let Some(mut lab) = raw_lab() else { return };
     let [t, u, p] = wires(&mut lab, [("t", "--trunk 0,10"), ("u", "--trunk 0,10"), ("p", "")]);
     must(t.send(&plain(1)));
-    assert_eq!((received(&u), received(&p)), (vec![plain(1)], vec![plain(1)]));
+    assert_eq!((received(&u, 1), received(&p, 1)), (vec![plain(1)], vec![plain(1)]));
     must(t.send(&tagged(10, &plain(1))));
-    assert_eq!(received(&u), [tagged(10, &plain(1))]);
-    assert_eq!(received(&p), [tagged(10, &plain(1))], "a port without VLAN settings carries every VLAN");
+    assert_eq!(received(&u, 1), [tagged(10, &plain(1))]);
+    assert_eq!(received(&p, 1), [tagged(10, &plain(1))], "a port without VLAN settings carries every VLAN");
     lab.finish();
 }
 

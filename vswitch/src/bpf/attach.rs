@@ -187,6 +187,23 @@ impl Classifier {
         self.attach_pair([(lo, Program::Lo), (tap, Program::LoOut)], hook)
     }
 
+    /// Has what is written to the TAP `tap`, and is marked as the host's, reach the host as though `uplink` had received
+    /// it. For a shared uplink that is not carried by a TAP.
+    ///
+    /// # Errors
+    /// As [`Classifier::attach_tc`].
+    pub fn attach_way_back(&mut self, uplink: &str, tap: &str, hook: TcHook) -> Result<Attachment> {
+        let (program, indices) = (Program::Out, [index_of(uplink)?, index_of(tap)?]);
+        self.load_program(program)?;
+        let mut attachment = Attachment { hook, indices, links: Vec::new(), targets: self.targets.clone() };
+        let [uplink_index, index] = indices;
+        let inserted = self.targets.lock().unwrap_or_else(PoisonError::into_inner).insert(index, uplink_index, 0);
+        inserted.map_err(|error| ClassifierError::refused(format!("join interfaces {tap} and {uplink}"), &error))?;
+        let (link, made_clsact) = self.attach_one(tap, index, program, hook)?;
+        attachment.links.push(Side { index, program, made_clsact, link });
+        Ok(attachment)
+    }
+
     /// Joins `physical` and the TAP `tap`: every frame that one receives, the other sends, unchanged.
     ///
     /// # Errors

@@ -255,24 +255,109 @@ static __always_inline __u32 classify_transport(void *context, const bool xdp, c
 	return PASSED;
 }
 
+static __always_inline struct fragment_key fragment_key(const struct packet *packet)
+{
+	return (struct fragment_key){
+		.source = packet->source,
+		.destination = packet->destination,
+		.identification = packet->identification,
+		.protocol = packet->ipv6 ? 0 : packet->protocol,
+	};
+}
+
+/* Notes whose a packet in fragments is that is not taken; `flags`: BPF_NOEXIST, unless somebody has noted it. */
+static __always_inline bool note_fragment(const struct fragment_key *key, __u64 now, bool is_hosts, __u64 flags)
+{
+	struct host_fragment value = { .since = now, .is_hosts = is_hosts };
+
+	return !bpf_map_update_elem(&host_fragments, key, &value, flags);
+}
+
 /*
- * The rules. `frame_bytes` is the whole length, also of what is not in the linear part; `lo`: the packet is the host's
- * own, to itself; `tunnels`: what comes for a tunnel counts.
- *
- * Fragments: the first one decides for the packet, and anew each time, since identifications come round again. A
- * later fragment that overtakes the first passes: nobody can know whose it is, and to hold it back would delay the
- * host's packets. Its datagram is lost, and both the kernel and the switch forget their halves after 30 s.
+ * The rule for a later fragment of a packet whose first one was not seen. Nobody can know whose it is, so the switch
+ * has it until the first one comes, which is soon: its packet was reordered on the way, or by the queues of this host's
+ * card, which spread first fragments by their ports and later ones by their addresses. No more than a number per
+ * second: whoever sends a flood of them sends it to the host.
  */
-static __always_inline __u32 classify(void *context, const bool xdp, const bool lo, const bool tunnels,
+static __always_inline __u32 withhold(const __u32 interface, const struct packet *packet,
+				      const struct fragment_key *key)
+{
+	struct host_fragment *known = bpf_map_lookup_elem(&host_fragments, key);
+	struct withholding *budget;
+	__u64 now = bpf_ktime_get_ns();
+	bool fresh = known && now - known->since < FRAGMENT_FRESH_NS;
+
+	if (fresh && known->is_hosts)
+		return PASSED;
+	budget = bpf_map_lookup_elem(&withholding, &interface);
+	if (!budget || !is_local(&packet->destination, false))
+		return PASSED;
+	/* Several processors may count at once; one more or less does not matter. */
+	if (now - budget->since >= SECOND_NS) {
+		budget->since = now;
+		budget->withheld = 0;
+	}
+	if (budget->withheld >= budget->per_second)
+		return PASSED;
+	budget->withheld++;
+	if (known) {
+		if (!fresh)
+			note_fragment(key, now, false, BPF_ANY);
+	} else if (!note_fragment(key, now, false, BPF_NOEXIST)) {
+		/* Another processor has just had one of its fragments, perhaps the first one. */
+		known = bpf_map_lookup_elem(&host_fragments, key);
+		if (known && known->is_hosts)
+			return PASSED;
+	}
+	return UNDECIDED;
+}
+
+/*
+ * The rule for the first fragment of a packet of the host's. If later ones are withheld, the switch has this one, too:
+ * so it learns whose they are, and gives all of them back. Those that come from now on pass.
+ */
+static __always_inline __u32 pass_first(const __u32 interface, const struct packet *packet,
+					const struct fragment_key *key)
+{
+	struct host_fragment *known;
+	__u64 now;
+	bool is_awaited;
+
+	if (!bpf_map_lookup_elem(&withholding, &interface) || !is_local(&packet->destination, false))
+		return PASSED;
+	known = bpf_map_lookup_elem(&host_fragments, key);
+	now = bpf_ktime_get_ns();
+	is_awaited = known && !known->is_hosts && now - known->since < FRAGMENT_FRESH_NS;
+	note_fragment(key, now, true, BPF_ANY);
+	return is_awaited ? UNDECIDED : PASSED;
+}
+
+/* Who asks. */
+enum hook {
+	HOOK_UPLINK, /* the classifier of an uplink */
+	HOOK_LO,     /* that of `lo`: the packet is the host's own, to itself */
+	HOOK_REAR,   /* the rear guard of an uplink: what comes for a tunnel does not count, and nobody withholds */
+	HOOK_LO_REAR /* that of `lo` */
+};
+
+/*
+ * The rules. `frame_bytes` is the whole length, also of what is not in the linear part; `interface`: where the frame
+ * came in.
+ *
+ * Fragments: the first one decides for the packet, and anew each time, since identifications come round again. Later
+ * ones that overtake it from outside are withheld from the host until it comes; on `lo` nothing overtakes.
+ */
+static __always_inline __u32 classify(void *context, const bool xdp, const enum hook hook, const __u32 interface,
 				      __u32 frame_bytes)
 {
+	const bool lo = hook == HOOK_LO || hook == HOOK_LO_REAR, tunnels = hook == HOOK_UPLINK || hook == HOOK_LO;
 	struct {
 		__u8 destination[6];
 		__u8 source[6];
 		__be16 type;
 	} ethernet;
 	struct packet packet;
-	struct fragment_key key = {};
+	struct fragment_key key;
 	__u32 rule;
 
 	if (!load(context, xdp, 0, &ethernet, sizeof(ethernet)))
@@ -294,18 +379,22 @@ static __always_inline __u32 classify(void *context, const bool xdp, const bool 
 	if (packet.fragment == FRAGMENT_NONE)
 		return classify_transport(context, xdp, lo, tunnels, &packet);
 
-	key.source = packet.source;
-	key.destination = packet.destination;
-	key.identification = packet.identification;
-	key.protocol = packet.ipv6 ? 0 : packet.protocol;
+	/* A group's address is no sender's, and says something else to the switch: see mark_undecided(). */
+	if (ethernet.source[0] & 1)
+		return PASSED;
+	key = fragment_key(&packet);
 	if (packet.fragment == FRAGMENT_LATER) {
 		__u64 *taken = bpf_map_lookup_elem(&fragments, &key);
 
-		return taken && bpf_ktime_get_ns() - *taken < FRAGMENT_FRESH_NS ? LATER_FRAGMENT : PASSED;
+		if (taken && bpf_ktime_get_ns() - *taken < FRAGMENT_FRESH_NS)
+			return LATER_FRAGMENT;
+		return hook == HOOK_UPLINK ? withhold(interface, &packet, &key) : PASSED;
 	}
 	rule = classify_transport(context, xdp, lo, tunnels, &packet);
 	if (rule == PASSED) {
 		bpf_map_delete_elem(&fragments, &key);
+		if (hook == HOOK_UPLINK)
+			rule = pass_first(interface, &packet, &key);
 	} else {
 		__u64 now = bpf_ktime_get_ns();
 
@@ -340,6 +429,24 @@ static __always_inline int pass(struct __sk_buff *skb)
 	return TC_ACT_UNSPEC;
 }
 
+/* Where the first byte of the source address is in a frame, and the bit of it that makes a group's address. */
+#define SOURCE_ADDRESS 6
+#define GROUP_BIT 1
+
+/*
+ * Says to the switch that a frame is the host's unless it knows better: as a group's source address, which no frame
+ * has on any wire (IEEE 802.3 section 3.2.3). In the same way the switch says which frames it gives back.
+ */
+static __always_inline bool mark_undecided(struct __sk_buff *skb, bool mark)
+{
+	__u8 byte;
+
+	if (bpf_skb_load_bytes(skb, SOURCE_ADDRESS, &byte, sizeof(byte)))
+		return false;
+	byte = mark ? byte | GROUP_BIT : byte & ~GROUP_BIT;
+	return !bpf_skb_store_bytes(skb, SOURCE_ADDRESS, &byte, sizeof(byte), 0);
+}
+
 /* Ingress of an interface of the host. The kernel has coalesced by now: super-frames are taken whole. */
 SEC("classifier")
 int vswitch_tc(struct __sk_buff *skb)
@@ -349,8 +456,8 @@ int vswitch_tc(struct __sk_buff *skb)
 	/* A tag is in the metadata, not in the frame: another network, whose packets look the same. */
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return TC_ACT_UNSPEC;
-	rule = classify(skb, false, false, true, skb->len);
-	if (rule == PASSED)
+	rule = classify(skb, false, HOOK_UPLINK, skb->ifindex, skb->len);
+	if (rule == PASSED || (rule == UNDECIDED && !mark_undecided(skb, true)))
 		return pass(skb);
 	count(rule);
 	return redirect(skb, false);
@@ -366,9 +473,16 @@ int vswitch_xdp(struct xdp_md *xdp)
 	__u32 interface = xdp->ingress_ifindex, rule, *place;
 	long action;
 
-	rule = classify(xdp, true, false, true, bpf_xdp_get_buff_len(xdp));
+	rule = classify(xdp, true, HOOK_UPLINK, interface, bpf_xdp_get_buff_len(xdp));
 	if (rule == PASSED)
 		return XDP_PASS;
+	if (rule == UNDECIDED) {
+		__u8 *data = (void *)(long)xdp->data;
+
+		if (data + SOURCE_ADDRESS + 1 > (__u8 *)(long)xdp->data_end)
+			return XDP_PASS;
+		data[SOURCE_ADDRESS] |= GROUP_BIT;
+	}
 	count(rule);
 	place = bpf_map_lookup_elem(&socket_places, &interface);
 	if (!place) {
@@ -382,6 +496,32 @@ int vswitch_xdp(struct xdp_md *xdp)
 }
 
 /*
+ * Gives the host a fragment that the switch has had, as though the interface had received it now: what sees the
+ * interface's packets sees it, firewalls among them. The classifier, which it passes once more, is told before.
+ */
+static __always_inline int give_back(struct __sk_buff *skb)
+{
+	__u32 interface = skb->ifindex, *target = bpf_map_lookup_elem(&targets, &interface);
+	struct fragment_key key;
+	struct packet packet;
+
+	if (!target || !mark_undecided(skb, false)) {
+		count(NO_TARGET);
+		return TC_ACT_SHOT;
+	}
+	if (skb->protocol == bpf_htons(ETHERTYPE_IPV4) ?
+		    !parse_ipv4(skb, false, ETHERNET_BYTES, skb->len, false, &packet) :
+		    !parse_ipv6(skb, false, ETHERNET_BYTES, skb->len, false, &packet)) {
+		count(NOT_IP);
+		return TC_ACT_SHOT;
+	}
+	key = fragment_key(&packet);
+	note_fragment(&key, bpf_ktime_get_ns(), true, BPF_ANY);
+	count(GIVEN_BACK);
+	return bpf_redirect(*target, BPF_F_INGRESS);
+}
+
+/*
  * Ingress of the TAP that carries the shared uplink's packets: what the switch sends. The kernel finds the next hop and
  * its address; super-frames and unfinished checksums stay what they are. What has no route the kernel drops without
  * telling us (`__bpf_redirect_neigh`); an IPv4 destination without one is taken to be on the link, as for any socket
@@ -390,10 +530,16 @@ int vswitch_xdp(struct xdp_md *xdp)
 SEC("classifier")
 int vswitch_out(struct __sk_buff *skb)
 {
+	__u8 source;
+
 	if (skb->protocol != bpf_htons(ETHERTYPE_IPV4) && skb->protocol != bpf_htons(ETHERTYPE_IPV6)) {
 		count(NOT_IP);
 		return TC_ACT_SHOT;
 	}
+	if (!load(skb, false, SOURCE_ADDRESS, &source, sizeof(source)))
+		return TC_ACT_SHOT;
+	if (source & GROUP_BIT)
+		return give_back(skb);
 	count(CARRIED);
 	return redirect(skb, true);
 }
@@ -432,7 +578,7 @@ int vswitch_lo(struct __sk_buff *skb)
 	}
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return TC_ACT_UNSPEC;
-	rule = classify(skb, false, true, true, skb->len);
+	rule = classify(skb, false, HOOK_LO, 0, skb->len);
 	if (rule == PASSED)
 		return pass(skb);
 	count(rule);
@@ -501,7 +647,7 @@ static __always_inline int guard(struct __sk_buff *skb, const bool lo)
 		return TC_ACT_UNSPEC;
 	if (skb->pkt_type != PACKET_HOST || skb->vlan_present)
 		return TC_ACT_UNSPEC;
-	return classify(skb, false, lo, false, skb->len) == PASSED ? TC_ACT_UNSPEC : TC_ACT_SHOT;
+	return classify(skb, false, lo ? HOOK_LO_REAR : HOOK_REAR, 0, skb->len) == PASSED ? TC_ACT_UNSPEC : TC_ACT_SHOT;
 }
 
 /* Behind `vswitch_tc` and `vswitch_xdp`. */

@@ -43,9 +43,13 @@ counters! {
     LaterFragment => "later-fragment",
     /// Taken: to a network behind the switch, to which others route.
     Routed => "routed",
+    /// Taken: a fragment of a packet that may be the host's, until that is known.
+    Undecided => "undecided",
     // The way out.
     /// Sent by the switch through the carry TAP.
     Carried => "carried",
+    /// Given back by the switch: such a fragment, which is the host's.
+    GivenBack => "given-back",
     /// Dropped: the switch wrote something to the carry TAP that is not IP.
     NotIp => "not-ip",
     /// Dropped: nobody said where this interface's packets go.

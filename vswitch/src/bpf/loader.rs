@@ -92,6 +92,8 @@ pub struct Classifier {
     routed: BTreeSet<IpNet>,
     translated: TranslatedPorts,
     counters: PerCpuArray<MapData, u64>,
+    /// `struct withholding` by the interface's index.
+    withholding: HashMap<MapData, u32, [u8; 16]>,
     pub(super) watch: Arc<Watch>,
     pub(super) targets: Targets,
     pub(super) socket_places: Targets,
@@ -158,6 +160,8 @@ impl Classifier {
             translated: TranslatedPorts(bits(&mut ebpf, "translated")?),
             counters: PerCpuArray::try_from(take(&mut ebpf, "counters")?)
                 .map_err(|error| map_error("counters", &error))?,
+            withholding: HashMap::try_from(take(&mut ebpf, "withholding")?)
+                .map_err(|error| map_error("withholding", &error))?,
             watch: Arc::new(Watch::new(take(&mut ebpf, "rear_watch")?)?),
             targets: Arc::new(Mutex::new(
                 HashMap::try_from(take(&mut ebpf, "targets")?).map_err(|error| map_error("targets", &error))?,
@@ -341,6 +345,27 @@ impl Classifier {
         self.routed_count.set(0, self.routed.len() as u32, 0).map_err(|error| refused(&error))
     }
 
+    /// Has the switch wait, from now on, for the first fragment of packets of which later ones overtake it at a shared
+    /// uplink, with as many fragments a second at most; the others are left to the host. Whoever reads them marks those
+    /// that are the host's as they were marked ([`has_group_source`](crate::wire::ethernet::has_group_source)), and writes
+    /// them to the TAP that is joined to the interface.
+    ///
+    /// # Errors
+    /// When the kernel has no room.
+    pub fn withhold_fragments(&mut self, interface_index: u32, per_second: u32) -> Result<()> {
+        let mut value = [0; 16];
+        value[12..].copy_from_slice(&per_second.to_ne_bytes());
+        self.withholding.insert(interface_index, value, 0).map_err(|error| {
+            ClassifierError::refused(format!("withhold fragments at interface {interface_index}"), &error)
+        })
+    }
+
+    /// Takes [`Classifier::withhold_fragments`] back. What the interface has of it is forgotten.
+    pub fn pass_fragments(&mut self, interface_index: u32) {
+        // There may be none.
+        let _ = self.withholding.remove(&interface_index);
+    }
+
     /// The ports and identifiers of translated flows, for whoever translates.
     #[must_use]
     pub fn translated(&self) -> TranslatedPorts {
@@ -371,18 +396,25 @@ impl Classifier {
         Counter::ALL.iter().copied().map(read).collect()
     }
 
-    /// Makes all fragments that were taken older by `by`, for tests that cannot wait for time to pass.
+    /// Makes all that is known of fragments older by `by`, for tests that cannot wait for time to pass.
     ///
     /// # Errors
     /// When the kernel refuses.
     #[doc(hidden)]
     pub fn age_fragments(&mut self, by: std::time::Duration) -> Result<()> {
-        let refused = |error: &(dyn Error + 'static)| ClassifierError::refused("age the taken fragments", error);
+        let refused = |error: &(dyn Error + 'static)| ClassifierError::refused("age the fragments", error);
+        let older = |time: u64| time.saturating_sub(by.as_nanos() as u64);
         let map = self.ebpf.map_mut("fragments").ok_or_else(|| wrong_map("fragments"))?;
         let mut map: HashMap<_, [u8; 40], u64> = HashMap::try_from(map).map_err(|error| refused(&error))?;
         let entries: Vec<_> = map.iter().flatten().collect();
         for (key, taken) in entries {
-            map.insert(key, taken.saturating_sub(by.as_nanos() as u64), 0).map_err(|error| refused(&error))?;
+            map.insert(key, older(taken), 0).map_err(|error| refused(&error))?;
+        }
+        let map = self.ebpf.map_mut("host_fragments").ok_or_else(|| wrong_map("host_fragments"))?;
+        let mut map: HashMap<_, [u8; 40], [u64; 2]> = HashMap::try_from(map).map_err(|error| refused(&error))?;
+        let entries: Vec<_> = map.iter().flatten().collect();
+        for (key, [since, is_hosts]) in entries {
+            map.insert(key, [older(since), is_hosts], 0).map_err(|error| refused(&error))?;
         }
         Ok(())
     }

@@ -19,7 +19,9 @@ enum counter {
 	ICMP_ERROR,
 	LATER_FRAGMENT,
 	ROUTED,
+	UNDECIDED,
 	CARRIED,
+	GIVEN_BACK,
 	NOT_IP,
 	NO_TARGET,
 	NO_SOCKET,
@@ -75,8 +77,10 @@ struct fragment_key {
 	__u32 protocol;
 };
 
+#define SECOND_NS (1000ULL * 1000 * 1000)
+
 /* How long after its first fragment a later one belongs to it: `IP_FRAG_TIME` in include/net/ip.h. */
-#define FRAGMENT_FRESH_NS (30ULL * 1000 * 1000 * 1000)
+#define FRAGMENT_FRESH_NS (30 * SECOND_NS)
 
 struct {
 	__uint(type, BPF_MAP_TYPE_HASH);
@@ -172,6 +176,39 @@ struct {
 	__type(key, struct fragment_key);
 	__type(value, __u64);
 } fragments SEC(".maps");
+
+/* What is known of a packet in fragments that was not taken. */
+struct host_fragment {
+	/* Since when, in the time of bpf_ktime_get_ns(). */
+	__u64 since;
+	/* It is the host's; if not, later fragments are with the switch and wait for the first one. */
+	__u64 is_hosts;
+};
+
+/* A map of its own: what strangers send to the host pushes nothing out of that of the switch's packets. */
+struct {
+	__uint(type, BPF_MAP_TYPE_LRU_HASH);
+	__uint(max_entries, 8192);
+	__type(key, struct fragment_key);
+	__type(value, struct host_fragment);
+} host_fragments SEC(".maps");
+
+/* How many fragments that overtook their first one an interface withholds from the host. */
+struct withholding {
+	/* The beginning of the second in which so many were withheld. */
+	__u64 since;
+	__u32 withheld;
+	__u32 per_second;
+};
+
+/* Interfaces, by their index, of which the switch gives the host back what turns out to be the host's. */
+struct {
+	__uint(type, BPF_MAP_TYPE_HASH);
+	__uint(map_flags, BPF_F_NO_PREALLOC);
+	__uint(max_entries, 64);
+	__type(key, __u32);
+	__type(value, struct withholding);
+} withholding SEC(".maps");
 
 /* What the rear guard is told. */
 struct watch {

@@ -16,6 +16,7 @@
 //! | ICMP error | about a packet that one of the above has sent: its source is looked up inside of the error |
 //! | later fragment | of a packet whose first fragment was taken in the last 30 s |
 //! | routed | whatever is for a network behind the switch to which others route |
+//! | undecided | a fragment that overtook the first one of its packet: see below |
 //!
 //! The host's *loopback interface* is shared in the same way: what a program of the host sends to one of the host's own
 //! addresses comes by there and never sees an uplink. There the loopback addresses count as well, and no network is
@@ -26,6 +27,16 @@
 //!
 //! The rules exist twice: in C for the kernel (`classifier.bpf.c`, compiled as a tc and as an XDP program), and in
 //! Rust ([`model`]). `tests/classifier.rs` runs both on the same packets.
+//!
+//! *Fragments that overtake the first one.* Only the first fragment of a packet says whose it is. A later one that comes
+//! before it to an address of the host is given to the switch, *undecided*: with a group's address as its source, which
+//! no frame has. The switch holds it until the first one comes, for a second or two. When that is the switch's, all go
+//! where it goes. When it is the host's, it is given to the switch as well, which gives all of them back; so it does
+//! with what it has no room for and what has waited too long. What is given back arrives at the interface
+//! once more, as though it had come only now, with the classifier told that it is the host's; the kernel puts packets
+//! together in any order. Nothing of this concerns whole packets, nor fragments in order: the first one of a packet of
+//! the host's is noted, and the others pass. So many are withheld per second and interface; beyond that they pass, and
+//! if they were the switch's after all, their packet is lost.
 //!
 //! # Maps
 //!
@@ -42,7 +53,6 @@
 //!
 //! # Limits
 //!
-//! * A later fragment that overtakes its first passes, and the datagram is lost, as it would be on the way.
 //! * Super-frames of more than 64 KB (BIG TCP, `gro_max_size` above 65536) say no length in their IP header and pass.
 //! * A card that takes VLAN tags off hides them from XDP, which then sees an untagged packet: where the host has VLAN
 //!   interfaces on an uplink that is served by XDP, `rxvlan` is to be off there.

@@ -37,6 +37,11 @@ pub struct Maps {
     pub routed: BTreeSet<IpNet>,
     /// When the first fragment of a packet was taken.
     pub fragments: BTreeMap<Fragments, Duration>,
+    /// Whether fragments that overtake their first one at an uplink are withheld from the host. (How many they may be is
+    /// not modelled.)
+    pub withholds: bool,
+    /// Packets in fragments that were not taken: since when that is known, and whether they are the host's.
+    pub host_fragments: BTreeMap<Fragments, (Duration, bool)>,
 }
 
 /// Where a packet comes from.
@@ -225,10 +230,10 @@ impl Maps {
     /// Whether the rear guard, while it stands, drops `frame`, which no classifier has passed: what is the switch's, but
     /// for its tunnels.
     pub fn guard(&mut self, arrival: Arrival, frame: &[u8], to_host: bool, now: Duration) -> bool {
-        let services = self.services.clone();
+        let (services, withholds) = (self.services.clone(), std::mem::take(&mut self.withholds));
         self.services.retain(|_, rule| *rule != Counter::Vxlan);
         let rule = self.classify(arrival, frame, to_host, now);
-        self.services = services;
+        (self.services, self.withholds) = (services, withholds);
         rule != Counter::Passed
     }
 
@@ -243,6 +248,7 @@ impl Maps {
             0x86dd => ipv6(bytes.skip(14)?, true)?,
             _ => return None,
         };
+        let has_group_source = ethernet[6] & 1 == 1;
         if arrival == Arrival::Uplink && self.is_routed(ip.destination) {
             return Some(Counter::Routed);
         }
@@ -252,20 +258,35 @@ impl Maps {
             identification: ip.identification,
             protocol: (!ip.is_ipv6()).then_some(ip.protocol),
         };
+        let is_fresh = |since: Duration| now.saturating_sub(since) < FRAGMENT_FRESH;
+        let may_withhold = self.withholds && arrival == Arrival::Uplink && self.is_local(arrival, ip.destination);
+        let known = self.host_fragments.get(&fragments).copied().filter(|(since, _)| is_fresh(*since));
         match ip.part {
             Part::Whole => self.transport(arrival, &ip),
+            Part::First | Part::Later if has_group_source => None,
             Part::First => {
                 let rule = self.transport(arrival, &ip);
-                match rule {
-                    Some(_) => self.fragments.insert(fragments, now),
-                    None => self.fragments.remove(&fragments),
-                };
-                rule
+                if rule.is_some() {
+                    self.fragments.insert(fragments, now);
+                    return rule;
+                }
+                self.fragments.remove(&fragments);
+                if !may_withhold {
+                    return None;
+                }
+                self.host_fragments.insert(fragments, (now, true));
+                known.is_some_and(|(_, is_hosts)| !is_hosts).then_some(Counter::Undecided)
             }
-            Part::Later => {
-                let first = *self.fragments.get(&fragments)?;
-                (now.saturating_sub(first) < FRAGMENT_FRESH).then_some(Counter::LaterFragment)
+            Part::Later if self.fragments.get(&fragments).is_some_and(|first| is_fresh(*first)) => {
+                Some(Counter::LaterFragment)
             }
+            Part::Later => match known {
+                Some((_, is_hosts)) => (may_withhold && !is_hosts).then_some(Counter::Undecided),
+                None => may_withhold.then(|| {
+                    self.host_fragments.insert(fragments, (now, false));
+                    Counter::Undecided
+                }),
+            },
         }
     }
 

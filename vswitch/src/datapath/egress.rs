@@ -279,7 +279,11 @@ impl Egress {
             frame.offload.csum = Csum::Valid;
         }
         let finished = whole && !matches!(frame.offload.csum, Csum::Partial { .. });
-        let fragmenter = Fragmenter::new(frame.data(), mtu).filter(|_| finished);
+        let fragmenter = match frame.fragment_id {
+            0 => Fragmenter::new(frame.data(), mtu),
+            id => Fragmenter::of_source(frame.data(), mtu, id),
+        };
+        let fragmenter = fragmenter.filter(|_| finished);
         let Some(fragmenter) = fragmenter else {
             output.drop_frame(DropReason::TooBig);
             if item.sole {

@@ -68,6 +68,57 @@ proptest! {
     }
 }
 
+proptest! {
+    #[test]
+    fn the_fragments_of_an_ipv6_packet_are_the_packet(
+        payload in proptest::collection::vec(any::<u8>(), 1300..9000),
+        mtu in 1280u32..3000,
+        id in any::<u32>(),
+    ) {
+        let mut original = vec![2, 0, 0, 0, 0, 2, 2, 0, 0, 0, 0, 1, 0x86, 0xdd, 0x60, 0, 0, 0];
+        original.extend((payload.len() as u16).to_be_bytes());
+        original.extend([17, 64]);
+        original.extend([0xfd; 32]);
+        original.extend(&payload);
+        prop_assert!(Fragmenter::new(&original, mtu).is_none(), "that is for its source");
+        let fragmenter = Fragmenter::of_source(&original, mtu, id).unwrap();
+        let mut whole: Vec<u8> = Vec::new();
+        for index in 0..fragmenter.count() {
+            let mut out = vec![0; 10_000];
+            let bytes = fragmenter.write(index, &mut out);
+            prop_assert!(bytes - 14 <= mtu as usize);
+            let packet = ipv6::Packet::new_checked(&out[14..bytes]).unwrap();
+            let upper = packet.upper().unwrap();
+            let header = upper.fragment.unwrap();
+            prop_assert_eq!((header.id, header.offset_bytes), (id, whole.len()));
+            prop_assert_eq!(header.more, index + 1 < fragmenter.count());
+            prop_assert_eq!((upper.protocol, &out[..14], packet.hop_limit()), (17, &original[..14], 64));
+            whole.extend(upper.payload);
+        }
+        prop_assert_eq!(whole, payload);
+        for per_hop in [0, 43, 44] {
+            original[20] = per_hop;
+            prop_assert!(Fragmenter::of_source(&original, mtu, id).is_none());
+        }
+    }
+
+    #[test]
+    fn any_bytes_of_ipv6_give_fragments_or_nothing(
+        bytes in proptest::collection::vec(any::<u8>(), 0..200),
+        mtu in 0u32..200,
+    ) {
+        let mut bytes = bytes;
+        if let Some(ethertype) = bytes.get_mut(12..15) {
+            ethertype.copy_from_slice(&[0x86, 0xdd, 0x60]);
+        }
+        if let Some(fragmenter) = Fragmenter::of_source(&bytes, mtu, 1) {
+            for index in 0..=fragmenter.count() {
+                fragmenter.write(index, &mut [0; 300]);
+            }
+        }
+    }
+}
+
 #[test]
 fn only_some_options_are_repeated() {
     // Loose source route (copied) between a record route and a no-operation (not copied).

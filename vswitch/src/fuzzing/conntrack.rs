@@ -69,7 +69,11 @@ fn outbound(number: u8, port: u16) -> New {
         source: SourceNat::External(IpAddr::from([192, 0, 2, 1])),
         container,
         bridge: 1,
-        segment: Segment { tcp_flags: (number == protocol::TCP).then_some(state::SYN), sequence: Some(0) },
+        segment: Segment {
+            tcp_flags: (number == protocol::TCP).then_some(state::SYN),
+            sequence: Some(0),
+            ..Segment::default()
+        },
         hairpin: false,
     }
 }
@@ -92,7 +96,7 @@ pub fn conntrack_states(data: &[u8]) {
         let Some(before) = list.first() else { return };
         let found = if is_reply { reply } else { original };
         let sequence = Some(u32::from_be_bytes([segment[2], segment[3], 0, 0]));
-        let tracked = table.track(&found, Segment { tcp_flags: Some(flags), sequence }, now_s);
+        let tracked = table.track(&found, Segment { tcp_flags: Some(flags), sequence, ..Segment::default() }, now_s);
         let state = tracked.state.expect("it was there");
         assert_eq!(tracked.cacheable, state.is_cacheable());
         assert_eq!(State::from_number(state as u8), Some(state));
@@ -117,7 +121,7 @@ pub fn conntrack_states(data: &[u8]) {
     if was_open {
         let ends = [original, reply, original, reply, original];
         let acknowledge =
-            |found: Found| table.track(&found, Segment { tcp_flags: Some(state::ACK), sequence: None }, now_s);
+            |found: Found| table.track(&found, Segment { tcp_flags: Some(state::ACK), ..Segment::default() }, now_s);
         let state = ends.map(acknowledge)[4].state.expect("it is there");
         assert!(state.is_cacheable() || state == State::Closing, "{state:?}");
     }
@@ -141,7 +145,7 @@ pub fn conntrack_restore(data: &[u8]) {
         assert_eq!(there.translated, one.reply.reversed());
         let back = table.find(&one.reply, one.responder).expect("it is listed");
         assert_eq!((back.translated, back.to), (one.original.reversed(), one.origin));
-        table.track(&back, Segment { tcp_flags: Some(state::ACK), sequence: Some(1) }, NOW_S);
+        table.track(&back, Segment { tcp_flags: Some(state::ACK), sequence: Some(1), ..Segment::default() }, NOW_S);
     }
     for port in 1..80 {
         // As far as there is room.

@@ -157,7 +157,7 @@ fn error_v6(quoted: &[u8]) -> Vec<u8> {
 /// length in units of eight bytes, whether more follow. What is held comes back exactly once, nothing is told of another
 /// packet, and the bounds hold.
 pub fn nat_fragments(data: &[u8]) {
-    let limits = fragments::Limits { packets: 4, held: 8, held_per_packet: 6, held_bytes: 4000 };
+    let limits = fragments::Limits { packets: 4, held: 8, held_per_packet: 6, held_bytes: 4000, patience_s: 2 };
     let mut table: FragmentTable<u32, usize> = FragmentTable::with_limits(limits);
     let (mut held, mut back, mut now_s) = (Vec::new(), Vec::new(), 0);
     for (token, &[head, offset, units, more]) in data.as_chunks::<4>().0.iter().enumerate() {

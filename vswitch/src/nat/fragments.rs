@@ -8,7 +8,8 @@
 //!
 //! *Bounds.* The number of packets that are followed, of fragments that are held, of them for one packet, their bytes,
 //! the pieces that a packet may be in while some are missing, and the time: [`TIMEOUT_S`] seconds from the first to be
-//! seen. Of too many packets the oldest is given up. What is dropped comes back with its reason, to be freed and
+//! seen, and [`Limits::patience_s`] while that which decides is missing. Of too many packets the one whose time is over
+//! first is given up. What is dropped comes back with its reason, to be freed and
 //! counted ([`FragmentTable::expire`]).
 //!
 //! *Overlaps.* Fragments that overlap serve attacks only, as do several that claim to be the last one. The packet is
@@ -99,12 +100,14 @@ pub struct Limits {
     pub held_per_packet: usize,
     /// Bytes of all packets that are held.
     pub held_bytes: usize,
+    /// For how many seconds the others wait for the first one.
+    pub patience_s: u32,
 }
 
 impl Default for Limits {
     /// The longest packet in pieces of 1,500 bytes is 45 fragments.
     fn default() -> Self {
-        Self { packets: 4096, held: 128, held_per_packet: 48, held_bytes: 256 << 10 }
+        Self { packets: 4096, held: 128, held_per_packet: 48, held_bytes: 256 << 10, patience_s: TIMEOUT_S }
     }
 }
 
@@ -187,8 +190,9 @@ impl<A, H> Followed<A, H> {
         Ok(())
     }
 
-    fn is_over(&self, now_s: u32) -> bool {
-        now_s.saturating_sub(self.born_s) >= TIMEOUT_S
+    /// When it is given up.
+    fn deadline_s(&self, patience_s: u32) -> u32 {
+        self.born_s.saturating_add(if self.decision.is_some() { TIMEOUT_S } else { patience_s })
     }
 
     fn is_complete(&self) -> bool {
@@ -200,8 +204,8 @@ impl<A, H> Followed<A, H> {
 #[derive(Debug)]
 pub struct FragmentTable<A, H> {
     packets: HashMap<FragmentKey, Followed<A, H>, RandomState>,
-    /// The same by their numbers: the oldest first.
-    order: BTreeMap<u64, FragmentKey>,
+    /// The same by their deadlines and numbers.
+    order: BTreeMap<(u32, u64), FragmentKey>,
     /// How many packets were ever followed.
     begun: u64,
     held: usize,
@@ -253,17 +257,17 @@ impl<A, H> FragmentTable<A, H> {
     /// Gives up what has waited too long, and gives back all that was held and dropped since the last call, with the
     /// reason.
     pub fn expire(&mut self, now_s: u32, mut dropped: impl FnMut(H, DropReason)) {
-        while let Some((_, key)) = self.order.first_key_value()
-            && self.packets.get(key).is_none_or(|packet| packet.is_over(now_s))
+        while let Some(((deadline_s, _), _)) = self.order.first_key_value()
+            && *deadline_s <= now_s
         {
-            self.give_up_oldest(DropReason::FragmentTimeout);
+            self.give_up_first(DropReason::FragmentTimeout);
         }
         for (frame, reason) in self.dropped.drain(..) {
             dropped(frame, reason);
         }
     }
 
-    fn give_up_oldest(&mut self, reason: DropReason) {
+    fn give_up_first(&mut self, reason: DropReason) {
         if let Some((_, key)) = self.order.pop_first()
             && let Some(mut packet) = self.packets.remove(&key)
         {
@@ -281,8 +285,9 @@ impl<A, H> FragmentTable<A, H> {
     /// Takes the packet out of the table, or begins a new one.
     fn take(&mut self, key: &FragmentKey, now_s: u32) -> Followed<A, H> {
         if let Some(mut packet) = self.packets.remove(key) {
-            self.order.remove(&packet.number);
-            if self.begun - packet.number <= DISTANCE_MAX && !packet.is_over(now_s) {
+            let deadline_s = packet.deadline_s(self.limits.patience_s);
+            self.order.remove(&(deadline_s, packet.number));
+            if self.begun - packet.number <= DISTANCE_MAX && now_s < deadline_s {
                 return packet;
             }
             self.drop_held(&mut packet, DropReason::FragmentTimeout);
@@ -306,9 +311,9 @@ impl<A, H> FragmentTable<A, H> {
             return;
         }
         while self.packets.len() >= self.limits.packets.max(1) {
-            self.give_up_oldest(DropReason::FragmentsFull);
+            self.give_up_first(DropReason::FragmentsFull);
         }
-        self.order.insert(packet.number, key);
+        self.order.insert((packet.deadline_s(self.limits.patience_s), packet.number), key);
         self.packets.insert(key, packet);
     }
 

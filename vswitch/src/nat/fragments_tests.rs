@@ -75,6 +75,21 @@ fn in_order_nothing_waits() {
 }
 
 #[test]
+fn patience_ends_sooner_than_a_packet_that_is_decided() {
+    let mut table = Table::with_limits(Limits { patience_s: 2, ..Limits::default() });
+    assert_eq!(first(&mut table, 1, 1480, 'a', 10), Ok(vec![]));
+    assert_eq!(put(&mut table, 2, 1480, 1480, true, 10), Held);
+    assert_eq!(put(&mut table, 3, 1480, 1480, true, 11), Held);
+    assert_eq!(expired(&mut table, 11), []);
+    assert_eq!(expired(&mut table, 12), [(1480, DropReason::FragmentTimeout)]);
+    assert_eq!(first(&mut table, 3, 1480, 'c', 12), Ok(vec![1480]));
+    assert_eq!(put(&mut table, 3, 1480, 1480, true, 39), Known('c'));
+    assert_eq!(put(&mut table, 1, 1480, 1480, true, 39), Known('a'));
+    assert_eq!(expired(&mut table, 41), []);
+    assert!(table.is_empty(), "what was decided is over as well");
+}
+
+#[test]
 fn what_overtakes_the_first_waits_for_it() {
     let mut table = Table::default();
     assert_eq!(put(&mut table, 1, 2960, 100, false, 0), Held);
@@ -149,7 +164,7 @@ fn there_is_one_end() {
 #[test]
 fn memory_is_bounded() {
     let full = DropReason::FragmentsFull;
-    let limits = Limits { packets: 4, held: 5, held_per_packet: 3, held_bytes: 4100 };
+    let limits = Limits { packets: 4, held: 5, held_per_packet: 3, held_bytes: 4100, patience_s: TIMEOUT_S };
     let mut table = Table::with_limits(limits);
     for offset in [8, 16, 24] {
         assert_eq!(put(&mut table, 1, offset, 8, true, 0), Held);
@@ -249,7 +264,7 @@ proptest! {
     fn every_frame_comes_back_once(
         steps in prop::collection::vec((0..3_u32, 0..12_u16, 1..6_u16, any::<bool>(), 0..12_u32), 0..200),
     ) {
-        let limits = Limits { packets: 2, held: 6, held_per_packet: 4, held_bytes: 200 };
+        let limits = Limits { packets: 2, held: 6, held_per_packet: 4, held_bytes: 200, patience_s: TIMEOUT_S };
         let mut table = Table::with_limits(limits);
         let (mut held, mut back, mut now_s) = (Vec::new(), Vec::new(), 0);
         for (token, &(id, start, units, more, wait_s)) in steps.iter().enumerate() {

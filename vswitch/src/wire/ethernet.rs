@@ -151,6 +151,15 @@ impl<'a> Tagged<'a> {
     }
 }
 
+/// Whether the source address of `frame` is a group's, which is nobody's on any wire (IEEE 802.3 section 3.2.3): how
+/// frames are marked on the way between a shared uplink and the switch that may be the host's, or are
+/// ([`crate::bpf`]).
+#[inline]
+#[must_use]
+pub fn has_group_source(frame: &[u8]) -> bool {
+    frame.get(6).is_some_and(|first| first & 1 == 1)
+}
+
 /// The type behind up to [`TAGS_MAX`] tags, and where what it names starts, in bytes from the
 /// start of the frame. With more tags than that the type is the next tag's.
 ///

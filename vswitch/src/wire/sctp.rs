@@ -10,6 +10,17 @@ pub const HEADER_BYTES: usize = 12;
 /// Where the checksum is, in bytes from the start of the header.
 pub const CHECKSUM_OFFSET: usize = 8;
 
+/// Chunk types that end an association, each the only or the first of its packet (RFC 9260 sections 3.3.7, 3.3.13).
+const ABORT: u8 = 6;
+/// See [`ABORT`].
+const SHUTDOWN_COMPLETE: u8 = 14;
+
+/// Whether a packet whose first chunk is of this type ends its association.
+#[must_use]
+pub const fn ends_association(first_chunk: u8) -> bool {
+    matches!(first_chunk, ABORT | SHUTDOWN_COMPLETE)
+}
+
 /// Castagnoli's polynomial with its bits reversed: the highest bit is the coefficient of x^0.
 const POLYNOMIAL: u32 = 0x82f6_3b78;
 const ONE: u32 = 1 << 31;

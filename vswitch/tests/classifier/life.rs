@@ -1,7 +1,6 @@
 //! Programs come and go: ours, those of others, and what a killed process leaves.
 
 use std::process::{Command, Stdio};
-use std::time::{Duration, Instant};
 
 use vswitch::bpf::{
     AttachedProgram, Classifier, ClassifierError, GuardOwner, TcHook, XdpMode, attached_programs, relieve,
@@ -10,7 +9,7 @@ use vswitch::bpf::{
 
 use super::foreign::{self, Where};
 use super::lab::can_run;
-use super::namespaces::eventually;
+use super::namespaces::{PATIENCE, eventually};
 use super::uplink::{HOST4, Lab};
 use super::{PORT, SSH, publish, stream};
 
@@ -125,7 +124,7 @@ fn a_process_to_be_killed() {
     let mut uplink = classifier.reserve_xdp("up0", 1).unwrap();
     classifier.attach_xdp(&mut uplink, XdpMode::Native).unwrap();
     println!("attached");
-    std::thread::sleep(Duration::from_secs(30));
+    std::thread::sleep(4 * PATIENCE);
 }
 
 #[test]
@@ -144,13 +143,7 @@ fn after_a_kill_only_the_rear_guard_is_left() {
         .spawn()
         .unwrap();
     let attached = || lab.host.inside(|| attached_programs("up0")).unwrap().len();
-    let wait_for = |count| {
-        let deadline = Instant::now() + Duration::from_secs(10);
-        while attached() != count {
-            assert!(Instant::now() < deadline, "{} programs instead of {count}", attached());
-            std::thread::sleep(Duration::from_millis(10));
-        }
-    };
+    let wait_for = |count| eventually("as many programs", || attached() == count);
     wait_for(3);
     child.kill().unwrap();
     child.wait().unwrap();

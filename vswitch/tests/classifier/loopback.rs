@@ -12,6 +12,7 @@ use vswitch::io::tap::TapDevice;
 use vswitch::io::{Device, RxReport, TxReport};
 
 use super::lab::{Namespace, can_run, wait_readable, whole};
+use super::namespaces::{PATIENCE, eventually};
 use super::uplink::{HOST4, HOST6, carry_tap};
 use super::{PORT, SSH, counted, ip};
 
@@ -119,7 +120,7 @@ fn datagram(host: &Namespace, to: IpAddr, from: u16, data: &[u8]) -> std::io::Re
     host.inside(|| {
         let unspecified: IpAddr = if to.is_ipv6() { ip("::") } else { ip("0.0.0.0") };
         let socket = UdpSocket::bind((unspecified, from))?;
-        socket.set_read_timeout(Some(Duration::from_secs(2)))?;
+        socket.set_read_timeout(Some(PATIENCE))?;
         socket.connect((to, PORT))?;
         socket.send(data)?;
         let mut received = vec![0; 65536];
@@ -134,10 +135,10 @@ const STREAMS_TRIED: usize = 4;
 
 /// Sends a stream to the mirror behind `to`, which must come back as it was.
 fn stream(to: IpAddr) -> std::io::Result<()> {
-    const PATIENCE: Option<Duration> = Some(Duration::from_secs(3));
-    let mut socket = TcpStream::connect_timeout(&SocketAddr::new(to, PORT), Duration::from_secs(2))?;
-    socket.set_read_timeout(PATIENCE)?;
-    socket.set_write_timeout(PATIENCE)?;
+    const STALL: Option<Duration> = Some(Duration::from_secs(8));
+    let mut socket = TcpStream::connect_timeout(&SocketAddr::new(to, PORT), Duration::from_secs(8))?;
+    socket.set_read_timeout(STALL)?;
+    socket.set_write_timeout(STALL)?;
     let data: Vec<u8> = (0..2 << 20).map(|i: u32| (i ^ (i >> 9)) as u8).collect();
     let mut writer = socket.try_clone()?;
     std::thread::scope(|scope| {
@@ -180,11 +181,10 @@ fn a_host_reaches_the_switch_at_its_own_addresses() {
         assert!(mirror.longest.load(Ordering::Relaxed) > 60_000, "super-frames and long datagrams cross whole");
         // The last segments of the connections may still be on their way round.
         let accounts = || (counted(&classifier, Counter::Published), counted(&classifier, Counter::Carried));
-        let settled = (0..100).any(|_| {
+        eventually("what was taken came to the mirror", || {
             std::thread::sleep(Duration::from_millis(20));
             accounts().0 == accounts().1
         });
-        assert!(settled, "{:?}", accounts());
         assert_eq!(accounts().1, mirror.stop(), "nothing was taken twice");
         // The host's own business is its own.
         for to in OWN.map(ip) {

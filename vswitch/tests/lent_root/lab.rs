@@ -184,6 +184,6 @@ impl Container {
     }
 
     pub(crate) fn reaches(&self, address: &str) -> bool {
-        self.netns.try_exec(&["timeout", "5", "ping", "-c", "1", "-W", "1", address]).status.success()
+        self.netns.try_exec(&["timeout", "25", "ping", "-c", "3", "-i", "0.2", "-W", "10", address]).status.success()
     }
 }

@@ -13,7 +13,7 @@ use vswitch::io::{Arrivals, Device, RxReport, TxReport, Underlay, UnderlayReport
 use vswitch::snapshot::PortId;
 use vswitch::tunnel::{RemoteConfig, TunnelEntry, TunnelTable};
 
-pub(crate) use crate::namespaces::{Namespace, can_run, words};
+pub(crate) use crate::namespaces::{Namespace, PATIENCE, can_run, words};
 
 /// The tunnels' network identifier.
 pub(crate) const VNI: u32 = 42;

@@ -165,7 +165,8 @@ fn tshark_finds_nothing_wrong() {
         let path = file.path().to_str().unwrap();
         // Root's own, so that tcpdump does not have to give up its rights to write it.
         let mut capture = a.spawn(&words(&format!("tcpdump -Z root -U -s 0 -i under0 -w {path} udp")));
-        std::thread::sleep(Duration::from_millis(700));
+        // It writes the file's header when it listens.
+        namespaces::eventually("tcpdump", || file.path().metadata().is_ok_and(|about| about.len() >= 24));
         for address in ["10.42.0.2", "fd42::2"] {
             here.container.exec(&words(&format!("ping -c 2 -i 0.1 -W 2 {address}")));
             stream(&here.container, &there.container, address, 1 << 20);

@@ -2,9 +2,8 @@
 
 use std::io::{Read, Write};
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
-use std::time::Duration;
 
-use crate::lab::Namespace;
+use crate::lab::{Namespace, PATIENCE};
 
 fn pattern(bytes: usize) -> Vec<u8> {
     (0..bytes).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect()
@@ -17,13 +16,13 @@ pub(crate) fn stream(a: &Namespace, b: &Namespace, to: &str, bytes: usize) {
     let address = listener.local_addr().unwrap();
     let receiver = std::thread::spawn(move || {
         let (mut socket, _) = listener.accept().unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut received = Vec::new();
         socket.read_to_end(&mut received).unwrap();
         received
     });
-    let mut socket = a.inside(|| TcpStream::connect_timeout(&address, Duration::from_secs(5)).unwrap());
-    socket.set_write_timeout(Some(Duration::from_secs(10))).unwrap();
+    let mut socket = a.inside(|| TcpStream::connect_timeout(&address, PATIENCE).unwrap());
+    socket.set_write_timeout(Some(PATIENCE)).unwrap();
     let sent = pattern(bytes);
     socket.write_all(&sent).unwrap();
     drop(socket);
@@ -34,7 +33,7 @@ pub(crate) fn stream(a: &Namespace, b: &Namespace, to: &str, bytes: usize) {
 pub(crate) fn datagrams(a: &Namespace, b: &Namespace, to: &str, mtu: usize) {
     let to: IpAddr = to.parse().unwrap();
     let receiver = b.inside(|| UdpSocket::bind((to, 0)).unwrap());
-    receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
     let address = receiver.local_addr().unwrap();
     let any = if to.is_ipv4() { "0.0.0.0:0" } else { "[::]:0" };
     let sender = a.inside(|| UdpSocket::bind(any).unwrap());

@@ -13,7 +13,7 @@ use vswitch::frame::{Burst, Csum, Frame, Pool, checksum};
 use vswitch::io::xdp::{Umems, XdpConfig, XdpDevice};
 use vswitch::io::{Device, RxQueue, RxReport, RxStatus, TxQueue, TxReport, Unit};
 
-pub(crate) use crate::namespaces::{Namespace, can_run, command, eventually, run};
+pub(crate) use crate::namespaces::{Namespace, PATIENCE, can_run, command, eventually, run};
 
 /// An EtherType for experiments (IEEE 802): nobody else sends it.
 pub(crate) const ETHERTYPE: [u8; 2] = [0x88, 0xb5];

@@ -10,8 +10,8 @@ use std::time::Duration;
 use rustix::event::PollFlags;
 
 use crate::lab::{
-    Namespace, Raw, Wire, address, assert_all_home, can_run, command, eventually, open, open_with, pattern, plug, pool,
-    run, send, wait_readable,
+    Namespace, PATIENCE, Raw, Wire, address, assert_all_home, can_run, command, eventually, open, open_with, pattern,
+    plug, pool, run, send, wait_readable,
 };
 use crate::traffic::stream;
 use vswitch::bpf::sys::{self, Instruction, Map, MapKind, ProgramKind};
@@ -30,6 +30,17 @@ fn drain(rx: &mut dyn RxQueue, pool: &mut Pool) -> (RxStatus, usize) {
     let count = burst.len();
     pool.free_all(burst);
     (status, count)
+}
+
+/// Drains until `count` frames came, which the kernel may hand over a moment after they were sent.
+#[track_caller]
+fn drain_all(rx: &mut dyn RxQueue, pool: &mut Pool, count: usize) {
+    let mut drained = 0;
+    eventually("the frames arrive", || {
+        drained += drain(rx, pool).1;
+        drained >= count
+    });
+    assert_eq!(drained, count);
 }
 
 fn send_patterns(pool: &mut Pool, tx: &mut dyn TxQueue, count: usize, size: usize, sole: bool) -> TxReport {
@@ -184,7 +195,7 @@ fn a_program_of_somebody_else_can_redirect_to_us() {
     for at in 0..10 {
         raw.send(&pattern(200, at));
     }
-    assert_eq!(drain(rx.as_mut(), &mut pool).1, 10);
+    drain_all(rx.as_mut(), &mut pool, 10);
     rx.close(&mut pool);
     drop((rx, device));
     assert!(has_program(&host, "va"), "theirs stays");
@@ -281,7 +292,7 @@ fn an_interface_that_is_down_refuses_by_that_reason_and_sends_nothing_later() {
     let raw = Raw::open(&a);
     assert_eq!(send_patterns(&mut pool, tx.as_mut(), 2, 8000, true).sent, 2);
     for at in 0..2 {
-        assert_eq!(raw.recv(Duration::from_secs(1)), Some(pattern(8000, at)));
+        assert_eq!(raw.recv(PATIENCE), Some(pattern(8000, at)));
     }
     host.ip(&["link", "set", "va", "down"]);
     for sole in [true, false] {
@@ -298,7 +309,7 @@ fn an_interface_that_is_down_refuses_by_that_reason_and_sends_nothing_later() {
     let raw = Raw::open(&a);
     assert_eq!(send_patterns(&mut pool, tx.as_mut(), 64, 8000, true).sent, 64);
     for at in 0..64 {
-        assert_eq!(raw.recv(Duration::from_secs(1)), Some(pattern(8000, at)));
+        assert_eq!(raw.recv(PATIENCE), Some(pattern(8000, at)));
     }
     assert_eq!(raw.recv(Duration::from_millis(100)), None, "what was given up did not go out");
     assert_eq!(pool.outstanding(), 0);
@@ -323,7 +334,7 @@ fn queues_are_opened_again_with_what_they_had() {
         for at in 0..30 {
             raw.send(&pattern(60 + at, round));
         }
-        assert_eq!(drain(rx.as_mut(), &mut pool).1, 30);
+        drain_all(rx.as_mut(), &mut pool, 30);
         assert_eq!(send_patterns(&mut pool, tx.as_mut(), 30, 700, false).sent, 30);
         assert_eq!(pool.outstanding(), 0);
         rx.close(&mut pool);
@@ -361,7 +372,9 @@ fn ports_come_and_go_under_load() {
         let two = open_with(&host, &config("vb"), &pool, &umems);
         let wire = Wire::between(pool, &one, &two);
         std::thread::sleep(Duration::from_millis(20));
-        received += wire.totals.received.load(Ordering::Relaxed);
+        let seen = || wire.totals.received.load(Ordering::Relaxed);
+        eventually("frames pass", || seen() > 50);
+        received += seen();
         // Either device may go first, and before what it lent comes home.
         drop(if round % 3 == 0 { (one, two) } else { (two, one) });
         pool = wire.stop();
@@ -398,7 +411,7 @@ fn what_the_caller_keeps_is_copied_when_the_kernel_keeps_it_too() {
         }
         pool.free_all(frames);
         for at in 0..20 {
-            assert!(raw.recv(Duration::from_secs(1)) == Some(pattern(50_000, at)), "{at}");
+            assert!(raw.recv(PATIENCE) == Some(pattern(50_000, at)), "{at}");
         }
     }
     tx.close(&mut pool);
@@ -437,7 +450,7 @@ fn many_ports_share_one_memory() {
                 !burst.is_empty()
             });
             assert_eq!(send(&mut pool, tx[to].as_mut(), &mut burst, true).sent, 1);
-            assert_eq!(receiver.recv(Duration::from_secs(1)), Some(pattern(1000, at)));
+            assert_eq!(receiver.recv(PATIENCE), Some(pattern(1000, at)));
             pool.free_all(burst);
         }
         // The first one, which registered the memory, goes first.

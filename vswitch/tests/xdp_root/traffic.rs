@@ -5,7 +5,7 @@ use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::sync::atomic::Ordering;
 use std::time::Duration;
 
-use crate::lab::{Namespace, Raw, Wire, address, assert_all_home, can_run, open_with, pattern, plug, pool};
+use crate::lab::{Namespace, PATIENCE, Raw, Wire, address, assert_all_home, can_run, open_with, pattern, plug, pool};
 use vswitch::io::Device;
 use vswitch::io::xdp::{BusyPoll, Steering, Umems, XdpConfig, XdpMode};
 
@@ -69,7 +69,7 @@ fn every_size(mtu: u32, adjust: impl Fn(&mut XdpConfig)) {
         for (from, to) in [(&a, &b), (&b, &a)] {
             let frame = pattern(size, at);
             from.send(&frame);
-            let got = to.recv(Duration::from_secs(5)).unwrap_or_else(|| panic!("{size} bytes did not arrive"));
+            let got = to.recv(PATIENCE).unwrap_or_else(|| panic!("{size} bytes did not arrive"));
             assert!(got == frame, "{size} bytes arrived as {} others", got.len());
         }
     }
@@ -117,12 +117,12 @@ pub(crate) fn stream(a: &Namespace, b: &Namespace, to: &str, bytes: usize) {
     let port = listener.local_addr().unwrap().port();
     let receiver = std::thread::spawn(move || {
         let (mut socket, _) = listener.accept().unwrap();
-        socket.set_read_timeout(Some(Duration::from_secs(10))).unwrap();
+        socket.set_read_timeout(Some(PATIENCE)).unwrap();
         let mut received = Vec::new();
         socket.read_to_end(&mut received).unwrap();
         received
     });
-    let mut socket = a.inside(|| TcpStream::connect_timeout(&(to, port).into(), Duration::from_secs(5)).unwrap());
+    let mut socket = a.inside(|| TcpStream::connect_timeout(&(to, port).into(), PATIENCE).unwrap());
     let sent: Vec<u8> = (0..bytes).map(|i| (i ^ (i >> 8) ^ (i >> 16)) as u8).collect();
     socket.write_all(&sent).unwrap();
     drop(socket);
@@ -132,7 +132,7 @@ pub(crate) fn stream(a: &Namespace, b: &Namespace, to: &str, bytes: usize) {
 fn datagrams(a: &Namespace, b: &Namespace, to: &str, sizes: &[usize]) {
     let to: IpAddr = to.parse().unwrap();
     let receiver = b.inside(|| UdpSocket::bind((to, 5002)).unwrap());
-    receiver.set_read_timeout(Some(Duration::from_secs(5))).unwrap();
+    receiver.set_read_timeout(Some(PATIENCE)).unwrap();
     let sender = a.inside(|| UdpSocket::bind((if to.is_ipv4() { "0.0.0.0" } else { "::" }, 0)).unwrap());
     for &size in sizes {
         let sent: Vec<u8> = (0..size).map(|i| (i ^ size) as u8).collect();

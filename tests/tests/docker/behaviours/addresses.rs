@@ -78,14 +78,14 @@ pub(crate) fn two_networks(world: &World, findings: &mut Findings) {
         };
         let published = |both: &Container| {
             let server = Server::any(Protocol::Tcp, &both.namespace, false, 80)?;
-            server.meet(world.lab.far(), SocketAddr::new(host(false), 8085)).map(|seen| seen.ip() == far(false))
+            server.try_meet(world.lab.far(), SocketAddr::new(host(false), 8085)).map(|seen| seen.ip() == far(false))
         };
         findings.record("two networks: the default route", default_route(&both).map(|route| name(&route)));
         findings.works("two networks: a published port from outside", published(&both));
         for network in ["nz", "na"] {
             let peer = world.start(&format!("peer-{network}"), &format!("--network {network}"))?;
             let server = Server::any(Protocol::Tcp, &both.namespace, false, 81)?;
-            let met = server.meet(&peer.namespace, SocketAddr::new(both.address(network, false)?, 81));
+            let met = server.try_meet(&peer.namespace, SocketAddr::new(both.address(network, false)?, 81));
             let behaviour = if network == "nz" {
                 "two networks: reached in the first"
             } else {

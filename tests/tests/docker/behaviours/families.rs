@@ -30,7 +30,7 @@ pub(crate) fn ipv6(world: &World, findings: &mut Findings) {
             access(&six, 81, &seven.namespace, SocketAddr::new(mine, 81), &names(others)),
         );
         let outside = Server::any(Protocol::Tcp, world.lab.far(), true, 7000)?;
-        let out = outside.meet(&six.namespace, SocketAddr::new(far(true), 7000));
+        let out = outside.try_meet(&six.namespace, SocketAddr::new(far(true), 7000));
         findings.record("out by IPv6", out.map(|seen| format!("yes, seen as {}", names(mine).of(seen.ip()))));
         let target = SocketAddr::new(host(true), 8081);
         findings.record(

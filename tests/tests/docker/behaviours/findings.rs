@@ -123,7 +123,7 @@ pub(crate) fn access(
     names: &Names,
 ) -> io::Result<String> {
     // On `[::]`, as most servers are: that takes IPv4, too (ipv6(7), IPV6_V6ONLY).
-    let attempt = |protocol| Server::any(protocol, &container.namespace, true, inside)?.meet(client, target);
+    let attempt = |protocol| Server::any(protocol, &container.namespace, true, inside)?.try_meet(client, target);
     let phrase = |seen: SocketAddr| format!("yes, seen as {}", names.of(seen.ip().to_canonical()));
     match Protocol::ALL.map(attempt) {
         [Err(error), Err(_)] => Err(error),

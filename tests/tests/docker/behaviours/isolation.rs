@@ -12,13 +12,13 @@ use super::findings::{Findings, Names};
 use crate::world::World;
 
 fn meet(container: &Container, port: u16, client: &Namespace, target: SocketAddr) -> io::Result<IpAddr> {
-    Ok(Server::any(Protocol::Tcp, &container.namespace, false, port)?.meet(client, target)?.ip())
+    Ok(Server::any(Protocol::Tcp, &container.namespace, false, port)?.try_meet(client, target)?.ip())
 }
 
 /// Whom a server of the `machine` outside sees when `container` connects to it.
 fn out(container: &Container, machine: &Namespace, address: IpAddr, names: &Names) -> io::Result<String> {
     let server = Server::any(Protocol::Tcp, machine, false, 7000)?;
-    let seen = server.meet(&container.namespace, SocketAddr::new(address, 7000))?;
+    let seen = server.try_meet(&container.namespace, SocketAddr::new(address, 7000))?;
     Ok(format!("yes, seen as {}", names.of(seen.ip())))
 }
 

@@ -4,7 +4,7 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr};
 
 use vswitch_tests::Namespace;
-use vswitch_tests::contact::{Protocol, Server, hear, udp};
+use vswitch_tests::contact::{Protocol, Server, TRIAL, hear_within, udp};
 use vswitch_tests::docker::Container;
 use vswitch_tests::outside::{far, host};
 
@@ -21,7 +21,8 @@ pub(crate) fn restart(world: &World, findings: &mut Findings) {
         let meet = |container: &Container| {
             for (client, ip) in clients {
                 // The server's side is closed first: TIME-WAIT is on the container's side, or the proxy's.
-                Server::any(Protocol::Tcp, &container.namespace, false, 80)?.meet(client, SocketAddr::new(ip, 8090))?;
+                Server::any(Protocol::Tcp, &container.namespace, false, 80)?
+                    .try_meet(client, SocketAddr::new(ip, 8090))?;
             }
             Ok::<_, io::Error>(())
         };
@@ -56,9 +57,9 @@ pub(crate) fn heir_of_a_port(world: &World, findings: &mut Findings) {
         let ask = |container: &Container| {
             let server = udp(&container.namespace, false, 53)?;
             client.send_to(b"who", target)?;
-            let (_, from) = hear(&server)?;
+            let (_, from) = hear_within(&server, TRIAL)?;
             server.send_to(b"me", from)?;
-            hear(&client)?;
+            hear_within(&client, TRIAL)?;
             Ok::<_, io::Error>(from.ip() == far(false))
         };
         ask(&world.start("first", "--network n1 -p 8091:53/udp")?)?;

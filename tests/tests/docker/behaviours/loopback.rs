@@ -15,7 +15,7 @@ const LOOPBACK: [IpAddr; 2] =
     [IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 1)), IpAddr::V4(std::net::Ipv4Addr::new(127, 0, 0, 2))];
 
 fn meet(container: &Container, client: &Namespace, ip: IpAddr, port: u16) -> io::Result<SocketAddr> {
-    Server::any(Protocol::Tcp, &container.namespace, false, 80)?.meet(client, SocketAddr::new(ip, port))
+    Server::any(Protocol::Tcp, &container.namespace, false, 80)?.try_meet(client, SocketAddr::new(ip, port))
 }
 
 /// Loopback addresses, one of the host's, and all.

@@ -78,7 +78,7 @@ pub(crate) fn all_exposed_ports(world: &World, findings: &mut Findings) {
         for (protocol, inside) in ports {
             found = found.and_then(|()| {
                 let target = SocketAddr::new(host(false), world.host_port(&all, "n1", protocol, inside)?);
-                Server::any(protocol, &all.namespace, false, inside)?.meet(world.lab.far(), target).map(drop)
+                Server::any(protocol, &all.namespace, false, inside)?.try_meet(world.lab.far(), target).map(drop)
             });
         }
         findings.works("-P publishes every exposed port", found);

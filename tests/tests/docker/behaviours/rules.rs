@@ -22,7 +22,7 @@ pub(crate) fn flushed(world: &World, findings: &mut Findings) {
         let outside = Server::any(Protocol::Tcp, world.lab.far(), false, 7000)?;
         findings.works(
             "after `nft flush ruleset`: out, beyond a router",
-            outside.meet(&kept.namespace, SocketAddr::new(far(false), 7000)),
+            outside.try_meet(&kept.namespace, SocketAddr::new(far(false), 7000)),
         );
         world.docker.remove(&["kept"])
     });

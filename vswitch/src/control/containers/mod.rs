@@ -1,10 +1,11 @@
 //! Container engines: which namespace a container of that name has, and what people call what Docker made here.
 //!
 //! Theory of operation: Docker and Podman serve one and the same API on a unix socket each (`client`, `answers`), and
-//! it is asked for two things. A command that names `container:web` has the container looked up, before the switch
+//! it is asked for three things. A command that names `container:web` has the container looked up, before the switch
 //! is asked for anything ([`Containers::find`]); what it is told is where the namespace is, so that everything behind it
 //! knows namespaces only. And what shows ports and networks shows the engine's names beside the switch's, which it
-//! has of the engine's ids ([`Containers::names`]).
+//! has of the engine's ids ([`Containers::names`]). And where a call of Docker's was lost, its networks tell what it was
+//! about ([`Containers::docker_networks`]).
 //!
 //! An engine may be calling us at the moment that we ask, and hold what its answer needs until we have answered. So every
 //! question has an end in time, none is asked while the switch is held, and names are never waited for long:
@@ -12,6 +13,7 @@
 //!
 //! Podman has a service only where somebody started one; without, the program itself is asked, which prints the same.
 
+use std::collections::BTreeSet;
 use std::path::PathBuf;
 use std::sync::{Arc, PoisonError, RwLock};
 use std::time::Duration;
@@ -107,6 +109,21 @@ impl Containers {
         // It goes on when nobody waits any more.
         let _ = timeout(NAMES_WAIT, tokio::spawn(async move { this.refresh().await })).await;
         Arc::clone(&self.shared.names.read().unwrap_or_else(PoisonError::into_inner))
+    }
+
+    /// The ids of the networks that Docker has; `None`: it does not say.
+    pub async fn docker_networks(&self) -> Option<BTreeSet<String>> {
+        match timeout(ANSWER_TIMEOUT, names::networks(&self.shared.docker)).await {
+            Ok(Ok(networks)) => Some(networks.into_iter().map(|network| network.id).collect()),
+            Ok(Err(error)) => {
+                tracing::debug!(%error, "Docker does not list its networks");
+                None
+            }
+            Err(_) => {
+                tracing::debug!("Docker does not list its networks in time");
+                None
+            }
+        }
     }
 
     async fn refresh(&self) {

@@ -88,7 +88,12 @@ fn short(id: &str) -> Option<&str> {
 
 /// Asks Docker.
 pub(super) async fn ask(docker: &Source) -> Result<Names, EngineError> {
-    let (containers, networks) = tokio::join!(docker.get("/containers/json"), docker.get("/networks"));
-    let (containers, networks): (Vec<Listed>, Vec<Network>) = (containers?, networks?);
-    Ok(Names::new(&containers, &networks))
+    let (containers, networks) = tokio::join!(docker.get("/containers/json"), networks(docker));
+    let containers: Vec<Listed> = containers?;
+    Ok(Names::new(&containers, &networks?))
+}
+
+/// Asks Docker for its networks alone.
+pub(super) async fn networks(docker: &Source) -> Result<Vec<Network>, EngineError> {
+    docker.get("/networks").await
 }

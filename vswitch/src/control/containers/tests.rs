@@ -104,6 +104,8 @@ async fn a_container_is_found_where_it_is() {
     let error = containers.find("web").await.expect_err("two of them");
     assert_eq!(error.code, ErrorCode::Conflict, "{error:?}");
     assert_eq!(containers.names().await.ports_of("web").len(), 1);
+    let networks = containers.docker_networks().await.expect("Docker answers");
+    assert!(!networks.is_empty() && networks.iter().all(|id| id.len() == 64), "{networks:?}");
 
     let nowhere = directory.path().join("nowhere");
     let mut containers = Containers::new(EngineSockets { docker: nowhere.clone(), podman: nowhere.clone() });
@@ -114,6 +116,7 @@ async fn a_container_is_found_where_it_is() {
         "{error:?}"
     );
     assert_eq!(*containers.names().await, Names::default());
+    assert_eq!(containers.docker_networks().await, None, "nobody says that there are none");
 }
 
 #[tokio::test]

@@ -219,6 +219,13 @@ impl Desired {
             .collect()
     }
 
+    /// The ids of the networks without ports, with which nothing would be removed that is not Docker's.
+    pub fn idle_docker_networks(&self) -> impl Iterator<Item = &str> {
+        let networks = self.bridges.values().filter(|record| record.ports.is_empty());
+        let ids = networks.filter_map(|record| record.docker.as_ref()).map(|network| network.spec.id.as_str());
+        ids.filter(|id| self.removable_docker_network(id).is_ok())
+    }
+
     /// The bridge of the network `id`, to be removed with its endpoints; none if there is no such network.
     ///
     /// # Errors

@@ -103,7 +103,9 @@ fn a_bridge_of_dockers_is_dockers_to_remove() {
     let error = refused(&desired, ErrorCode::Conflict, "Docker's network", |d| d.remove_bridge(BRIDGE, false));
     assert!(error.remedy.contains("docker network rm 0123456789ab"), "{error:?}");
     assert_eq!(desired.removable_docker_network("gone").expect("no error"), None);
+    assert_eq!(desired.idle_docker_networks().collect::<Vec<_>>(), [NET]);
     join(&mut desired, ONE, &["172.18.0.2"]);
+    assert_eq!(desired.idle_docker_networks().next(), None, "a container is attached");
     assert_eq!(desired.removable_docker_network(NET).expect("its own ports go with it").as_deref(), Some(BRIDGE));
     let foreign = PortSpec { name: Some("pc".into()), ips: vec!["172.18.9.9".into(), "none".into()], ..port() };
     desired.add_port(BRIDGE, &foreign, &target(77)).expect("a port");

@@ -10,15 +10,17 @@
 //!
 //! - It repeats a call whose connection was cut, and its buffer may be spent then, so that the repetition comes without
 //!   contents. Connections are therefore used once: one that is kept alive may be closed at the moment of its use. A call
-//!   that ends something is answered well without contents, too.
+//!   that ends something is answered well without contents, too, and what it was about is found by asking the engine
+//!   later (`forgotten`).
 //! - It tolerates no field in an answer that it has filled itself, and takes an interface only by its name.
-//! - It never reads back. The switch answers from its own books, and does not ask the engine: it holds a lock
-//!   while it calls.
+//! - It never reads back. The switch answers from its own books, and does not ask the engine while it is called: it
+//!   holds a lock then.
 //!
 //! Sources: `libnetwork/drivers/remote` (`driver.go`, `api/api.go`), `libnetwork/ipams/remote`, `pkg/plugins/client.go`
 //! and `daemon/network.go` of moby, as of 20.10.24, 28.2 and the main branch of August 2026.
 
 mod driver;
+mod forgotten;
 pub(crate) mod fuzzing;
 mod ipam;
 mod known;

@@ -21,7 +21,7 @@ use tokio::sync::watch;
 use tokio::task::spawn_blocking;
 
 use super::message::{Activation, Done, EndpointName};
-use super::{driver, ipam};
+use super::{driver, forgotten, ipam};
 use crate::api;
 use crate::control::refusal::{Result, failed, forbidden, invalid, not_found, too_large};
 use crate::control::server::{Served, serve_routes};
@@ -112,7 +112,8 @@ where
 }
 
 /// A call that ends something. Without contents it is one that was cut off and is repeated: it may have been done, and if
-/// not, what it was about ends by itself once nobody uses it. The engine would keep for ever what it was refused to end.
+/// not, what it was about is collected: leases and endpoints that nobody uses are, in time, and networks are when the
+/// engine has been asked. It would keep for ever some of what it was refused to end.
 fn ending_call<T>(key: &'static str, call: fn(&mut Switch, &T) -> Result<Done>) -> MethodRouter<Service>
 where
     T: DeserializeOwned + Send + 'static,
@@ -122,6 +123,7 @@ where
         match contents(request).await {
             Ok(bytes) if is_blank(&bytes) => {
                 tracing::info!(call = path, "Docker repeated a call without its contents");
+                forgotten::look(&service);
                 answer(key, Ok(Done {}))
             }
             Ok(bytes) => change_by(key, service, &path, parse(bytes).await, call).await,

@@ -10,6 +10,7 @@
 //! source address went are removed without a word (`fib_flush`), so a mirror asks for the
 //! routes again after such a change; [`crate::control::uplink::mirror`] knows when.
 
+mod change;
 mod message;
 
 use std::io;
@@ -26,9 +27,8 @@ use netlink_sys::{Socket, protocols::NETLINK_ROUTE};
 use rustix::io::Errno;
 
 use super::{Netlink, RECEIVE_BYTES, Result, socket_error};
-pub use message::{
-    Hop, HostAddress, HostChange, HostLink, HostNeighbour, HostRoute, HostRule, Position, RouteAction, parse_datagram,
-};
+pub use change::{Hop, HostAddress, HostChange, HostLink, HostNeighbour, HostRoute, HostRule, Position, RouteAction};
+pub use message::parse_datagram;
 
 /// The receive buffer that is asked for, in bytes: a flap of an interface with a thousand routes fits.
 const SOCKET_BYTES: usize = 1 << 20;

@@ -11,6 +11,7 @@
 //!
 //! [`Desired::stale_docker_networks`]: crate::control::desired::Desired::stale_docker_networks
 
+use std::collections::BTreeSet;
 use std::net::IpAddr;
 
 use ipnet::IpNet;
@@ -99,6 +100,24 @@ impl Switch {
             Some(bridge) => self.remove_bridge(&bridge, true),
             None => Ok(()),
         }
+    }
+
+    /// The ids of the networks that nothing is attached to but what was made with them.
+    #[must_use]
+    pub fn idle_docker_networks(&self) -> BTreeSet<String> {
+        self.desired.idle_docker_networks().map(str::to_owned).collect()
+    }
+
+    /// Removes those networks of `ids` that still nothing is attached to.
+    ///
+    /// # Errors
+    /// The state cannot be stored.
+    pub fn forget_docker_networks(&mut self, ids: &BTreeSet<String>) -> Result<()> {
+        for id in self.idle_docker_networks().intersection(ids) {
+            tracing::info!(network = %id, "Docker does not know this network any more, so it is gone");
+            self.delete_docker_network(id)?;
+        }
+        Ok(())
     }
 
     /// Makes an endpoint.

@@ -37,6 +37,10 @@ const UPLINK_CLAIM: &str = "containers that reach the outside";
 /// Who needs the host's loopback interface.
 const LOOPBACK_CLAIM: &str = "published ports";
 
+/// How many fragments that overtook their first one an uplink gives the switch in a second: half of what a worker holds in
+/// the time that it waits for them would do, since first fragments do not keep anybody waiting for so long.
+const WITHHELD_PER_SECOND: u32 = 1024;
+
 /// What exists of the gateway beyond its bridges.
 #[derive(Debug, Default)]
 pub(super) struct GatewayPlane {
@@ -167,6 +171,10 @@ impl Switch {
         let mut gone: Vec<_> = self.gateway.outside.extract_if(.., is_gone).collect();
         gone.extend(self.gateway.loopback.take_if(is_gone));
         changed |= !gone.is_empty();
+        if let Some(classifier) = self.uplinks.classifier() {
+            // Nobody will be there to give them back.
+            gone.iter().for_each(|port| classifier.pass_fragments(port.way.index));
+        }
         for way in outside {
             if let Some(port) = self.gateway.outside.iter_mut().find(|port| port.is(&way)) {
                 changed |= port.way.addresses != way.addresses;
@@ -183,11 +191,22 @@ impl Switch {
         changed |= !std::mem::replace(&mut self.gateway.is_settled, true);
         if changed {
             self.publish(&self.desired);
+            self.withhold_fragments();
         }
         for port in gone {
             self.forget_routed(&port);
         }
         self.release_ways();
+    }
+
+    /// Has the classifier give the datapath what may be the host's and may be not, now that it gives that back.
+    fn withhold_fragments(&mut self) {
+        let Some(classifier) = self.uplinks.classifier() else { return };
+        for port in &self.gateway.outside {
+            if let Err(error) = classifier.withhold_fragments(port.way.index, WITHHELD_PER_SECOND) {
+                tracing::warn!(%error, "packets whose fragments come out of order do not reach containers");
+            }
+        }
     }
 
     /// The connections.

@@ -14,7 +14,8 @@
 //!
 //! *AF_XDP*: sockets on every receive queue of the interface, filled by an XDP program before the
 //! kernel has made anything of a packet: the device's own, which takes all, or the classifier. There
-//! are no super-frames, and no offloads but what the kernel can do for one packet.
+//! are no super-frames, and no offloads but what the kernel can do for one packet. With the classifier there is a TAP
+//! here too: by it the host is given back what turns out to be its own ([`crate::bpf`]).
 
 use std::io;
 use std::sync::Arc;
@@ -28,7 +29,7 @@ use crate::control::netlink::{LinkChange, Netlink, NetlinkError};
 use crate::datapath::Datapath;
 use crate::io::Device;
 use crate::io::tap::TapDevice;
-use crate::io::uplink::SharedTx;
+use crate::io::uplink::{SharedTx, WayBack};
 use crate::io::xdp::{self, BusyPoll, Steering, Umems, XdpConfig, XdpDevice};
 
 /// What the names of our TAPs begin with.
@@ -126,8 +127,11 @@ pub struct Carry {
 #[derive(Debug)]
 enum Programs {
     Tc(Attachment),
-    /// The classifier as an XDP program.
-    Xdp(#[expect(dead_code, reason = "held for its end")] XdpUplink),
+    /// The classifier as an XDP program, and the way back to the host.
+    Xdp(
+        #[expect(dead_code, reason = "held for their ends")] XdpUplink,
+        #[expect(dead_code, reason = "as above")] Attachment,
+    ),
     /// The device's own XDP program.
     Device,
 }
@@ -202,9 +206,12 @@ impl Carry {
                 for (queue, socket) in (0..).zip(device.sockets()) {
                     program.set_socket(queue, socket)?;
                 }
+                let (tap, _) = make_tap(link, false)?;
+                let way_back = means.classifier()?.attach_way_back(&link.name, tap.name(), TcHook::of_kernel())?;
                 means.classifier()?.attach_xdp(&mut program, classified)?;
-                let port = Arc::new(SharedTx::new(Arc::clone(&device) as Arc<dyn Device>));
-                (Programs::Xdp(program), Ends::Xdp { device, port })
+                let port = SharedTx::new(Arc::clone(&device) as Arc<dyn Device>);
+                let port = Arc::new(WayBack::new(Arc::new(port), Arc::new(tap)));
+                (Programs::Xdp(program, way_back), Ends::Xdp { device, port })
             }
         };
         Ok(Self { programs, _promiscuous: None, ends, guard: Some(guard) })

@@ -58,7 +58,12 @@ impl Forwarder {
             }
         }
         self.pool.free_all(self.burst.drain(..));
-        for (HeldFragment { from, incarnation, .. }, reason) in given_up {
+        for (held, reason) in given_up {
+            let HeldFragment { from, incarnation, .. } = held;
+            if held.is_undecided() && self.is_same(from, incarnation) {
+                self.give_back(&held);
+                continue;
+            }
             let row = if self.is_same(from, incarnation) { from.index() } else { INJECTED_ROW };
             let counters = &self.shared.workers[self.number].counters;
             counters.add(row, Cell::RxFrames, 1);
@@ -89,6 +94,24 @@ impl Forwarder {
                 self.inject(host, &question, watcher);
             }
         }
+    }
+
+    /// Sends a fragment that may be the host's back to where it came from.
+    fn give_back(&mut self, held: &HeldFragment) {
+        let row = held.from.index();
+        let counters = &self.shared.workers[self.number].counters;
+        counters.add(row, Cell::RxFrames, 1);
+        let lane = self.lanes.get_mut(row).and_then(Option::as_mut);
+        let (Some(lane), Some(mut frame)) = (lane, self.pool.alloc()) else {
+            counters.add_drops(row, DropReason::PoolEmpty, 1);
+            return;
+        };
+        frame.copy_from(&held.bytes);
+        frame.offload = held.offload;
+        let unit = Unit { frame: 0, first_piece: 0, pieces_count: 0, offload: held.offload, sole: true };
+        let mut frames = [frame];
+        send(lane.tx.as_mut(), row, counters, &mut self.pool, &mut frames, &[unit], &[]);
+        self.pool.free_all(frames);
     }
 
     fn is_same(&self, port: PortId, incarnation: u64) -> bool {

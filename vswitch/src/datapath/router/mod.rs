@@ -16,6 +16,11 @@
 //! *What invalidates.* The cache's epoch is made of the snapshot's generation, of the connection table's epoch and of
 //! that of the host's routes, all read before the decision; the table forgets connections by time, and so does the cache.
 //!
+//! *Fragments.* What was decided for the first one of a packet holds for the others, which wait for it if they overtake it
+//! ([`FragmentTable`]). At a shared uplink the classifier cannot tell whose those are, and marks them as undecided
+//! ([`crate::bpf`]); what turns out to be the host's goes back through the port that it came in by, with its mark, and
+//! what is not known after [`PATIENCE_S`] likewise: nothing that may be the host's is dropped here.
+//!
 //! The gateway answers address resolution and ping itself ([`answers`]); everything else that is for an address of
 //! the host, and not for a published port, is the host's.
 
@@ -37,16 +42,21 @@ use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame, Offload};
 
 use crate::nat::conntrack::{Conntrack, Segment};
 
+use crate::nat::fragments::Limits;
 use crate::nat::{Action, Fragment, FragmentTable, Later, NatCache, Packet, Place, Quick, Rewrite, Upper, mss};
 use crate::snapshot::{BridgeId, PortId, PortKind, Routing};
+use crate::wire::ethernet;
 use crate::wire::icmp_error::Problem;
-use crate::wire::ipv4;
 use crate::wire::tcp::Flags;
+use crate::wire::{ipv4, sctp};
 use decide::{Decision, Out};
 use errors::{Told, tell};
 
 /// In the byte of an IPv4 header that has the flags (RFC 791 section 3.1).
 const DONT_FRAGMENT: u8 = 0x40;
+/// For how many seconds later fragments from outside wait for their first one: what was reordered on the way comes at once,
+/// and of these anybody may send as many as he likes.
+const PATIENCE_S: u32 = 2;
 /// Questions for stations that one burst may cause.
 const QUESTIONS_MAX: usize = 8;
 /// What becomes of a frame.
@@ -69,6 +79,13 @@ pub(super) struct HeldFragment {
     pub(super) incarnation: u64,
     pub(super) bytes: Vec<u8>,
     pub(super) offload: Offload,
+}
+
+impl HeldFragment {
+    /// Whether it is the host's if nobody knows better.
+    pub(super) fn is_undecided(&self) -> bool {
+        ethernet::has_group_source(&self.bytes)
+    }
 }
 
 /// What is to be told to the sender of a frame that was dropped.
@@ -115,7 +132,13 @@ struct FragmentAction {
 }
 
 /// What is done with the fragments of a packet.
-type FragmentDecision = Result<FragmentAction, DropReason>;
+#[derive(Debug, Clone, Copy)]
+enum FragmentDecision {
+    Send(FragmentAction),
+    Drop(DropReason),
+    /// They are the host's.
+    GiveBack,
+}
 
 /// See the module's documentation.
 #[derive(Debug)]
@@ -126,10 +149,11 @@ pub(super) struct Router {
     /// The station that was learned last on the hit path, where and when.
     learned: (PortId, [u8; 6], u32),
     fragments: FragmentTable<FragmentDecision, HeldFragment>,
-
+    /// Those from outside: no stranger takes room from the containers.
+    outside_fragments: FragmentTable<FragmentDecision, HeldFragment>,
     pub(super) pending: Pending,
     /// That of the last packet that was allowed to be fragmented.
-    identification: u16,
+    identification: u32,
 }
 
 /// Why a packet is not sent, and whether its sender is told.
@@ -143,9 +167,9 @@ impl Router {
             quicks: Box::new([Quick::SLOW; BURST_FRAMES_MAX]),
             learned: (PortId(0), [0; 6], 0),
             fragments: FragmentTable::new(),
-
+            outside_fragments: FragmentTable::with_limits(Limits { patience_s: PATIENCE_S, ..Limits::default() }),
             pending: Pending::default(),
-            identification: seed as u16,
+            identification: seed as u32,
         })
     }
 
@@ -212,11 +236,20 @@ impl Router {
         {
             return answered;
         }
+        let is_undecided = is_undecided(source, frame);
         let packet = match Packet::parse(frame.data(), frame.len()) {
             Ok(packet) => packet,
+            Err(_) if is_undecided => return Routed::Send(source.port.id),
             Err(_) if !to_gateway => return Routed::Bridge,
             Err(reason) => return Routed::Drop(reason),
         };
+        if let Fragment::First { .. } = packet.fragment
+            && is_undecided
+        {
+            // Only because others of its packet were withheld. If they overlap it, the host will see.
+            let _ = self.decide_fragments(source, &packet, FragmentDecision::GiveBack);
+            return Routed::Send(source.port.id);
+        }
         if let Some(gateway) = gateway
             && answers::echo(gateway, frame, &packet)
         {
@@ -241,7 +274,7 @@ impl Router {
         let routed = self.route_packet(source, at, frame, &packet, place);
         if let (Err((reason, _)), Fragment::First { .. }) = (&routed, packet.fragment) {
             // The others of the packet go the same way.
-            let _ = self.decide_fragments(source, &packet, Err(*reason));
+            let _ = self.decide_fragments(source, &packet, FragmentDecision::Drop(*reason));
         }
         match routed {
             Ok(routed) => routed,
@@ -300,7 +333,7 @@ impl Router {
             clamp_mss(source, &out, frame, packet);
         }
         if let Fragment::First { .. } = packet.fragment {
-            self.decide_fragments(source, packet, Ok(FragmentAction { rewrite, out, index }))
+            self.decide_fragments(source, packet, FragmentDecision::Send(FragmentAction { rewrite, out, index }))
                 .map_err(|reason| (reason, None))?;
         } else if cacheable {
             self.remember(source, at, frame, packet, &rewrite, &out, index);
@@ -314,17 +347,23 @@ impl Router {
     /// not be fragmented may be anything (RFC 6864 section 4.1).
     fn let_fragment(&mut self, source: &Source<'_>, out: &Out, frame: &mut Frame, packet: &Packet) {
         let is_too_big = mtu_of(source, out.port).is_some_and(|mtu| egress::exceeds(frame, mtu).is_some());
-        if packet.is_v6 || !packet.dont_fragment || frame.offload.gso.is_some() || !is_too_big {
+        if frame.offload.gso.is_some() || !is_too_big || !(packet.is_v6 || packet.dont_fragment) {
             return;
         }
-        self.identification = self.identification.wrapping_add(1);
+        self.identification = self.identification.wrapping_add(1).max(1);
+        if packet.is_v6 {
+            // On behalf of the source, which this host is.
+            frame.fragment_id = self.identification;
+            return;
+        }
+        let identification = self.identification as u16;
         let header = frame.data_mut().get_mut(usize::from(packet.network)..);
         let Some(header) = header.and_then(<[u8]>::first_chunk_mut::<{ ipv4::HEADER_BYTES }>) else { return };
         let [_, _, _, _, i0, i1, f0, f1, _, _, c0, c1, ..] = *header;
         let flags = u16::from_be_bytes([f0 & !DONT_FRAGMENT, f1]);
-        let sum = update_u16(u16::from_be_bytes([c0, c1]), u16::from_be_bytes([i0, i1]), self.identification);
+        let sum = update_u16(u16::from_be_bytes([c0, c1]), u16::from_be_bytes([i0, i1]), identification);
         let sum = update_u16(sum, u16::from_be_bytes([f0, f1]), flags);
-        header[4..6].copy_from_slice(&self.identification.to_be_bytes());
+        header[4..6].copy_from_slice(&identification.to_be_bytes());
         header[6..8].copy_from_slice(&flags.to_be_bytes());
         header[10..12].copy_from_slice(&sum.to_be_bytes());
     }
@@ -365,9 +404,16 @@ impl Router {
         decision: FragmentDecision,
     ) -> Result<(), DropReason> {
         let key = packet.fragment_key(source.port.id);
-        let waiting = self.fragments.first(key, packet, decision, source.now.s)?;
+        let waiting = self.fragments_of(source).first(key, packet, decision, source.now.s)?;
         self.pending.released.extend(waiting);
         Ok(())
+    }
+
+    fn fragments_of(&mut self, source: &Source<'_>) -> &mut FragmentTable<FragmentDecision, HeldFragment> {
+        match place_of(source) {
+            Place::Outside => &mut self.outside_fragments,
+            Place::Container | Place::Loopback => &mut self.fragments,
+        }
     }
 
     fn route_later_fragment(
@@ -377,8 +423,8 @@ impl Router {
         packet: &Packet,
     ) -> Result<Routed, Refusal> {
         let key = packet.fragment_key(source.port.id);
-        let FragmentAction { rewrite, out, index } = match self.fragments.later(key, packet, source.now.s) {
-            Later::Known(decision) => decision.map_err(|reason| (reason, None))?,
+        let kept = match self.fragments_of(source).later(key, packet, source.now.s) {
+            Later::Known(decision) => Ok(decision),
             Later::Unknown(room) if frame.is_linear() => {
                 let held = HeldFragment {
                     from: source.port.id,
@@ -386,10 +432,19 @@ impl Router {
                     bytes: frame.data().to_vec(),
                     offload: frame.offload,
                 };
-                return room.hold(held).map(|()| Routed::Held).map_err(|reason| (reason, None));
+                match room.hold(held) {
+                    Ok(()) => return Ok(Routed::Held),
+                    Err(reason) => Err(reason),
+                }
             }
-            Later::Unknown(_) => return Err((DropReason::FragmentsFull, None)),
-            Later::Refused(reason) => return Err((reason, None)),
+            Later::Unknown(_) => Err(DropReason::FragmentsFull),
+            Later::Refused(reason) => Err(reason),
+        };
+        let FragmentAction { rewrite, out, index } = match kept {
+            Ok(FragmentDecision::Send(action)) => action,
+            Ok(FragmentDecision::GiveBack) => return Ok(Routed::Send(source.port.id)),
+            Err(_) if is_undecided(source, frame) => return Ok(Routed::Send(source.port.id)),
+            Ok(FragmentDecision::Drop(reason)) | Err(reason) => return Err((reason, None)),
         };
         if out.hop && packet.hops <= 1 {
             return Err((DropReason::TtlExceeded, None));
@@ -405,13 +460,15 @@ impl Router {
     /// Whether fragments wait for their first one.
     #[inline]
     pub(super) fn holds_fragments(&self) -> bool {
-        self.fragments.held() > 0
+        self.fragments.held() + self.outside_fragments.held() > 0
     }
 
     /// Gives up the packets whose fragments did not come in time.
     pub(super) fn expire_fragments(&mut self, now_s: u32) {
-        if !self.fragments.is_empty() {
-            self.fragments.expire(now_s, |held, reason| self.pending.given_up.push((held, reason)));
+        for fragments in [&mut self.fragments, &mut self.outside_fragments] {
+            if !fragments.is_empty() {
+                fragments.expire(now_s, |held, reason| self.pending.given_up.push((held, reason)));
+            }
         }
     }
 }
@@ -445,10 +502,18 @@ fn place_of(source: &Source<'_>) -> Place {
     }
 }
 
+/// Whether a frame from outside is the host's if nobody knows better.
+fn is_undecided(source: &Source<'_>, frame: &Frame) -> bool {
+    ethernet::has_group_source(frame.data()) && place_of(source) == Place::Outside
+}
+
 /// What the table of connections looks at.
 fn segment_of(packet: &Packet) -> Segment {
     match packet.upper {
-        Upper::Tcp { flags, sequence, .. } => Segment { tcp_flags: Some(flags.0), sequence: Some(sequence) },
+        Upper::Tcp { flags, sequence, .. } => {
+            Segment { tcp_flags: Some(flags.0), sequence: Some(sequence), ..Segment::default() }
+        }
+        Upper::Sctp { chunk, .. } => Segment { ends_association: sctp::ends_association(chunk), ..Segment::default() },
         _ => Segment::default(),
     }
 }
@@ -461,7 +526,7 @@ fn mtu_of(source: &Source<'_>, out: PortId) -> Option<u32> {
 
 /// Whether routers may fragment the packet. What the host sends to itself they may: see [`Router::let_fragment`].
 fn may_be_fragmented(packet: &Packet, place: Place) -> bool {
-    !packet.is_v6 && (!packet.dont_fragment || place == Place::Loopback)
+    place == Place::Loopback || (!packet.is_v6 && !packet.dont_fragment)
 }
 
 /// What is too big for its way is fragmented on the way out, if it allows that; if not, its sender is told, in words

@@ -42,6 +42,9 @@ pub struct Frame {
     /// Priority (PCP and DEI, the upper four bits of the tag's control field) of a tag that the
     /// switch removed: a flooded frame that gets a tag again for its next output keeps it.
     pub priority: u8,
+    /// The identification of the fragments that an IPv6 packet may be cut into, or zero: nobody but its source may cut it
+    /// (RFC 8200 section 4.5), which is this host where its own programs send to it.
+    pub fragment_id: u32,
 }
 
 // SAFETY: a frame is the only handle to its buffer, and the mapping outlives it (see `Pool::drop`).
@@ -61,6 +64,7 @@ impl Frame {
             encapsulation: None,
             tagged: false,
             priority: 0,
+            fragment_id: 0,
         }
     }
 

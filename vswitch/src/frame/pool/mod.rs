@@ -127,6 +127,7 @@ impl Pool {
         whole.offload = frame.offload;
         whole.tagged = frame.tagged;
         whole.priority = frame.priority;
+        whole.fragment_id = frame.fragment_id;
         if at != whole.len() {
             self.free(whole);
             return false;

@@ -10,8 +10,10 @@ mod receive;
 mod routed;
 mod shared_tx;
 mod tunnels;
+mod way_back;
 
 pub use next_hop::{NextHop, NextHops, Refusal, Resolution};
 pub use routed::RoutedLink;
 pub use shared_tx::SharedTx;
 pub use tunnels::UplinkTunnels;
+pub use way_back::WayBack;

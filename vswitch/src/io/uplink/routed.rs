@@ -190,6 +190,11 @@ impl TxQueue for Addressing {
         let mut sent = arrayvec::ArrayVec::<Unit, BURST_FRAMES_MAX>::new();
         for unit in units {
             let frame = &mut frames[usize::from(unit.frame)];
+            if ethernet::has_group_source(frame.data()) {
+                // It goes back to the host, with the addresses that it came with.
+                sent.push(*unit);
+                continue;
+            }
             let Some(to) = destination_of(frame.data()) else {
                 report.drop_unit(DropReason::Malformed);
                 continue;

@@ -34,6 +34,8 @@ pub struct Segment {
     pub tcp_flags: Option<u8>,
     /// TCP's sequence number, if it is known. Without it a SYN always counts as newer than a FIN before it.
     pub sequence: Option<u32>,
+    /// Whether an SCTP packet ends its association: SHUTDOWN COMPLETE or ABORT.
+    pub ends_association: bool,
 }
 
 /// What is done about the source of a new connection.

@@ -268,8 +268,12 @@ fn advance(slot: &Slot, tag: Tag, from: Direction, segment: Segment, now_s: u32)
         let word = slot.progress.load(Ordering::Relaxed);
         let progress = Progress::from_word(word, tag.generation)?;
         let (state, restarts, refreshes) = match (progress.state, segment.tcp_flags) {
+            (State::Unreplied | State::Replied, _) if segment.ends_association => (State::Ended, true, false),
             (State::Unreplied, _) if from == Direction::Reply => (State::Replied, true, true),
             (State::Unreplied | State::Replied, _) => (progress.state, false, true),
+            (State::Ended, _) if segment.ends_association => (State::Ended, false, false),
+            // The ports are used again, or whoever ended it was not a part of it: tags are not verified.
+            (State::Ended, _) => (State::Replied, true, true),
             (_, None) => (progress.state, false, false),
             (_, Some(flags)) => {
                 let step = state::next(progress.state, from, flags, is_newer(slot, from, segment));

@@ -61,11 +61,13 @@ pub enum State {
     ReopenedOriginal = 13,
     /// As above, the reply direction.
     ReopenedReply = 14,
+    /// SCTP; the association was shut down or aborted, and nothing came since.
+    Ended = 15,
 }
 
 impl State {
     /// All states, in the order of their numbers.
-    pub const ALL: [Self; 15] = [
+    pub const ALL: [Self; 16] = [
         Self::Unreplied,
         Self::Replied,
         Self::SynSentOriginal,
@@ -81,6 +83,7 @@ impl State {
         Self::Reset,
         Self::ReopenedOriginal,
         Self::ReopenedReply,
+        Self::Ended,
     ];
 
     /// The state with this number, for what is stored.
@@ -102,13 +105,14 @@ impl State {
             Self::FinOriginal | Self::FinReply => "FIN_WAIT",
             Self::Closing => "TIME_WAIT",
             Self::Reset => "CLOSE",
+            Self::Ended => "CLOSED",
         }
     }
 
     /// Whether it is one of TCP's.
     #[must_use]
     pub const fn is_tcp(self) -> bool {
-        !matches!(self, Self::Unreplied | Self::Replied)
+        !matches!(self, Self::Unreplied | Self::Replied | Self::Ended)
     }
 
     /// Whether the initiator has not shown yet that it gets the responder's answers.
@@ -220,7 +224,7 @@ pub fn next(state: State, from: Direction, flags: u8, is_newer: bool) -> Step {
     let stays = Step { state, restarts: false, refreshes: !matches!(kind, Kind::Rst | Kind::Nothing) };
     let enters = |state| Step { state, restarts: true, refreshes: true };
     match (state, kind) {
-        (_, Kind::Nothing) | (State::Unreplied | State::Replied, _) => stays,
+        (_, Kind::Nothing) | (State::Unreplied | State::Replied | State::Ended, _) => stays,
 
         (State::Established | State::FinOriginal | State::FinReply, Kind::Rst) => {
             Step { state: State::Reset, restarts: true, refreshes: false }

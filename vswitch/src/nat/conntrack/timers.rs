@@ -30,6 +30,8 @@ pub const TCP_ESTABLISHED_S: u32 = 7440;
 pub const TCP_TRANSITORY_S: u32 = 240;
 /// No requirement names SCTP's; as UDP's. Hosts probe every 30 seconds (RFC 9260 section 16).
 pub const SCTP_S: u32 = 300;
+/// SCTP after the end of its association, if nothing else comes; as Linux has it (`nf_conntrack_sctp_timeout_closed`).
+pub const SCTP_ENDED_S: u32 = 10;
 /// Other protocols have no requirement; as Linux has it (`nf_conntrack_generic_timeout`).
 pub const OTHER_S: u32 = 600;
 /// How long a released external port is kept from others: RFC 6888 REQ-8 (120 seconds, the maximum segment lifetime).
@@ -121,6 +123,7 @@ impl Timeouts {
                 (times.last_seen_s, self.udp_query_s)
             }
             State::Unreplied | State::Replied => (times.last_seen_s, self.idle_s(number)),
+            State::Ended => (times.since_s, SCTP_ENDED_S),
             // Only another SYN prolongs these: RFC 6146 section 3.5.2.2, INIT.
             State::SynSentOriginal
             | State::SynSentReply

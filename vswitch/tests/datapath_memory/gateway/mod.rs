@@ -5,6 +5,7 @@ mod packets;
 mod published;
 mod routes;
 mod translation;
+mod undecided;
 
 use std::collections::HashSet;
 use std::net::IpAddr;

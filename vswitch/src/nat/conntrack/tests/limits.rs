@@ -203,6 +203,27 @@ fn sctp_keeps_its_port_if_it_can() {
 }
 
 #[test]
+fn an_sctp_association_that_was_shut_down_is_forgotten() {
+    let mut world = World::new();
+    let end = Segment { ends_association: true, ..Segment::default() };
+    let state = |world: &World, found: &Found, segment| world.table.track(found, segment, world.now_s).state;
+    let found = world.outbound(protocol::SCTP, "172.17.0.2:5000", "198.51.100.7:36412");
+    let answer = world.table.find(&found.translated.reversed(), Place::Outside).unwrap();
+    assert_eq!(state(&world, &answer, Segment::default()), Some(State::Replied));
+    assert_eq!(state(&world, &answer, end), Some(State::Ended));
+    // It was somebody else's idea: the association goes on.
+    world.pass(9);
+    assert_eq!(state(&world, &found, Segment::default()), Some(State::Replied));
+    world.pass(60);
+    assert_eq!(world.connections(), 1);
+    assert_eq!(state(&world, &found, end), Some(State::Ended));
+    world.pass(5);
+    assert_eq!(state(&world, &answer, end), Some(State::Ended), "repeated, it does not live longer");
+    world.pass(5);
+    assert_eq!(world.connections(), 0);
+}
+
+#[test]
 fn a_protocol_without_ports_is_one_containers_per_remote_address() {
     let mut world = World::new();
     let found = world.outbound(GRE, "172.17.0.2:0", "198.51.100.7:0");

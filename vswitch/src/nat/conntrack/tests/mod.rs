@@ -90,7 +90,7 @@ fn tuple(number: u8, source: &str, destination: &str) -> Tuple {
 }
 
 fn flags(tcp_flags: u8) -> Segment {
-    Segment { tcp_flags: Some(tcp_flags), sequence: None }
+    Segment { tcp_flags: Some(tcp_flags), ..Segment::default() }
 }
 
 /// The first segment of a connection of this protocol.

@@ -7,7 +7,7 @@ const A: &str = "172.17.0.2:5000";
 const SERVER: &str = "198.51.100.7:443";
 
 fn at(tcp_flags: u8, sequence: u32) -> Segment {
-    Segment { tcp_flags: Some(tcp_flags), sequence: Some(sequence) }
+    Segment { tcp_flags: Some(tcp_flags), sequence: Some(sequence), ..Segment::default() }
 }
 
 #[test]

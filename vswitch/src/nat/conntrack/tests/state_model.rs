@@ -202,7 +202,7 @@ proptest! {
                 return Ok(());
             }
             let (found, sender) = if is_reply { (reply, 'r') } else { (original, 'o') };
-            let segment = Segment { tcp_flags: Some(flags), sequence: Some(sequence) };
+            let segment = Segment { tcp_flags: Some(flags), sequence: Some(sequence), ..Segment::default() };
             let tracked = world.table.track(&found, segment, world.now_s);
             model.sees(sender, flags, sequence, world.now_s);
             prop_assert_eq!(tracked.state.map(name), Some(model.state.clone()));
