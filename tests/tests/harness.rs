@@ -24,6 +24,12 @@ fn pair() -> Option<(Namespace, Namespace)> {
         must(namespace.ip(&format!("addr add {address} dev eth0")));
         must(namespace.ip("link set eth0 up"));
     }
+    // A veth pair has its carrier, and with it its queues, when a worker of the kernel has got round to it.
+    for namespace in [&a, &b] {
+        must(vswitch_tests::process::wait_until("the carrier", vswitch_tests::process::PATIENCE, || {
+            namespace.ip("link show eth0").ok()?.contains("state UP").then_some(())
+        }));
+    }
     Some((a, b))
 }
 

@@ -9,7 +9,7 @@ use std::sync::atomic::Ordering;
 use clap::Parser;
 use vswitch_benches::lab::peer::{Carry, Family, Gateway, Network, Ours, Overlay, Peer, Ports, Setup, Uplink, Way};
 use vswitch_benches::lab::run::{Plan, measure};
-use vswitch_benches::lab::workload::{Job, Load, Workload};
+use vswitch_benches::lab::workload::{Congestion, Job, Load, Workload};
 use vswitch_benches::lab::{memory, report};
 use vswitch_tests::daemon::binaries;
 use vswitch_tests::namespace;
@@ -75,6 +75,10 @@ struct Arguments {
     /// Connections that the HTTP client of conn and req holds at one time; not fewer than its threads
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4000))]
     wrk_connections: u16,
+    /// The congestion control of both ends of TCP [default: the machine's]. What paces decides much: bbr sends one
+    /// super-frame at a time, and cubic, which most machines have, as many as are taken
+    #[arg(long)]
+    congestion: Option<Congestion>,
     /// Containers attached to each switch; all but two are idle
     #[arg(long, default_value_t = 2, value_parser = clap::value_parser!(u16).range(2..=4000))]
     ports: u16,
@@ -135,6 +139,7 @@ fn execute(arguments: &Arguments) -> std::io::Result<()> {
         seconds: arguments.seconds,
         wrk_threads: arguments.wrk_threads,
         wrk_connections: arguments.wrk_connections,
+        congestion: arguments.congestion,
     };
     if load.wrk_connections < load.wrk_threads {
         return Err(std::io::Error::other("each thread of wrk needs a connection: raise --wrk-connections"));

@@ -204,12 +204,12 @@ fn the_hosts_own_fragments_arrive_in_any_order() {
         std::thread::sleep(Duration::from_secs(4));
         ends.send(&pieces[0]);
         assert!(must(hear(&ends.server)).0 == data, "IPv6 {ipv6}: a late first fragment");
-        // Many at once, more than anybody holds.
-        let packets: Vec<_> = (0..100).map(|number| ends.cut(500 + number, 2800)).collect();
+        // Many at once. (The kernel gives up a packet that more than 64 fragments of its sender come between.)
+        let packets: Vec<_> = (0..15).map(|number| ends.cut(500 + number, 2800)).collect();
         for at in [2, 1, 0] {
             packets.iter().for_each(|(pieces, _)| ends.send(&pieces[at]));
         }
-        let mut heard: Vec<Vec<u8>> = (0..100)
+        let mut heard: Vec<Vec<u8>> = (0..15)
             .map(|number| hear(&ends.server).unwrap_or_else(|error| panic!("IPv6 {ipv6}, packet {number}: {error}")).0)
             .collect();
         heard.sort();
@@ -221,7 +221,7 @@ fn the_hosts_own_fragments_arrive_in_any_order() {
         let now = counted(&lab);
         (now[0] - before[0] == now[1] - before[1]).then_some(now)
     }));
-    assert!(last[0] - before[0] > 400, "{before:?}, {last:?}");
+    assert!(last[0] - before[0] > 100, "{before:?}, {last:?}");
     finish(lab);
 }
 

@@ -133,14 +133,18 @@ fn what_an_honest_container_says_passes() {
     let (a, b) = (&ports[0], &ports[1]);
     // Link-local addresses are made by the container itself (RFC 4862), of its MAC address or at random.
     let link_local = |role: &str| {
-        let text = must(lab.container(role).ip("-6 -o addr show dev eth0 scope link"));
+        // Nobody answers for it until it is known to be nobody else's.
+        let text = must(wait_until("the link-local address", PATIENCE, || {
+            let text = lab.container(role).ip("-6 -o addr show dev eth0 scope link").ok()?;
+            (text.contains("inet6") && !text.contains("tentative")).then_some(text)
+        }));
         text.split_whitespace()
             .skip_while(|word| *word != "inet6")
             .nth(1)
             .and_then(|word| word.split('/').next())
             .map(str::to_owned)
     };
-    let target = link_local("b").expect("a link-local address");
+    let [_own, target] = ["a", "b"].map(|role| link_local(role).expect("a link-local address"));
     must(lab.container("a").run(&format!("ping -n -q -c 2 -i 0.1 -W 2 {target}%eth0")));
     // Duplicate address detection and its IPv4 sister ask from the unspecified address (RFC 4862, RFC 5227).
     must(lab.container("a").sysctl("net.ipv6.conf.eth0.accept_dad", "1"));

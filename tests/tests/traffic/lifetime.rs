@@ -29,7 +29,10 @@ fn survives(end: fn(&mut Lab)) {
         entries
     };
     let statics_before = statics(&lab);
-    let links = must(lab.container("a").ip("-o addr show eth0"));
+    // The kernel is done with its link-local address.
+    let links = must(wait_until("the addresses", PATIENCE, || {
+        lab.container("a").ip("-o addr show eth0").ok().filter(|text| !text.contains("tentative"))
+    }));
     let stream = must(Transfer::start(lab.container("b"), lab.container("a"), any_port(ipv4(&ports[1])), LASTING));
     must(wait_until("the stream", PATIENCE, || (stream.received_bytes() > 500_000).then_some(())));
     end(&mut lab);

@@ -27,9 +27,10 @@ fn offered_200_mbit(lab: &Lab) -> f64 {
         }
         std::thread::sleep(Duration::from_millis(1));
     }
+    let lasted = started.elapsed();
     lab.assert_accounted();
     let arrived = must(lab.container("b").link_counter("eth0", "rx_bytes")) - before;
-    arrived as f64 * 8.0 / 1e6
+    arrived as f64 * 8.0 / 1e6 / lasted.as_secs_f64()
 }
 
 #[test]

@@ -236,6 +236,24 @@ fn more_flows_than_places() {
 }
 
 #[test]
+fn no_flow_is_forgotten_where_the_index_becomes_larger() {
+    let mut cache = NatCache::new(1).unwrap();
+    let to = |number: u32| Action { out: PortId(number as u16), ..action(&flow(false, number), &flow(false, number)) };
+    let known = |cache: &mut NatCache, number| {
+        let hit = lookup(cache, &quick_of(flow(false, number)), 1).map(|hit| hit.out());
+        hit.inspect(|&out| assert_eq!(out, PortId(number as u16))).is_some()
+    };
+    for number in 0..40_000 {
+        cache.insert(&quick_of(flow(false, number)), EPOCH, 1, &to(number));
+        assert!(known(&mut cache, number), "the newest is always there");
+    }
+    let found = (0..40_000).filter(|&number| known(&mut cache, number)).count();
+    // A bucket without room forgets, which is one flow in a thousand at most.
+    assert!(found >= 39_960, "{found}");
+    assert_eq!(cache.flows(), 40_000);
+}
+
+#[test]
 fn what_does_not_fit_is_said() {
     let tuple = Body::Tcp.tuple(ip("172.18.0.2"), ip("198.51.100.7"), [1000, 80]);
     let mut pool = Pool::new(1).unwrap();

@@ -162,6 +162,30 @@ impl Outcome {
     }
 }
 
+/// How a TCP sender decides how much to have on the way.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, clap::ValueEnum)]
+#[serde(rename_all = "lowercase")]
+pub enum Congestion {
+    /// Until something is lost, by RFC 9438: Linux's default.
+    Cubic,
+    /// The rate that was delivered, paced: one super-frame at a time, by a timer.
+    Bbr,
+    /// Until something is lost, by RFC 5681.
+    Reno,
+}
+
+impl Congestion {
+    /// The kernel's name of it.
+    #[must_use]
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Cubic => "cubic",
+            Self::Bbr => "bbr",
+            Self::Reno => "reno",
+        }
+    }
+}
+
 /// How long and how hard.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize)]
 pub struct Load {
@@ -171,14 +195,20 @@ pub struct Load {
     pub wrk_threads: u16,
     /// Connections that the HTTP client holds at one time, over all of its threads.
     pub wrk_connections: u16,
+    /// What both ends of TCP use; none: what new namespaces have of the machine.
+    pub congestion: Option<Congestion>,
 }
 
 impl fmt::Display for Load {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let Self { seconds, wrk_threads, wrk_connections } = self;
+        let Self { seconds, wrk_threads, wrk_connections, congestion } = self;
+        // New namespaces have the machine's.
+        let default = || fs::read_to_string("/proc/sys/net/ipv4/tcp_congestion_control").unwrap_or_default();
+        let congestion = congestion.map_or_else(default, |congestion| congestion.name().to_owned());
         write!(
             f,
-            "{seconds} s per run; conn and req: wrk -t {wrk_threads} -c {wrk_connections}, {wrk_threads} nginx workers"
+            "{seconds} s per run, TCP {}; conn and req: wrk -t {wrk_threads} -c {wrk_connections}, {wrk_threads} nginx workers",
+            congestion.trim()
         )
     }
 }
@@ -203,6 +233,12 @@ struct Ends<'a> {
 /// A program is missing or fails, or the topology has no such way.
 pub fn run(job: Job, topology: &Topology, load: Load, directory: &Path) -> io::Result<Outcome> {
     let super::peer::Ends { client, server, target } = topology.ends(job.way)?;
+    if let Some(congestion) = load.congestion {
+        for end in [client, server] {
+            let set = format!("echo {} > /proc/sys/net/ipv4/tcp_congestion_control", congestion.name());
+            run_ok(end.namespace.command("sh").args(["-c", &set]), Duration::from_secs(5))?;
+        }
+    }
     // Both addresses are learned and resolved before the clock starts.
     client.namespace.run(&format!("ping -n -q -c 2 -i 0.05 -W 2 {target}"))?;
     let service = topology.services().map(|services| match job.workload {

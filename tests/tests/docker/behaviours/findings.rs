@@ -125,7 +125,12 @@ pub(crate) fn access(
     // On `[::]`, as most servers are: that takes IPv4, too (ipv6(7), IPV6_V6ONLY).
     let attempt = |protocol| Server::any(protocol, &container.namespace, true, inside)?.try_meet(client, target);
     let phrase = |seen: SocketAddr| format!("yes, seen as {}", names.of(seen.ip().to_canonical()));
-    match Protocol::ALL.map(attempt) {
+    // Both at once: what never comes is waited for.
+    let attempts = std::thread::scope(|scope| {
+        let running = Protocol::ALL.map(|protocol| scope.spawn(move || attempt(protocol)));
+        running.map(|one| one.join().unwrap_or_else(|panic| std::panic::resume_unwind(panic)))
+    });
+    match attempts {
         [Err(error), Err(_)] => Err(error),
         attempts => {
             let [tcp, udp] = attempts.map(|one| one.map_or_else(|_| "no".to_owned(), phrase));

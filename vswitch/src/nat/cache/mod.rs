@@ -9,9 +9,10 @@
 //! another in the order of their insertion, so that memory is used as flows come, in pages of 2 MB, and a thousand
 //! flows stay together in the first of them. A bucket of the index is a line, too: sixteen slots of 32 bits, eleven of
 //! the hash and the entry's number, and sixteen suffice at the load of one half that a full table has. For two million
-//! flows the index has 16 MB, which the last cache of a server holds, so an established flow costs one access to
-//! memory. A burst is prefetched in two steps, the lines of the index and then the entries, so that the misses of all
-//! its packets overlap.
+//! flows the index has 16 MB in pages of 2 MB, which the last cache of a server holds, so an established flow costs one
+//! access to memory; up to 32,768 flows have an index of 256 KB. A burst is prefetched in two steps, the lines of the
+//! index and then the entries, so that the misses of all its packets overlap. Whatever asks for them later, one by one
+//! among other work, leaves less time for each, and was slower.
 //!
 //! *Validity.* There is no removal. An entry is valid while its epoch is the current one, and for [`VALID_S`] seconds
 //! after its last noted hit: what the shared table of connections forgot by time is forgotten here, because a connection

@@ -13,9 +13,10 @@ const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
 const SLOTS: usize = 16;
 /// How many old entries an insertion looks at for one that is dead, before it takes a new one.
 const STEPS: usize = 2;
-/// From how many entries on the index has huge pages: then most of it is in use. Before, a few flows, which are
-/// scattered over it, would make all of it resident.
-const HUGE_INDEX: usize = 1 << 15;
+/// How many entries the index has room for at first: 256 KB. Flows are scattered over it, so that a larger one would be
+/// resident as a whole with few of them. It is followed by one for all entries, in pages of 2 MB from the first touch
+/// on: the kernel makes such pages of smaller ones in the background only, which takes it minutes.
+const SMALL_INDEX: usize = 1 << 15;
 
 /// One line of the index. A slot that is zero is empty.
 #[derive(Debug, Clone, Copy)]
@@ -52,8 +53,7 @@ impl<E: Entry> Table<E> {
     /// A table of at most `entries` (a power of two) entries, less one.
     pub(super) fn new(entries: usize, seed: u64) -> std::io::Result<Self> {
         debug_assert!(entries.is_power_of_two() && entries <= 1 << NUMBER_BITS);
-        // Twice as many slots as entries: then a bucket of sixteen has room for all but one in a thousand.
-        let index = Lazy::new((entries * 2 / SLOTS).max(1))?;
+        let index = Lazy::new(buckets(entries.min(SMALL_INDEX)))?;
         let entries = Lazy::new(entries)?;
         entries.prefer_huge_pages();
         Ok(Self { index, entries, grown: 1, hand: 0, seed })
@@ -147,13 +147,29 @@ impl<E: Entry> Table<E> {
         }
         if self.grown < self.entries.len() {
             self.grown += 1;
-            if self.grown == HUGE_INDEX {
-                self.index.prefer_huge_pages();
+            if self.grown == SMALL_INDEX {
+                self.widen(epoch, now_s);
             }
             return self.grown - 1;
         }
         self.unlink(self.hand);
         self.hand
+    }
+
+    /// Replaces the index by one for all entries: 32,768 slots are written anew, which takes a millisecond or two, once.
+    #[cold]
+    fn widen(&mut self, epoch: u64, now_s: u32) {
+        // Without address space for it the small one goes on, which forgets what it has no room for.
+        let Ok(index) = Lazy::new(buckets(self.entries.len())) else { return };
+        index.prefer_huge_pages();
+        let small = std::mem::replace(&mut self.index, index);
+        // Entries that no slot names stay forgotten: another one may have their flow by now.
+        for slot in small.iter().flat_map(|bucket| bucket.0) {
+            let number = (slot & NUMBER_MASK) as usize;
+            if number != 0 {
+                self.link(self.entries[number].key().hash(self.seed), number, epoch, now_s);
+            }
+        }
     }
 
     /// Makes a slot name the entry: an empty one, or that of a dead one, or any.
@@ -179,6 +195,12 @@ impl<E: Entry> Table<E> {
             *slot = 0;
         }
     }
+}
+
+/// The buckets of an index of `entries` entries. With twice as many slots, a bucket of sixteen has room for all but one in
+/// a thousand.
+fn buckets(entries: usize) -> usize {
+    (entries * 2 / SLOTS).max(1)
 }
 
 /// The slots with this tag, a bit for each.

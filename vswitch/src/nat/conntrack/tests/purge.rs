@@ -112,17 +112,19 @@ fn pages_are_the_list() {
 
 #[test]
 fn a_page_looks_at_so_much_and_no_more() {
-    let mut world = World::new();
-    world.table.config.per_container_max = u32::MAX;
-    let target = |number: u32| format!("198.51.{}.{}:{}", number >> 8 & 0xff, number & 0xff, 1 + (number >> 16));
+    let table = Conntrack::in_memory(START_S).unwrap();
     for number in 0..150_000u32 {
+        // None has more than 65,536.
+        let source = format!("172.17.0.{}:5000", 2 + number % 3);
+        let target = format!("198.51.{}.{}:{}", number >> 8 & 0xff, number & 0xff, 1 + (number >> 16));
         let bridge = if number == 149_999 { 9 } else { 1 };
-        world.open(&New { source: SourceNat::Keep, bridge, ..outbound(UDP, "172.17.0.2:5000", &target(number)) });
+        let new = New { source: SourceNat::Keep, bridge, ..outbound(UDP, &source, &target) };
+        table.open_connection(&new, START_S).unwrap();
     }
     let filter = Filter { bridge: Some(9), ..Filter::default() };
     let (mut found, mut empty, mut cursor) = (0, 0, Some(0));
     while let Some(at) = cursor {
-        let (page, next) = world.table.page(&filter, at, 4096, world.now_s);
+        let (page, next) = table.page(&filter, at, 4096, START_S);
         found += page.len();
         empty += usize::from(page.is_empty());
         assert!(next.is_none_or(|next| next > at));
