@@ -89,7 +89,11 @@ impl Attachment {
 
 impl Drop for Attachment {
     fn drop(&mut self) {
-        // First the programs, then where they send: between the two, nothing can be taken and lost.
+        // First the programs, then where they send: between the two, nothing can be taken and lost. Closing a link takes
+        // its program off, too, but not while a child of ours still has it.
+        for link in self.links.iter().filter_map(|side| side.link.fd().ok()) {
+            let _ = sys::detach_link(link);
+        }
         let made_clsact: Vec<_> = self.links.drain(..).filter(|side| side.made_clsact).map(|side| side.index).collect();
         let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
         for index in self.indices {
@@ -143,6 +147,14 @@ impl XdpUplink {
             .map_err(|error| ClassifierError::refused(what(), &error))
     }
 
+    /// Takes the program off.
+    fn take_off(&mut self) {
+        if let Some(link) = self.link.take() {
+            // What cannot be detached goes when it is closed.
+            let _ = sys::detach_link(link.as_fd());
+        }
+    }
+
     /// The interface.
     #[must_use]
     pub fn interface(&self) -> &str {
@@ -159,7 +171,7 @@ impl XdpUplink {
 
 impl Drop for XdpUplink {
     fn drop(&mut self) {
-        self.link = None;
+        self.take_off();
         // It may be gone with its interface.
         let _ = self.places.lock().unwrap_or_else(PoisonError::into_inner).remove(&self.index);
     }
@@ -320,7 +332,7 @@ impl Classifier {
             XdpMode::Generic => "generic",
         };
         let what = || format!("attach the program {} to interface {interface} (xdp {mode_name})", Program::Xdp.name());
-        uplink.link = None;
+        uplink.take_off();
         refuse_foreign(&interface)?;
         let flags = match mode {
             XdpMode::Native => sys::XDP_DRV_MODE,

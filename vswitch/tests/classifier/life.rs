@@ -1,7 +1,9 @@
 //! Programs come and go: ours, those of others, and what a killed process leaves.
 
+use std::path::PathBuf;
 use std::process::{Command, Stdio};
 
+use rustix::process::{PidfdFlags, PidfdGetfdFlags, getpid, pidfd_getfd, pidfd_open};
 use vswitch::bpf::{
     AttachedProgram, Classifier, ClassifierError, GuardOwner, TcHook, XdpMode, attached_programs, relieve,
     remove_leftovers,
@@ -151,6 +153,33 @@ fn after_a_kill_only_the_rear_guard_is_left() {
     assert_eq!(lab.host.inside(|| attached_programs("up0")).unwrap()[0].name, "vswitch_rear");
     assert_eq!(lab.host.inside(|| relieve(GuardOwner(1), None)).unwrap(), 1);
     lab.assert_untouched(&before);
+}
+
+#[test]
+fn what_is_dropped_is_taken_off_whoever_has_its_descriptors() {
+    if !can_run("what_is_dropped_is_taken_off_whoever_has_its_descriptors") {
+        return;
+    }
+    let lab = Lab::new();
+    let mut classifier = Lab::classifier();
+    let attachment = lab.host.inside(|| classifier.attach_tc("up0", "carry", TcHook::Tcx)).unwrap();
+    let mut uplink = lab.host.inside(|| classifier.reserve_xdp("up0", 1)).unwrap();
+    lab.host.inside(|| classifier.attach_xdp(&mut uplink, XdpMode::Generic)).unwrap();
+    // As a child has them between its fork and its exec.
+    let this = pidfd_open(getpid(), PidfdFlags::empty()).unwrap();
+    let is_link = |path: &PathBuf| std::fs::read_link(path).is_ok_and(|to| to.ends_with("anon_inode:bpf_link"));
+    let descriptors = std::fs::read_dir("/proc/self/fd").unwrap().flatten().map(|entry| entry.path());
+    let kept: Vec<_> = descriptors
+        .filter(is_link)
+        .filter_map(|path| path.file_name()?.to_str()?.parse().ok())
+        .filter_map(|number| pidfd_getfd(&this, number, PidfdGetfdFlags::empty()).ok())
+        .collect();
+    assert!(kept.len() >= 3, "{kept:?}");
+    lab.host.inside(|| drop(attachment));
+    drop(uplink);
+    for interface in ["up0", "carry"] {
+        assert_eq!(lab.host.inside(|| attached_programs(interface)).unwrap(), []);
+    }
 }
 
 #[test]

@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use super::{ATTACH_TYPE_XDP, LINK_CREATE, call_for_fd, object_info};
+use super::{ATTACH_TYPE_XDP, LINK_CREATE, LINK_DETACH, call, call_for_fd, object_info};
 
 /// `XDP_FLAGS_SKB_MODE`: run an XDP program in the stack, on the kernel's packet buffers (generic).
 pub const XDP_SKB_MODE: u32 = 1 << 1;
@@ -30,6 +30,21 @@ pub fn attach_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Resu
     let mut attr = Attr { program: program.as_raw_fd() as u32, ifindex, attach_type: ATTACH_TYPE_XDP, flags };
     // SAFETY: BPF_LINK_CREATE reads these fields and returns a new descriptor.
     unsafe { call_for_fd(LINK_CREATE, &mut attr) }
+}
+
+/// Takes a link's program off its interface, whoever else has a descriptor of the link. A child of this process has one
+/// between its fork and its exec: a link that is merely closed goes on until then.
+///
+/// # Errors
+/// `EOPNOTSUPP` if links of this kind cannot be detached, `EINVAL` before kernel 5.9.
+pub fn detach_link(link: BorrowedFd<'_>) -> io::Result<()> {
+    #[repr(C)]
+    struct Attr {
+        link: u32,
+    }
+    let mut attr = Attr { link: link.as_raw_fd() as u32 };
+    // SAFETY: BPF_LINK_DETACH reads this field.
+    unsafe { call(LINK_DETACH, &mut attr) }.map(drop)
 }
 
 /// The interface that an XDP link is attached to; none once it was detached or the interface is gone.

@@ -15,7 +15,7 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-pub use self::link::{XDP_DRV_MODE, XDP_SKB_MODE, attach_xdp, xdp_link_ifindex};
+pub use self::link::{XDP_DRV_MODE, XDP_SKB_MODE, attach_xdp, detach_link, xdp_link_ifindex};
 pub use self::map::{Map, MapKind};
 pub use self::program::{
     Instruction, ProgramInfo, ProgramKind, TestRun, XDP_HAS_FRAGS, load, program_info, program_info_by_id, test_run,
@@ -30,6 +30,7 @@ const PROG_TEST_RUN: c_int = 10;
 const PROG_GET_FD_BY_ID: c_int = 13;
 const OBJ_GET_INFO_BY_FD: c_int = 15;
 const LINK_CREATE: c_int = 28;
+const LINK_DETACH: c_int = 34;
 
 /// `BPF_OBJ_NAME_LEN`, the terminating zero included.
 const NAME_BYTES: usize = 16;

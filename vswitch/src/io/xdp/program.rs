@@ -121,6 +121,13 @@ impl Attached {
     }
 }
 
+impl Drop for Attached {
+    fn drop(&mut self) {
+        // What cannot be detached goes when it is closed.
+        let _ = sys::detach_link(self.link.as_fd());
+    }
+}
+
 /// The error for an interface that has a program already.
 fn taken(interface: &str, ifindex: u32, error: &io::Error) -> io::Error {
     let program = Netlink::open().ok().and_then(|mut netlink| netlink.xdp_program(ifindex).ok().flatten());
