@@ -276,8 +276,8 @@ static __always_inline bool note_fragment(const struct fragment_key *key, __u64 
 /*
  * The rule for a later fragment of a packet whose first one was not seen. Nobody can know whose it is, so the switch
  * has it until the first one comes, which is soon: its packet was reordered on the way, or by the queues of this host's
- * card, which spread first fragments by their ports and later ones by their addresses. No more than a number per
- * second: whoever sends a flood of them sends it to the host.
+ * card, which spread first fragments by their ports and later ones by their addresses. No more than a number in
+ * a while: whoever sends a flood of them sends it to the host.
  */
 static __always_inline __u32 withhold(const __u32 interface, const struct packet *packet,
 				      const struct fragment_key *key)
@@ -293,11 +293,11 @@ static __always_inline __u32 withhold(const __u32 interface, const struct packet
 	if (!budget || !is_local(&packet->destination, false))
 		return PASSED;
 	/* Several processors may count at once; one more or less does not matter. */
-	if (now - budget->since >= SECOND_NS) {
+	if (now - budget->since >= WITHHOLDING_WINDOW_NS) {
 		budget->since = now;
 		budget->withheld = 0;
 	}
-	if (budget->withheld >= budget->per_second)
+	if (budget->withheld >= budget->per_window)
 		return PASSED;
 	budget->withheld++;
 	if (known) {

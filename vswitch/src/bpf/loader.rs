@@ -346,15 +346,15 @@ impl Classifier {
     }
 
     /// Has the switch wait, from now on, for the first fragment of packets of which later ones overtake it at a shared
-    /// uplink, with as many fragments a second at most; the others are left to the host. Whoever reads them marks those
+    /// uplink, with as many fragments in a 32nd of a second at most; the others are left to the host. Whoever reads them marks those
     /// that are the host's as they were marked ([`has_group_source`](crate::wire::ethernet::has_group_source)), and writes
     /// them to the TAP that is joined to the interface.
     ///
     /// # Errors
     /// When the kernel has no room.
-    pub fn withhold_fragments(&mut self, interface_index: u32, per_second: u32) -> Result<()> {
+    pub fn withhold_fragments(&mut self, interface_index: u32, per_window: u32) -> Result<()> {
         let mut value = [0; 16];
-        value[12..].copy_from_slice(&per_second.to_ne_bytes());
+        value[12..].copy_from_slice(&per_window.to_ne_bytes());
         self.withholding.insert(interface_index, value, 0).map_err(|error| {
             ClassifierError::refused(format!("withhold fragments at interface {interface_index}"), &error)
         })

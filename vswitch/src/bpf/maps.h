@@ -195,11 +195,14 @@ struct {
 
 /* How many fragments that overtook their first one an interface withholds from the host. */
 struct withholding {
-	/* The beginning of the second in which so many were withheld. */
+	/* The beginning of the window in which so many were withheld. */
 	__u64 since;
 	__u32 withheld;
-	__u32 per_second;
+	__u32 per_window;
 };
+
+/* Short, so that no burst is more than whoever receives them has room for. */
+#define WITHHOLDING_WINDOW_NS (SECOND_NS / 32)
 
 /* Interfaces, by their index, of which the switch gives the host back what turns out to be the host's. */
 struct {

@@ -35,7 +35,7 @@
 //! with what it has no room for and what has waited too long. What is given back arrives at the interface
 //! once more, as though it had come only now, with the classifier told that it is the host's; the kernel puts packets
 //! together in any order. Nothing of this concerns whole packets, nor fragments in order: the first one of a packet of
-//! the host's is noted, and the others pass. So many are withheld per second and interface; beyond that they pass, and
+//! the host's is noted, and the others pass. So many are withheld in a while at an interface; beyond that they pass, and
 //! if they were the switch's after all, their packet is lost.
 //!
 //! # Maps

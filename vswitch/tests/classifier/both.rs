@@ -122,8 +122,8 @@ impl Both {
         }
     }
 
-    pub(crate) fn withhold_fragments(&mut self, interface: u32, per_second: u32) {
-        self.classifier.withhold_fragments(interface, per_second).unwrap();
+    pub(crate) fn withhold_fragments(&mut self, interface: u32, per_window: u32) {
+        self.classifier.withhold_fragments(interface, per_window).unwrap();
         self.model.withholds = true;
     }
 

@@ -37,9 +37,11 @@ const UPLINK_CLAIM: &str = "containers that reach the outside";
 /// Who needs the host's loopback interface.
 const LOOPBACK_CLAIM: &str = "published ports";
 
-/// How many fragments that overtook their first one an uplink gives the switch in a second: half of what a worker holds in
-/// the time that it waits for them would do, since first fragments do not keep anybody waiting for so long.
-const WITHHELD_PER_SECOND: u32 = 1024;
+/// How many fragments that overtook their first one an uplink gives the switch in a 32nd of a second: as many as a worker
+/// holds.
+const WITHHELD_TC: u32 = 128;
+/// The same by AF_XDP: with the first fragments that follow, no more than a quiet socket has chunks for.
+const WITHHELD_XDP: u32 = 32;
 
 /// What exists of the gateway beyond its bridges.
 #[derive(Debug, Default)]
@@ -203,7 +205,8 @@ impl Switch {
     fn withhold_fragments(&mut self) {
         let Some(classifier) = self.uplinks.classifier() else { return };
         for port in &self.gateway.outside {
-            if let Err(error) = classifier.withhold_fragments(port.way.index, WITHHELD_PER_SECOND) {
+            let withheld = if port.way.tap.is_some() { WITHHELD_TC } else { WITHHELD_XDP };
+            if let Err(error) = classifier.withhold_fragments(port.way.index, withheld) {
                 tracing::warn!(%error, "packets whose fragments come out of order do not reach containers");
             }
         }

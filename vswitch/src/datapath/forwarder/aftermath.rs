@@ -42,7 +42,8 @@ impl Forwarder {
     /// Does what the router has left to be done: tells senders why, asks for stations, goes on with fragments.
     #[cold]
     pub(super) fn finish_routing(&mut self, port: PortId, now: Now, watcher: &mut dyn Watcher) {
-        let Pending { refused, questions, released, given_up } = std::mem::take(&mut self.pipeline.router.pending);
+        let Pending { refused, questions, released, given_back, given_up } =
+            std::mem::take(&mut self.pipeline.router.pending);
         for refusal in &refused {
             if !self.answers.admit_frame(now.ns) {
                 break;
@@ -58,12 +59,11 @@ impl Forwarder {
             }
         }
         self.pool.free_all(self.burst.drain(..));
-        for (held, reason) in given_up {
-            let HeldFragment { from, incarnation, .. } = held;
-            if held.is_undecided() && self.is_same(from, incarnation) {
-                self.give_back(&held);
-                continue;
-            }
+        let (undecided, given_up): (Vec<_>, Vec<_>) = given_up.into_iter().partition(|(held, _)| held.is_undecided());
+        for held in given_back.into_iter().chain(undecided.into_iter().map(|(held, _)| held)) {
+            self.give_back(&held);
+        }
+        for (HeldFragment { from, incarnation, .. }, reason) in given_up {
             let row = if self.is_same(from, incarnation) { from.index() } else { INJECTED_ROW };
             let counters = &self.shared.workers[self.number].counters;
             counters.add(row, Cell::RxFrames, 1);
@@ -98,12 +98,13 @@ impl Forwarder {
 
     /// Sends a fragment that may be the host's back to where it came from.
     fn give_back(&mut self, held: &HeldFragment) {
-        let row = held.from.index();
+        let is_same = self.is_same(held.from, held.incarnation);
+        let row = if is_same { held.from.index() } else { INJECTED_ROW };
         let counters = &self.shared.workers[self.number].counters;
         counters.add(row, Cell::RxFrames, 1);
-        let lane = self.lanes.get_mut(row).and_then(Option::as_mut);
+        let lane = self.lanes.get_mut(held.from.index()).and_then(Option::as_mut).filter(|_| is_same);
         let (Some(lane), Some(mut frame)) = (lane, self.pool.alloc()) else {
-            counters.add_drops(row, DropReason::PoolEmpty, 1);
+            counters.add_drops(row, DropReason::PortDetached, 1);
             return;
         };
         frame.copy_from(&held.bytes);

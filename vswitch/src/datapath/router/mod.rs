@@ -112,6 +112,8 @@ pub(super) struct Pending {
     pub(super) questions: ArrayVec<Question, QUESTIONS_MAX>,
     /// Fragments whose first one came: they are to be routed again.
     pub(super) released: Vec<HeldFragment>,
+    /// Fragments of the host's, to go back where they came from.
+    pub(super) given_back: Vec<HeldFragment>,
     /// Fragments that are not to go on.
     pub(super) given_up: Vec<(HeldFragment, DropReason)>,
 }
@@ -119,7 +121,11 @@ pub(super) struct Pending {
 impl Pending {
     #[inline]
     pub(super) fn is_empty(&self) -> bool {
-        self.refused.is_empty() && self.questions.is_empty() && self.released.is_empty() && self.given_up.is_empty()
+        self.refused.is_empty()
+            && self.questions.is_empty()
+            && self.released.is_empty()
+            && self.given_back.is_empty()
+            && self.given_up.is_empty()
     }
 }
 
@@ -246,9 +252,7 @@ impl Router {
         if let Fragment::First { .. } = packet.fragment
             && is_undecided
         {
-            // Only because others of its packet were withheld. If they overlap it, the host will see.
-            let _ = self.decide_fragments(source, &packet, FragmentDecision::GiveBack);
-            return Routed::Send(source.port.id);
+            return self.give_back(source, frame, &packet);
         }
         if let Some(gateway) = gateway
             && answers::echo(gateway, frame, &packet)
@@ -416,6 +420,21 @@ impl Router {
         }
     }
 
+    /// The first fragment of a packet of the host's, which is here because others of its packet are: all of them go back.
+    /// One after the other, since the host's stack gives up a packet that many fragments of others come between
+    /// (`ipfrag_max_dist`).
+    fn give_back(&mut self, source: &Source<'_>, frame: &Frame, packet: &Packet) -> Routed {
+        let key = packet.fragment_key(source.port.id);
+        // If they overlap, the host will see.
+        let waiting = self.outside_fragments.first(key, packet, FragmentDecision::GiveBack, source.now.s);
+        self.pending.given_back.extend(waiting.unwrap_or_default());
+        if !frame.is_linear() {
+            return Routed::Send(source.port.id);
+        }
+        self.pending.given_back.push(held_of(source, frame));
+        Routed::Held
+    }
+
     fn route_later_fragment(
         &mut self,
         source: &Source<'_>,
@@ -425,18 +444,10 @@ impl Router {
         let key = packet.fragment_key(source.port.id);
         let kept = match self.fragments_of(source).later(key, packet, source.now.s) {
             Later::Known(decision) => Ok(decision),
-            Later::Unknown(room) if frame.is_linear() => {
-                let held = HeldFragment {
-                    from: source.port.id,
-                    incarnation: source.port.incarnation,
-                    bytes: frame.data().to_vec(),
-                    offload: frame.offload,
-                };
-                match room.hold(held) {
-                    Ok(()) => return Ok(Routed::Held),
-                    Err(reason) => Err(reason),
-                }
-            }
+            Later::Unknown(room) if frame.is_linear() => match room.hold(held_of(source, frame)) {
+                Ok(()) => return Ok(Routed::Held),
+                Err(reason) => Err(reason),
+            },
             Later::Unknown(_) => Err(DropReason::FragmentsFull),
             Later::Refused(reason) => Err(reason),
         };
@@ -499,6 +510,16 @@ fn place_of(source: &Source<'_>) -> Place {
         PortKind::Routed if source.snapshot.routing.loopback == Some(source.port.id) => Place::Loopback,
         PortKind::Routed => Place::Outside,
         _ => Place::Container,
+    }
+}
+
+/// A linear frame, to be kept.
+fn held_of(source: &Source<'_>, frame: &Frame) -> HeldFragment {
+    HeldFragment {
+        from: source.port.id,
+        incarnation: source.port.incarnation,
+        bytes: frame.data().to_vec(),
+        offload: frame.offload,
     }
 }
 

@@ -43,7 +43,7 @@ fn they_go_back_to_the_host_with_their_first_fragment() {
     lab.receive(UPLINK, later.clone());
     nothing(&lab);
     lab.receive(UPLINK, first.clone());
-    assert_eq!(lab.sent_bytes(UPLINK), [first, later], "as they came");
+    assert_eq!(lab.sent_bytes(UPLINK), [later, first], "as they came");
     nothing(&lab);
     assert_eq!(dropped(&lab, UPLINK), []);
 }
