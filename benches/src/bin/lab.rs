@@ -75,8 +75,8 @@ struct Arguments {
     /// Connections that the HTTP client of conn and req holds at one time; not fewer than its threads
     #[arg(long, default_value_t = 16, value_parser = clap::value_parser!(u16).range(1..=4000))]
     wrk_connections: u16,
-    /// The congestion control of both ends of TCP [default: the machine's]. What paces decides much: bbr sends one
-    /// super-frame at a time, and cubic, which most machines have, as many as are taken
+    /// The congestion control of the TCP streams (tcp1, tcp4, tcp1r) [default: the machine's]. What paces decides much:
+    /// bbr sends one super-frame at a time, and cubic, which most machines have, as many as are taken
     #[arg(long)]
     congestion: Option<Congestion>,
     /// Containers attached to each switch; all but two are idle

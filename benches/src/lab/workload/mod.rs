@@ -195,7 +195,7 @@ pub struct Load {
     pub wrk_threads: u16,
     /// Connections that the HTTP client holds at one time, over all of its threads.
     pub wrk_connections: u16,
-    /// What both ends of TCP use; none: what new namespaces have of the machine.
+    /// What the streams of iperf3 use; none: what new namespaces have of the machine.
     pub congestion: Option<Congestion>,
 }
 
@@ -207,7 +207,7 @@ impl fmt::Display for Load {
         let congestion = congestion.map_or_else(default, |congestion| congestion.name().to_owned());
         write!(
             f,
-            "{seconds} s per run, TCP {}; conn and req: wrk -t {wrk_threads} -c {wrk_connections}, {wrk_threads} nginx workers",
+            "{seconds} s per run, streams of TCP {}; conn and req: wrk -t {wrk_threads} -c {wrk_connections}, {wrk_threads} nginx workers",
             congestion.trim()
         )
     }
@@ -233,12 +233,6 @@ struct Ends<'a> {
 /// A program is missing or fails, or the topology has no such way.
 pub fn run(job: Job, topology: &Topology, load: Load, directory: &Path) -> io::Result<Outcome> {
     let super::peer::Ends { client, server, target } = topology.ends(job.way)?;
-    if let Some(congestion) = load.congestion {
-        for end in [client, server] {
-            let set = format!("echo {} > /proc/sys/net/ipv4/tcp_congestion_control", congestion.name());
-            run_ok(end.namespace.command("sh").args(["-c", &set]), Duration::from_secs(5))?;
-        }
-    }
     // Both addresses are learned and resolved before the clock starts.
     client.namespace.run(&format!("ping -n -q -c 2 -i 0.05 -W 2 {target}"))?;
     let service = topology.services().map(|services| match job.workload {
@@ -297,6 +291,9 @@ impl Ends<'_> {
             .args(["-J", "-O", "1", "-p", &self.port.to_string(), "-t", &self.load.seconds.to_string(), "-c"])
             .arg(self.target.to_string())
             .args(args);
+        if let Some(congestion) = self.load.congestion {
+            command.args(["-C", congestion.name()]);
+        }
         let meter = Meter::start(&self.pids)?;
         let text = run_ok(&mut command, self.limit())?;
         let cost = meter.stop()?;
