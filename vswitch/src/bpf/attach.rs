@@ -209,8 +209,7 @@ impl Classifier {
         self.load_program(program)?;
         let mut attachment = Attachment { hook, indices, links: Vec::new(), targets: self.targets.clone() };
         let [uplink_index, index] = indices;
-        let inserted = self.targets.lock().unwrap_or_else(PoisonError::into_inner).insert(index, uplink_index, 0);
-        inserted.map_err(|error| ClassifierError::refused(format!("join interfaces {tap} and {uplink}"), &error))?;
+        self.join((tap, index), (uplink, uplink_index))?;
         let (link, made_clsact) = self.attach_one(tap, index, program, hook)?;
         attachment.links.push(Side { index, program, made_clsact, link });
         Ok(attachment)
@@ -234,10 +233,7 @@ impl Classifier {
         let mut attachment = Attachment { hook, indices, links: Vec::new(), targets: self.targets.clone() };
         for (from, to) in [(0, 1), (1, 0)] {
             // Before the program runs: it would drop what it takes.
-            let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
-            targets.insert(indices[from], indices[to], 0).map_err(|error| {
-                ClassifierError::refused(format!("join interfaces {} and {}", ends[from].0, ends[to].0), &error)
-            })?;
+            self.join((ends[from].0, indices[from]), (ends[to].0, indices[to]))?;
         }
         // The way out first, so that no answer is late.
         for (index, (name, program)) in indices.into_iter().zip(ends).rev() {
@@ -245,6 +241,14 @@ impl Classifier {
             attachment.links.push(Side { index, program, made_clsact, link });
         }
         Ok(attachment)
+    }
+
+    /// Has what a program takes at one interface go to the other.
+    fn join(&self, (from, from_index): (&str, u32), (to, to_index): (&str, u32)) -> Result<()> {
+        let mut targets = self.targets.lock().unwrap_or_else(PoisonError::into_inner);
+        targets
+            .insert(from_index, to_index, 0)
+            .map_err(|error| ClassifierError::refused(format!("join interfaces {from} and {to}"), &error))
     }
 
     fn attach_one(
