@@ -267,11 +267,8 @@ impl Forwarder {
             };
             frame.copy_from(&handed.bytes);
             frame.offload = handed.offload;
-            let unit = Unit { frame: 0, first_piece: 0, pieces_count: 0, offload: handed.offload, sole: true };
-            let mut frames = [frame];
-            send(lane.tx.as_mut(), row, counters, &mut self.pool, &mut frames, &[unit], &[]);
+            lane.send_alone(frame, row, counters, &mut self.pool);
             self.tx_waits |= lane.tx.waits();
-            self.pool.free_all(frames);
         }
     }
 
@@ -460,6 +457,14 @@ impl Lane {
     }
 
     /// Gives everything back, before the lane goes.
+    /// Sends a frame that came in no burst, counts in `row` what became of it, and frees it.
+    fn send_alone(&mut self, frame: Frame, row: usize, counters: &CounterTable, pool: &mut Pool) {
+        let unit = Unit { frame: 0, first_piece: 0, pieces_count: 0, offload: frame.offload, sole: true };
+        let mut frames = [frame];
+        send(self.tx.as_mut(), row, counters, pool, &mut frames, &[unit], &[]);
+        pool.free_all(frames);
+    }
+
     fn close(&mut self, pool: &mut Pool, watcher: &mut dyn Watcher) {
         if let Some(mut rx) = self.rx.take() {
             watcher.closed(self.entry.id, rx.event_fd());

@@ -8,12 +8,12 @@ use std::sync::Arc;
 use super::{Forwarder, Watcher};
 use crate::datapath::clock::Now;
 use crate::datapath::counters::{Cell, INJECTED_ROW};
-use crate::datapath::egress::{TooBig, count_sent, send};
+use crate::datapath::egress::{TooBig, count_sent};
 use crate::datapath::flow::TagOp;
 use crate::datapath::router::{self, HeldFragment, Pending, Question};
 use crate::datapath::tag;
-use crate::frame::{DropReason, Frame, Offload};
-use crate::io::{TxReport, Unit};
+use crate::frame::{DropReason, Frame};
+use crate::io::TxReport;
 use crate::snapshot::PortId;
 use crate::wire::too_big;
 
@@ -59,8 +59,7 @@ impl Forwarder {
             }
         }
         self.pool.free_all(self.burst.drain(..));
-        let (undecided, given_up): (Vec<_>, Vec<_>) = given_up.into_iter().partition(|(held, _)| held.is_undecided());
-        for held in given_back.into_iter().chain(undecided.into_iter().map(|(held, _)| held)) {
+        for held in given_back {
             self.give_back(&held);
         }
         for (HeldFragment { from, incarnation, .. }, reason) in given_up {
@@ -109,10 +108,7 @@ impl Forwarder {
         };
         frame.copy_from(&held.bytes);
         frame.offload = held.offload;
-        let unit = Unit { frame: 0, first_piece: 0, pieces_count: 0, offload: held.offload, sole: true };
-        let mut frames = [frame];
-        send(lane.tx.as_mut(), row, counters, &mut self.pool, &mut frames, &[unit], &[]);
-        self.pool.free_all(frames);
+        lane.send_alone(frame, row, counters, &mut self.pool);
     }
 
     fn is_same(&self, port: PortId, incarnation: u64) -> bool {
@@ -129,10 +125,7 @@ impl Forwarder {
         let counters = &self.shared.workers[self.number].counters;
         counters.add(INJECTED_ROW, Cell::RxFrames, 1);
         counters.add(INJECTED_ROW, Cell::RxBytes, answer.len() as u64);
-        let unit = Unit { frame: 0, first_piece: 0, pieces_count: 0, offload: Offload::NONE, sole: true };
-        let mut frames = [answer];
-        send(lane.tx.as_mut(), port.index(), counters, &mut self.pool, &mut frames, &[unit], &[]);
-        self.pool.free_all(frames);
+        lane.send_alone(answer, port.index(), counters, &mut self.pool);
     }
 
     /// Drops the fragments that have waited too long.

@@ -82,8 +82,8 @@ pub(super) struct HeldFragment {
 }
 
 impl HeldFragment {
-    /// Whether it is the host's if nobody knows better.
-    pub(super) fn is_undecided(&self) -> bool {
+    /// Whether it is the host's if nobody knows better; of those from outside.
+    fn is_undecided(&self) -> bool {
         ethernet::has_group_source(&self.bytes)
     }
 }
@@ -476,10 +476,15 @@ impl Router {
 
     /// Gives up the packets whose fragments did not come in time.
     pub(super) fn expire_fragments(&mut self, now_s: u32) {
-        for fragments in [&mut self.fragments, &mut self.outside_fragments] {
-            if !fragments.is_empty() {
-                fragments.expire(now_s, |held, reason| self.pending.given_up.push((held, reason)));
-            }
+        let Pending { given_back, given_up, .. } = &mut self.pending;
+        if !self.fragments.is_empty() {
+            self.fragments.expire(now_s, |held, reason| given_up.push((held, reason)));
+        }
+        if !self.outside_fragments.is_empty() {
+            self.outside_fragments.expire(now_s, |held, reason| match held.is_undecided() {
+                true => given_back.push(held),
+                false => given_up.push((held, reason)),
+            });
         }
     }
 }
