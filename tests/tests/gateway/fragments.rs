@@ -142,19 +142,39 @@ fn both_ways(lab: &Lab, mut test: impl FnMut(&Ends, &str)) {
     }
 }
 
+#[track_caller]
+fn assert_every_order_arrives(ends: &Ends, label: &str) {
+    let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
+    for (number, order) in orders.iter().enumerate() {
+        let (pieces, data) = ends.cut(100 + number as u16, 2800);
+        assert_eq!(pieces.len(), 3);
+        order.iter().for_each(|&at| ends.send(&pieces[at]));
+        let (heard, _) = hear(&ends.server).unwrap_or_else(|error| panic!("{label} in the order {order:?}: {error}"));
+        assert!(heard == data, "{label} in the order {order:?}: {} bytes", heard.len());
+    }
+}
+
+/// The last pieces of many packets, then the middle ones, then the first ones.
+#[track_caller]
+fn assert_many_at_once_arrive(ends: &Ends, label: &str) {
+    let packets: Vec<_> = (0..15).map(|number| ends.cut(500 + number, 2800)).collect();
+    for at in [2, 1, 0] {
+        packets.iter().for_each(|(pieces, _)| ends.send(&pieces[at]));
+    }
+    let mut heard: Vec<Vec<u8>> = (0..15)
+        .map(|number| hear(&ends.server).unwrap_or_else(|error| panic!("{label}, packet {number}: {error}")).0)
+        .collect();
+    heard.sort();
+    let mut sent: Vec<Vec<u8>> = packets.into_iter().map(|(_, data)| data).collect();
+    sent.sort();
+    assert!(heard == sent, "{label}");
+}
+
 #[test]
 fn every_order_of_fragments_arrives() {
     let Some((lab, _)) = lab_with(&["a"]) else { return };
     both_ways(&lab, |ends, label| {
-        let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
-        for (number, order) in orders.iter().enumerate() {
-            let (pieces, data) = ends.cut(100 + number as u16, 2800);
-            assert_eq!(pieces.len(), 3);
-            order.iter().for_each(|&at| ends.send(&pieces[at]));
-            let (heard, _) =
-                hear(&ends.server).unwrap_or_else(|error| panic!("{label} in the order {order:?}: {error}"));
-            assert!(heard == data, "{label} in the order {order:?}: {} bytes", heard.len());
-        }
+        assert_every_order_arrives(ends, label);
     });
     finish(lab);
 }
@@ -163,18 +183,7 @@ fn every_order_of_fragments_arrives() {
 fn fragments_of_many_packets_at_once() {
     let Some((lab, _)) = lab_with(&["a"]) else { return };
     both_ways(&lab, |ends, label| {
-        // The last pieces of all, then the middle ones, then the first ones.
-        let packets: Vec<_> = (0..15).map(|number| ends.cut(500 + number, 2800)).collect();
-        for at in [2, 1, 0] {
-            packets.iter().for_each(|(pieces, _)| ends.send(&pieces[at]));
-        }
-        let mut heard: Vec<Vec<u8>> = (0..15)
-            .map(|number| hear(&ends.server).unwrap_or_else(|error| panic!("{label}, packet {number}: {error}")).0)
-            .collect();
-        heard.sort();
-        let mut sent: Vec<Vec<u8>> = packets.into_iter().map(|(_, data)| data).collect();
-        sent.sort();
-        assert!(heard == sent, "{label}");
+        assert_many_at_once_arrive(ends, label);
     });
     finish(lab);
 }
@@ -190,14 +199,8 @@ fn the_hosts_own_fragments_arrive_in_any_order() {
     let before = counted(&lab);
     for ipv6 in [false, true] {
         let ends = Ends::to_host(&lab, ipv6);
-        let orders = [[0, 1, 2], [0, 2, 1], [1, 0, 2], [1, 2, 0], [2, 0, 1], [2, 1, 0]];
-        for (number, order) in orders.iter().enumerate() {
-            let (pieces, data) = ends.cut(100 + number as u16, 2800);
-            order.iter().for_each(|&at| ends.send(&pieces[at]));
-            let heard =
-                hear(&ends.server).unwrap_or_else(|error| panic!("IPv6 {ipv6} in the order {order:?}: {error}"));
-            assert!(heard.0 == data, "IPv6 {ipv6} in the order {order:?}: {} bytes", heard.0.len());
-        }
+        let label = format!("IPv6 {ipv6}");
+        assert_every_order_arrives(&ends, &label);
         // The first one comes so late that the others were given back on suspicion.
         let (pieces, data) = ends.cut(200, 2800);
         [2, 1].iter().for_each(|&at| ends.send(&pieces[at]));
@@ -205,17 +208,7 @@ fn the_hosts_own_fragments_arrive_in_any_order() {
         ends.send(&pieces[0]);
         assert!(must(hear(&ends.server)).0 == data, "IPv6 {ipv6}: a late first fragment");
         // Many at once. (The kernel gives up a packet that more than 64 fragments of its sender come between.)
-        let packets: Vec<_> = (0..15).map(|number| ends.cut(500 + number, 2800)).collect();
-        for at in [2, 1, 0] {
-            packets.iter().for_each(|(pieces, _)| ends.send(&pieces[at]));
-        }
-        let mut heard: Vec<Vec<u8>> = (0..15)
-            .map(|number| hear(&ends.server).unwrap_or_else(|error| panic!("IPv6 {ipv6}, packet {number}: {error}")).0)
-            .collect();
-        heard.sort();
-        let mut sent: Vec<Vec<u8>> = packets.into_iter().map(|(_, data)| data).collect();
-        sent.sort();
-        assert!(heard == sent, "IPv6 {ipv6}");
+        assert_many_at_once_arrive(&ends, &label);
         // More pieces than are withheld, or held of one packet.
         std::thread::sleep(Duration::from_millis(50));
         let (pieces, data) = ends.cut(700, 60_000);

@@ -15,6 +15,7 @@ use std::time::Duration;
 use tokio::time::sleep;
 
 use crate::control::containers::Containers;
+use crate::control::refusal::Result;
 use crate::control::service::Service;
 
 /// What passes before the engine is asked, each time: it has ended by then what it was about to end.
@@ -32,7 +33,7 @@ pub(super) fn look(service: &Service) {
     });
 }
 
-async fn collect(service: &Service) -> crate::control::refusal::Result<()> {
+async fn collect(service: &Service) -> Result<()> {
     let mut suspects = service.with(|switch| Ok(switch.idle_docker_networks())).await?;
     for _ in 0..2 {
         if suspects.is_empty() {
