@@ -35,11 +35,13 @@ pub(super) struct RxSide {
     lent: u32,
     /// Frames that the kernel has dropped, as far as they were reported.
     overrun: u64,
+    /// Whether the kernel may have dropped more: it had no chunks at some moment since it was asked.
+    was_dry: bool,
 }
 
 impl RxSide {
     pub(super) fn new(fill: Producer<u64>, rx: Consumer<XdpDesc>, socket: Arc<Socket>) -> Self {
-        Self { fill, rx, socket, level: FillLevel::default(), lent: 0, overrun: 0 }
+        Self { fill, rx, socket, level: FillLevel::default(), lent: 0, overrun: 0, was_dry: true }
     }
 
     /// Lends chunks until the socket has as many as it should, or there are no more.
@@ -63,14 +65,22 @@ impl RxSide {
         }
     }
 
-    /// Reports what the kernel dropped since the last time. Asked for only after a look that found many chunks
-    /// written, because it is a system call, and frames are dropped only then.
+    /// Notes whether the kernel had taken all that had been lent to it, up to the index `before`: a frame that comes then
+    /// is dropped. To be asked after more was lent, because it may take the last one up to that moment. What it drops
+    /// later, the next time tells.
+    #[inline]
+    fn note_dry(&mut self, before: u32) {
+        self.was_dry |= before.wrapping_sub(self.fill.consumed()).cast_signed() <= 0;
+    }
+
+    /// Reports what the kernel dropped since the last time. Asked for only after it had run out of chunks, because it
+    /// is a system call, and frames are dropped only then: the receive ring has room for all chunks.
     #[cold]
     fn report_overrun(&mut self, report: &mut RxReport) {
         let Ok(counted) = self.socket.statistics() else { return };
         let overrun = counted.rx_no_chunk + counted.rx_ring_full;
         report.overrun += overrun.saturating_sub(self.overrun) as u32;
-        self.overrun = overrun;
+        (self.overrun, self.was_dry) = (overrun, false);
     }
 
     /// Takes frames until the ring is empty or a limit is reached; whether it has more.
@@ -84,9 +94,6 @@ impl RxSide {
     ) -> bool {
         let written = self.rx.acquire(u32::MAX);
         self.level.looked(written);
-        if written * 2 > self.lent {
-            self.report_overrun(report);
-        }
         let mut taken = 0;
         while !limits.are_reached()
             && let Some(first) = self.rx.get(taken)
@@ -124,7 +131,15 @@ impl RxSide {
         }
         self.rx.release(taken);
         self.lent -= taken;
+        let before = self.fill.produced();
         self.refill(pool, lender);
+        // While nothing is written, nothing is dropped.
+        if written > 0 || self.lent == 0 {
+            self.note_dry(before);
+            if self.was_dry {
+                self.report_overrun(report);
+            }
+        }
         // A port that has no chunks at all hears of nothing: it has to ask again.
         taken < written || self.lent == 0
     }
@@ -184,6 +199,7 @@ impl XdpRx {
     pub(super) fn open(shared: Arc<Shared>, mut sides: Vec<RxSide>, pool: &mut Pool) -> std::io::Result<Self> {
         let lenders: Vec<_> = sides.iter().map(|_| pool.new_lender()).collect();
         for (side, &lender) in sides.iter_mut().zip(&lenders) {
+            side.was_dry = true;
             side.refill(pool, lender);
         }
         let starved = sides.iter().any(|side| side.lent == 0);
