@@ -157,6 +157,8 @@ fn assert_every_order_arrives(ends: &Ends, label: &str) {
 /// The last pieces of many packets, then the middle ones, then the first ones.
 #[track_caller]
 fn assert_many_at_once_arrive(ends: &Ends, label: &str) {
+    // An uplink gives the switch at least 32 such pieces in the 32nd part of a second (`WITHHOLDING_WINDOW_NS`).
+    std::thread::sleep(Duration::from_millis(50));
     let packets: Vec<_> = (0..15).map(|number| ends.cut(500 + number, 2800)).collect();
     for at in [2, 1, 0] {
         packets.iter().for_each(|(pieces, _)| ends.send(&pieces[at]));

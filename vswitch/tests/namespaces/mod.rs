@@ -50,6 +50,19 @@ pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
     }
 }
 
+/// What `attempt` gives as soon as it succeeds, where it needs something that was just closed: a child of another test,
+/// between its fork and its exec, has every descriptor, too.
+pub(crate) fn once_released<T, E: std::fmt::Debug>(what: &str, mut attempt: impl FnMut() -> Result<T, E>) -> T {
+    let began = Instant::now();
+    loop {
+        match attempt() {
+            Ok(value) => return value,
+            Err(error) => assert!(began.elapsed() < PATIENCE, "{what}: {error:?}, for {PATIENCE:?}"),
+        }
+        std::thread::sleep(Duration::from_millis(5));
+    }
+}
+
 /// The words of a command.
 pub(crate) fn words(line: &str) -> Vec<&str> {
     line.split_whitespace().collect()
