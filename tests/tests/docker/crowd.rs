@@ -11,13 +11,10 @@ use vswitch_tests::lab::must;
 use crate::world::World;
 
 const CONTAINERS: usize = 100;
-/// Removed at a time. Docker forgets a container that has not gone ten seconds after it was killed, and then its network
-/// keeps an endpoint for good, whatever its driver (`Kill` of daemon/kill.go). On a slow machine a hundred take longer.
-const REMOVED_AT_ONCE: usize = 10;
 
 #[test]
-fn a_hundred_started_at_once_and_removed() {
-    let Some(world) = World::vswitch() else { return };
+fn a_hundred_started_and_removed_at_once() {
+    let Some(mut world) = World::vswitch() else { return };
     must(world.network("net", "--subnet 10.71.0.0/24"));
     let names: Vec<String> = (0..CONTAINERS).map(|number| format!("c{number}")).collect();
     let docker = &world.docker;
@@ -60,20 +57,25 @@ fn a_hundred_started_at_once_and_removed() {
     world.assert_reaches(&first, &last, must(last.address("net", false)));
     drop((first, last));
     let started = Instant::now();
-    for names in names.chunks(REMOVED_AT_ONCE) {
-        thread::scope(|scope| {
-            let removing: Vec<_> = names.iter().map(|name| scope.spawn(move || docker.remove(&[name]))).collect();
-            for one in removing {
-                must(one.join().expect("no panic"));
-            }
-        });
-    }
+    thread::scope(|scope| {
+        let removing: Vec<_> = names.iter().map(|name| scope.spawn(move || docker.remove(&[name]))).collect();
+        for one in removing {
+            must(one.join().expect("no panic"));
+        }
+    });
     let removed = started.elapsed();
     announce(&format!(
-        "{CONTAINERS} containers: started at once in {:.1} s, removed, {REMOVED_AT_ONCE} at once, in {:.1} s",
+        "{CONTAINERS} containers at once: started in {:.1} s, removed in {:.1} s",
         start.as_secs_f64(),
         removed.as_secs_f64()
     ));
     assert_eq!(world.bridge("net")["ports"], 0);
+    // Docker may miscount the endpoints of a network among many that come and go at once, whatever the driver
+    // (`atomicIncDecEpCnt` of libnetwork), and then does not remove it. It counts anew when it starts.
+    if let Err(error) = world.docker.line("network rm net") {
+        announce(&format!("Docker is restarted to count anew: {error}"));
+        must(world.docker.stop_daemon());
+        must(world.docker.start_daemon());
+    }
     world.finish();
 }
