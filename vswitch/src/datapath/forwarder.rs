@@ -456,7 +456,6 @@ impl Lane {
         Self { entry, bridge, tx, rx: None, ingress, expected: 1, gone: false }
     }
 
-    /// Gives everything back, before the lane goes.
     /// Sends a frame that came in no burst, counts in `row` what became of it, and frees it.
     fn send_alone(&mut self, frame: Frame, row: usize, counters: &CounterTable, pool: &mut Pool) {
         let unit = Unit { frame: 0, first_piece: 0, pieces_count: 0, offload: frame.offload, sole: true };
@@ -465,6 +464,7 @@ impl Lane {
         pool.free_all(frames);
     }
 
+    /// Gives everything back, before the lane goes.
     fn close(&mut self, pool: &mut Pool, watcher: &mut dyn Watcher) {
         if let Some(mut rx) = self.rx.take() {
             watcher.closed(self.entry.id, rx.event_fd());
