@@ -35,13 +35,14 @@ pub(super) struct RxSide {
     lent: u32,
     /// Frames that the kernel has dropped, as far as they were reported.
     overrun: u64,
-    /// Whether the kernel may have dropped more: it had no chunks at some moment since it was asked.
+    /// Whether the kernel may have dropped more: it had no chunks at some moment since it was asked, such as before the
+    /// first ones were lent.
     was_dry: bool,
 }
 
 impl RxSide {
     pub(super) fn new(fill: Producer<u64>, rx: Consumer<XdpDesc>, socket: Arc<Socket>) -> Self {
-        Self { fill, rx, socket, level: FillLevel::default(), lent: 0, overrun: 0, was_dry: true }
+        Self { fill, rx, socket, level: FillLevel::default(), lent: 0, overrun: 0, was_dry: false }
     }
 
     /// Lends chunks until the socket has as many as it should, or there are no more.
@@ -56,21 +57,17 @@ impl RxSide {
             count += 1;
         }
         if count > 0 {
+            let before = self.fill.produced();
             self.fill.release(count);
             self.lent += count;
+            // A frame that comes when the kernel has taken all chunks is dropped. It may take the last one up to the
+            // release, so its index is looked at after that; what it drops later, the next release finds out.
+            self.was_dry |= before.wrapping_sub(self.fill.consumed()).cast_signed() <= 0;
             if self.fill.needs_wakeup() {
                 // An error says that the interface is down or gone, which shows elsewhere.
                 let _ = self.socket.poll();
             }
         }
-    }
-
-    /// Notes whether the kernel had taken all that had been lent to it, up to the index `before`: a frame that comes then
-    /// is dropped. To be asked after more was lent, because it may take the last one up to that moment. What it drops
-    /// later, the next time tells.
-    #[inline]
-    fn note_dry(&mut self, before: u32) {
-        self.was_dry |= before.wrapping_sub(self.fill.consumed()).cast_signed() <= 0;
     }
 
     /// Reports what the kernel dropped since the last time. Asked for only after it had run out of chunks, because it
@@ -131,14 +128,9 @@ impl RxSide {
         }
         self.rx.release(taken);
         self.lent -= taken;
-        let before = self.fill.produced();
         self.refill(pool, lender);
-        // While nothing is written, nothing is dropped.
-        if written > 0 || self.lent == 0 {
-            self.note_dry(before);
-            if self.was_dry {
-                self.report_overrun(report);
-            }
+        if self.was_dry || self.lent == 0 {
+            self.report_overrun(report);
         }
         // A port that has no chunks at all hears of nothing: it has to ask again.
         taken < written || self.lent == 0
@@ -199,7 +191,6 @@ impl XdpRx {
     pub(super) fn open(shared: Arc<Shared>, mut sides: Vec<RxSide>, pool: &mut Pool) -> std::io::Result<Self> {
         let lenders: Vec<_> = sides.iter().map(|_| pool.new_lender()).collect();
         for (side, &lender) in sides.iter_mut().zip(&lenders) {
-            side.was_dry = true;
             side.refill(pool, lender);
         }
         let starved = sides.iter().any(|side| side.lent == 0);
