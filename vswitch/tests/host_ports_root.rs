@@ -8,7 +8,7 @@ use std::io::ErrorKind;
 use std::net::{IpAddr, TcpListener, TcpStream, UdpSocket};
 use std::path::Path;
 
-use namespaces::{Namespace, can_run, once_released};
+use namespaces::{Namespace, can_run, eventually_ok};
 use vswitch::bpf::{Classifier, Flow, HostAddresses, Protocol};
 use vswitch::control::host_ports::{HostPorts, Published, in_use, put_back};
 use vswitch::nat::ExternalPorts;
@@ -50,7 +50,7 @@ fn bind(host: &Namespace, protocol: Protocol, address: &str, port: u16) -> Resul
 /// Asserts that a program may have the port.
 #[track_caller]
 fn assert_free(host: &Namespace, protocol: Protocol, address: &str, port: u16) {
-    once_released(&format!("{protocol} {address} {port}"), || bind(host, protocol, address, port));
+    eventually_ok(&format!("{protocol} {address} {port}"), || bind(host, protocol, address, port));
 }
 
 fn reserved(host: &Namespace) -> String {

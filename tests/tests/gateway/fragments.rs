@@ -71,6 +71,10 @@ fn datagrams_larger_than_the_mtu_come_in_to_a_published_port() {
     finish(lab);
 }
 
+/// In this time, and somewhat less (`WITHHOLDING_WINDOW_NS`), an uplink gives the switch at least 32 fragments whose packets
+/// are not known yet.
+const WINDOW: Duration = Duration::from_millis(50);
+
 /// Two directions of raw fragments: from `near` to the published UDP port 7000 of container `a`, and from `a` to `near`.
 struct Ends {
     socket: PacketSocket,
@@ -157,8 +161,7 @@ fn assert_every_order_arrives(ends: &Ends, label: &str) {
 /// The last pieces of many packets, then the middle ones, then the first ones.
 #[track_caller]
 fn assert_many_at_once_arrive(ends: &Ends, label: &str) {
-    // An uplink gives the switch at least 32 such pieces in the 32nd part of a second (`WITHHOLDING_WINDOW_NS`).
-    std::thread::sleep(Duration::from_millis(50));
+    std::thread::sleep(WINDOW);
     let packets: Vec<_> = (0..15).map(|number| ends.cut(500 + number, 2800)).collect();
     for at in [2, 1, 0] {
         packets.iter().for_each(|(pieces, _)| ends.send(&pieces[at]));
@@ -175,18 +178,14 @@ fn assert_many_at_once_arrive(ends: &Ends, label: &str) {
 #[test]
 fn every_order_of_fragments_arrives() {
     let Some((lab, _)) = lab_with(&["a"]) else { return };
-    both_ways(&lab, |ends, label| {
-        assert_every_order_arrives(ends, label);
-    });
+    both_ways(&lab, assert_every_order_arrives);
     finish(lab);
 }
 
 #[test]
 fn fragments_of_many_packets_at_once() {
     let Some((lab, _)) = lab_with(&["a"]) else { return };
-    both_ways(&lab, |ends, label| {
-        assert_many_at_once_arrive(ends, label);
-    });
+    both_ways(&lab, assert_many_at_once_arrive);
     finish(lab);
 }
 
@@ -212,7 +211,7 @@ fn the_hosts_own_fragments_arrive_in_any_order() {
         // Many at once. (The kernel gives up a packet that more than 64 fragments of its sender come between.)
         assert_many_at_once_arrive(&ends, &label);
         // More pieces than are withheld, or held of one packet.
-        std::thread::sleep(Duration::from_millis(50));
+        std::thread::sleep(WINDOW);
         let (pieces, data) = ends.cut(700, 60_000);
         pieces.iter().rev().for_each(|piece| ends.send(piece));
         assert!(must(hear(&ends.server)).0 == data, "IPv6 {ipv6}: {} pieces", pieces.len());

@@ -11,7 +11,7 @@ use vswitch::bpf::{
 
 use super::foreign::{self, Where};
 use super::lab::can_run;
-use super::namespaces::{PATIENCE, eventually, once_released};
+use super::namespaces::{PATIENCE, eventually, eventually_ok};
 use super::uplink::{HOST4, Lab};
 use super::{PORT, SSH, publish, stream};
 
@@ -47,7 +47,7 @@ fn programs_of_others_are_named_and_stay() {
     }
     for at in [Where::XdpNative, Where::XdpGeneric] {
         let program = foreign::load(at, "somebodys_xdp", 2).unwrap();
-        let link = once_released("the interface", || lab.host.inside(|| foreign::attach(&program, at, index)));
+        let link = eventually_ok("the interface", || lab.host.inside(|| foreign::attach(&program, at, index)));
         for mode in [XdpMode::Native, XdpMode::Generic] {
             let mut classifier = Lab::classifier();
             let mut uplink = lab.host.inside(|| classifier.reserve_xdp("up0", 1)).unwrap();

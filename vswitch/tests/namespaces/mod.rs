@@ -43,16 +43,13 @@ pub(crate) const PATIENCE: Duration = Duration::from_secs(30);
 /// Waits until something holds that the kernel, or another thread, does in its own time.
 #[track_caller]
 pub(crate) fn eventually(what: &str, mut holds: impl FnMut() -> bool) {
-    let began = Instant::now();
-    while !holds() {
-        assert!(began.elapsed() < PATIENCE, "{what}: not within {PATIENCE:?}");
-        std::thread::sleep(Duration::from_millis(5));
-    }
+    eventually_ok(what, || holds().then_some(()).ok_or("not so"));
 }
 
-/// What `attempt` gives as soon as it succeeds, where it needs something that was just closed: a child of another test,
-/// between its fork and its exec, has every descriptor, too.
-pub(crate) fn once_released<T, E: std::fmt::Debug>(what: &str, mut attempt: impl FnMut() -> Result<T, E>) -> T {
+/// What `attempt` gives as soon as it succeeds. For what needs something that was just closed, too: a child of another
+/// test, between its fork and its exec, still has every descriptor.
+#[track_caller]
+pub(crate) fn eventually_ok<T, E: std::fmt::Debug>(what: &str, mut attempt: impl FnMut() -> Result<T, E>) -> T {
     let began = Instant::now();
     loop {
         match attempt() {
