@@ -52,6 +52,11 @@ impl Direction {
         }
     }
 
+    /// The direction of the first packets of its connections.
+    fn initiated(self) -> Self {
+        if self.is_out() { Self::Out } else { Self::In }
+    }
+
     fn is_out(self) -> bool {
         matches!(self, Self::Out | Self::OutAnswers)
     }
@@ -71,91 +76,87 @@ pub(crate) struct NatBench {
     sinks: Vec<FlowDevice>,
 }
 
+/// The ports of a container's programs, each of which has as many peers as it takes; of a peer of a published port.
+const PORTS: u32 = 250;
+const FIRST_PORT: u16 = 10_000;
+const SERVICE_PORT: u16 = 53;
+
 fn container(number: u32) -> Ipv4Addr {
     Ipv4Addr::from(0x0a00_0002 + number)
 }
 
-/// What the initiators send: container `number` and its peers.
-fn initiated(direction: Direction, number: u32, count: u32, template: &Template) -> Vec<Flow> {
-    (0..count)
-        .map(|at| {
-            // 250 ports of a container, and as many peers as it takes; or many clients of one published port.
-            let (port, peer) = ((at % 250) as u16, at / 250);
-            let peer = Ipv4Addr::from(0x6440_0000 + (number << 12) + peer);
-            if direction.is_out() {
-                Flow::new((container(number), 10_000 + port), (peer, 443), template)
-            } else {
-                Flow::new((peer, 10_000 + port), (EXTERNAL, 8000 + number as u16), template)
+/// The connections of the containers, by their numbers: the packets that initiators send, and their answers.
+#[derive(Debug, Clone)]
+struct Connections {
+    direction: Direction,
+    /// How far the flows that send are from one another.
+    stride: u32,
+    /// The external ports of the containers' ports, as the table of connections has given them.
+    mapped: Arc<Vec<u16>>,
+}
+
+impl Connections {
+    /// The flow of the connection `at` of container `number`.
+    #[inline]
+    fn flow(&self, number: u32, at: u32) -> Flow {
+        let at = at * self.stride;
+        let (port, peer) = (at % PORTS, Ipv4Addr::from(0x6440_0000 + (number << 12) + at / PORTS));
+        let own = FIRST_PORT + port as u16;
+        let published = 8000 + number as u16;
+        match self.direction {
+            Direction::Out => Flow::new((container(number), own), (peer, 443)),
+            Direction::OutAnswers => Flow::new((peer, 443), (EXTERNAL, self.mapped[(number * PORTS + port) as usize])),
+            Direction::In => Flow::new((peer, own), (EXTERNAL, published)),
+            Direction::InAnswers => Flow::new((container(number), SERVICE_PORT), (peer, own)),
+        }
+    }
+
+    /// Lets the devices send `each` flows of every container; returns the ports that do.
+    fn send(&self, devices: &[FlowDevice], each: u32) -> Vec<PortId> {
+        if self.direction.leaves_containers() {
+            for number in 0..CONTAINERS {
+                let connections = self.clone();
+                devices[number as usize].send(each, Box::new(move |at| connections.flow(number, at)));
             }
-        })
-        .collect()
+            return (0..CONTAINERS as u16).map(PortId).collect();
+        }
+        let connections = self.clone();
+        let flow = move |number| connections.flow(number % CONTAINERS, number / CONTAINERS);
+        devices[usize::from(OUTSIDE.0)].send(each * CONTAINERS, Box::new(flow));
+        vec![OUTSIDE]
+    }
 }
 
 impl NatBench {
     /// `connections` connections, of which `active` send.
     pub(crate) fn new(direction: Direction, connections: u32, active: u32) -> Self {
         let each = connections / CONTAINERS;
-        let inward = Template::new([0x02, 0, 0, 0, 0, 1], [0x02, 0, 0, 0, 0, 2]);
-        let outward: Vec<Template> = (0..CONTAINERS).map(|number| Template::new(GATEWAY, mac(number))).collect();
+        let wanted = each * CONTAINERS;
         // One device to make the connections, another one to be measured, so that both begin at their beginning.
-        let makers: Vec<FlowDevice> =
-            outward.iter().copied().map(FlowDevice::new).chain([FlowDevice::new(inward)]).collect();
+        let (makers, devices) = (devices(), devices());
         let mut datapath = InlineDatapath::new(256).expect("memory");
         datapath.publish(snapshot(&makers, 0));
-        let containers: Vec<u32> = (0..CONTAINERS).collect();
-        let outside = usize::from(OUTSIDE.0);
-        let mut initiators: Vec<PortId> = Vec::new();
-        if direction.is_out() {
-            for &number in &containers {
-                makers[number as usize].send(initiated(direction, number, each, &outward[number as usize]));
-                initiators.push(PortId(number as u16));
-            }
-        } else {
-            let flows = containers.iter().flat_map(|&number| initiated(direction, number, each, &inward)).collect();
-            makers[outside].send(flows);
-            initiators.push(OUTSIDE);
-        }
         let made = |datapath: &InlineDatapath| datapath.conntrack().counts().connections;
-        let wanted = each * CONTAINERS;
+        let initiators = Connections { direction: direction.initiated(), stride: 1, mapped: Arc::default() };
+        let ports = initiators.send(&makers, each);
         for turn in 0.. {
-            datapath.turn(initiators[turn % initiators.len()]);
+            datapath.turn(ports[turn % ports.len()]);
             if turn % 1024 == 0 && made(&datapath) == wanted {
                 break;
             }
             assert!(turn < 40_000_000, "{} of {wanted} connections: {:?}", made(&datapath), datapath.totals());
         }
-        // The other direction is what the table says that it is.
-        let mut answers: Vec<Vec<Flow>> = vec![Vec::new(); makers.len()];
-        datapath.conntrack().for_each(&Filter::default(), clock::now_s(), |connection| {
-            let endpoints = |tuple: vswitch::nat::Tuple| match (tuple.source, tuple.destination) {
-                (IpAddr::V4(source), IpAddr::V4(destination)) => {
-                    ((source, tuple.source_port), (destination, tuple.destination_port))
-                }
-                _ => unreachable!("all connections are IPv4"),
-            };
-            let tuple = if matches!(direction, Direction::Out | Direction::In) {
-                connection.original
-            } else {
-                connection.reply
-            };
-            let (source, destination) = endpoints(tuple);
-            let (port, template) = if direction.leaves_containers() {
-                let number = (u32::from(source.0) - u32::from(container(0))) as usize;
-                (number, &outward[number])
-            } else {
-                (outside, &inward)
-            };
-            answers[port].push(Flow::new(source, destination, template));
-        });
-        let devices: Vec<FlowDevice> =
-            outward.into_iter().map(FlowDevice::new).chain([FlowDevice::new(inward)]).collect();
-        let senders = answers.iter().filter(|flows| !flows.is_empty()).count() as u32;
-        let mut ports = Vec::new();
-        for (at, mut flows) in answers.into_iter().enumerate().filter(|(_, flows)| !flows.is_empty()) {
-            flows.truncate((active / senders).max(1) as usize);
-            devices[at].send(flows);
-            ports.push(PortId(at as u16));
+        let mut mapped = vec![0; (CONTAINERS * PORTS) as usize];
+        if direction.is_out() {
+            datapath.conntrack().for_each(&Filter::default(), clock::now_s(), |connection| {
+                let IpAddr::V4(source) = connection.original.source else { return };
+                let (number, port) = (u32::from(source) - u32::from(container(0)), connection.original.source_port);
+                let at = number * PORTS + u32::from(port - FIRST_PORT);
+                mapped[at as usize] = connection.reply.destination_port;
+            });
         }
+        let stride = connections / active;
+        let ports = Connections { direction, stride, mapped: Arc::new(mapped) }.send(&devices, each / stride);
         datapath.publish(snapshot(&devices, 1));
         let mut bench = Self { datapath, ports, at: 0, sinks: devices };
         // Every flow is known to the worker, and the burst size has grown to its largest.
@@ -180,6 +181,13 @@ impl Turned for NatBench {
     fn datapath(&self) -> &InlineDatapath {
         &self.datapath
     }
+}
+
+/// A device for each container, and one for the way out.
+fn devices() -> Vec<FlowDevice> {
+    let inward = Template::new([0x02, 0, 0, 0, 0, 1], [0x02, 0, 0, 0, 0, 2]);
+    let outward = (0..CONTAINERS).map(|number| Template::new(GATEWAY, mac(number)));
+    outward.chain([inward]).map(FlowDevice::new).collect()
 }
 
 fn snapshot(devices: &[FlowDevice], incarnation: u64) -> Snapshot {
@@ -240,7 +248,7 @@ fn snapshot(devices: &[FlowDevice], incarnation: u64) -> Snapshot {
         last: 8000 + number as u16,
         bridge: BridgeId(0),
         target: container(number).into(),
-        target_first: 53,
+        target_first: SERVICE_PORT,
         from: Arc::default(),
     };
     let own = [EXTERNAL.into(), "10.0.0.1".parse().expect("an address")];
