@@ -13,6 +13,7 @@ pub mod frame;
 pub mod fuzzing;
 pub mod io;
 pub mod nat;
+mod prefetch;
 pub mod snapshot;
 pub mod tunnel;
 pub mod units;

@@ -12,10 +12,11 @@
 //! only for allocations of ordinary alignment (for others the standard library writes the zeros), so
 //! the buckets are aligned to cache lines by hand.
 
-// Prefetching and the zeroed allocation are the two things safe Rust has no word for.
+// Saying that zeros are dead entries.
 #![allow(unsafe_code)]
 
 use super::flow::{Actions, FlowKey};
+use crate::prefetch::prefetch;
 
 /// The number of flows that a worker remembers at most: 16 MB of address space.
 pub const FLOWS_MAX: usize = 1 << 19;
@@ -81,14 +82,7 @@ impl FlowCache {
     /// Asks the CPU to have the flow's line ready soon.
     #[inline]
     pub fn prefetch(&self, hash: u64) {
-        let bucket = &raw const self.entries[self.bucket(hash)];
-        #[cfg(target_arch = "x86_64")]
-        // SAFETY: a prefetch has no effect but on the cache, whatever the address.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch(bucket.cast(), std::arch::x86_64::_MM_HINT_T0);
-        }
-        #[cfg(not(target_arch = "x86_64"))]
-        let _ = bucket;
+        prefetch(&self.entries[self.bucket(hash)]);
     }
 
     /// What was decided for the flow under `epoch`.

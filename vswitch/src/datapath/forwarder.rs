@@ -338,6 +338,7 @@ impl Forwarder {
         if self.egress.has_too_big() {
             self.answer_too_big(port, now);
         }
+        self.pipeline.router.note_uses(now.s);
         self.pipeline.router.expire_fragments(now.s);
         if !self.pipeline.router.pending.is_empty() {
             self.finish_routing(port, now, watcher);

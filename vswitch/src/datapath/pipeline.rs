@@ -1,8 +1,9 @@
 //! The pure part of the datapath: a burst in, lists of outputs out. No I/O, no clock, no thread.
 //!
-//! Two passes over the burst. The first parses every frame and prefetches its line of the flow
-//! cache; the second looks the flows up, in order, resolves the misses on the spot, so that a
-//! second frame of a new flow in the same burst hits, and appends each frame to its outputs.
+//! Three passes over the burst. The first reads every frame's flow, and the tables' lines for all of
+//! them are asked for; the second checks, while those come, what the port may send; the third looks
+//! the flows up, in order, resolves the misses on the spot, so that a second frame of a new flow in
+//! the same burst hits, and appends each frame to its outputs.
 
 use std::sync::Arc;
 
@@ -10,12 +11,14 @@ use super::clock::Now;
 use super::flow::{Actions, FlowKey, TagOp, Verdict};
 use super::flow_cache::{FlowCache, Hit};
 use super::guard;
+use super::neighbours::Neighbours;
 use super::rate::Bucket;
 use super::resolve::{self, Loop, Resolution};
 use super::router::{self, Routed, Router};
 use super::scatter::Scatter;
 use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Offload};
 use crate::nat::conntrack::Conntrack;
+use crate::prefetch::Bits;
 use crate::snapshot::{BridgeEntry, GatewayEntry, Guard, PortEntry, PortKind, Snapshot, VlanMode};
 use crate::tunnel::whole;
 use crate::wire::{MacAddr, resolution};
@@ -122,53 +125,20 @@ impl Pipeline {
         out: &mut Scatter,
     ) -> Tally {
         let mut tally = Tally::default();
-        // Frames that are decided already are remembered as a bit, so that the second pass skips them.
-        let mut decided = 0u64;
-        let (mut routed, mut to_gateway) = (0u64, 0u64);
-        let is_tunnel = source.port.kind == PortKind::Tunnel;
-        let heard = source.bridge.neighbours.as_deref().filter(|_| is_tunnel && source.port.learning);
         let rules = Rules::of(source);
-        for (at, frame) in burst.iter_mut().enumerate() {
-            if is_tunnel {
-                whole::mark(frame, source.port.mtu);
-            }
-            let parsed = FlowKey::parse(frame, source.port.id).and_then(|key| {
-                rules.check(source, key, frame)?;
-                Ok(key)
-            });
-            match parsed {
-                Ok(key) => {
-                    if let Some(neighbours) = heard
-                        && resolution::is_candidate(frame.data())
-                        && let Some(vlan) = resolve::ingress_vlan(&source.port.vlan, key.tag())
-                    {
-                        neighbours.hear(frame.data(), vlan, source.now.s);
-                    }
-                    let way = rules.way(key);
-                    if way != Way::Bridged {
-                        routed |= 1 << at;
-                        to_gateway |= u64::from(way == Way::Routed) << at;
-                        self.router.prefetch(at, frame, source.port.id);
-                    }
-                    let mut hash = 0;
-                    if way != Way::Routed {
-                        hash = self.cache.hash(key);
-                        self.cache.prefetch(hash);
-                    }
-                    self.flows[at] = (key, hash);
-                }
-                Err(reason) => {
-                    decided |= 1 << at;
-                    tally.drop_frame(reason);
-                }
-            }
+        let mut ways = self.read(source, &rules, burst, &mut tally);
+        // Each of these loops does nothing else: see `crate::prefetch`.
+        self.router.prefetch_index(Bits(ways.routed));
+        for at in Bits(ways.bridged) {
+            self.cache.prefetch(self.flows[at].1);
         }
-        if routed != 0 {
-            self.router.prefetch_entries(routed);
+        if rules.has_checks() {
+            self.check(source, &rules, burst, &mut ways, &mut tally);
         }
+        self.router.prefetch_entries(Bits(ways.routed));
         let mut epoch = source.epoch;
         for (at, frame) in burst.iter_mut().enumerate() {
-            if decided & 1 << at != 0 {
+            if ways.dropped & 1 << at != 0 {
                 continue;
             }
             if let Some(rate) = &mut ingress.rate
@@ -177,8 +147,9 @@ impl Pipeline {
                 tally.drop_frame(DropReason::IngressRate);
                 continue;
             }
-            if routed & 1 << at != 0 {
-                let (verdict, hit) = self.router.route(source, at, frame, self.flows[at].0, to_gateway & 1 << at != 0);
+            if ways.routed & 1 << at != 0 {
+                let to_gateway = ways.bridged & 1 << at == 0;
+                let (verdict, hit) = self.router.route(source, at, frame, self.flows[at].0, to_gateway);
                 if verdict != Routed::Bridge {
                     *if hit { &mut tally.hits } else { &mut tally.misses } += 1;
                 }
@@ -235,7 +206,57 @@ impl Pipeline {
                 }
             }
         }
+        self.router.prefetch_uses();
         tally
+    }
+
+    /// The first pass: what the tables are to be asked for each frame.
+    #[inline]
+    fn read(&mut self, source: &Source<'_>, rules: &Rules<'_>, burst: &mut Burst, tally: &mut Tally) -> Ways {
+        let mut ways = Ways::default();
+        let is_tunnel = source.port.kind == PortKind::Tunnel;
+        for (at, frame) in burst.iter_mut().enumerate() {
+            if is_tunnel {
+                whole::mark(frame, source.port.mtu);
+            }
+            match FlowKey::parse(frame, source.port.id) {
+                Ok(key) => {
+                    let way = rules.way(key);
+                    if way != Way::Bridged {
+                        ways.routed |= 1 << at;
+                        self.router.read(at, frame, source.port.id);
+                    }
+                    let mut hash = 0;
+                    if way != Way::Routed {
+                        ways.bridged |= 1 << at;
+                        hash = self.cache.hash(key);
+                    }
+                    self.flows[at] = (key, hash);
+                }
+                Err(reason) => {
+                    ways.dropped |= 1 << at;
+                    tally.drop_frame(reason);
+                }
+            }
+        }
+        ways
+    }
+
+    /// The second pass: who may not say this, and what is learned from it.
+    #[inline]
+    fn check(&self, source: &Source<'_>, rules: &Rules<'_>, burst: &Burst, ways: &mut Ways, tally: &mut Tally) {
+        for at in Bits(ways.routed | ways.bridged) {
+            let (key, frame) = (self.flows[at].0, &burst[at]);
+            if let Err(reason) = rules.check(source, key, frame) {
+                ways.drop_frame(at);
+                tally.drop_frame(reason);
+            } else if let Some(neighbours) = rules.heard
+                && resolution::is_candidate(frame.data())
+                && let Some(vlan) = resolve::ingress_vlan(&source.port.vlan, key.tag())
+            {
+                neighbours.hear(frame.data(), vlan, source.now.s);
+            }
+        }
     }
 
     #[cold]
@@ -251,9 +272,28 @@ impl Pipeline {
     }
 }
 
+/// How the frames of a burst go on, a bit for each. Who is both routed and bridged is so perhaps.
+#[derive(Debug, Default)]
+struct Ways {
+    routed: u64,
+    bridged: u64,
+    dropped: u64,
+}
+
+impl Ways {
+    #[inline]
+    fn drop_frame(&mut self, at: usize) {
+        self.dropped |= 1 << at;
+        self.routed &= !(1 << at);
+        self.bridged &= !(1 << at);
+    }
+}
+
 /// What a port's frames are looked at for, besides their Ethernet addresses.
 struct Rules<'a> {
     guard: Option<&'a Guard>,
+    /// Who learns from what is heard.
+    heard: Option<&'a Neighbours>,
     gateway: Option<&'a GatewayEntry>,
     /// The address that frames for the gateway have; none on ports whose frames are not for it.
     gateway_mac: Option<[u8; 6]>,
@@ -279,14 +319,22 @@ impl<'a> Rules<'a> {
         let (kind, gateway) = (source.port.kind, source.bridge.gateway.as_deref());
         // The gateway is in the VLAN of untagged frames, which the host's interface is in, too.
         let reaches = kind != PortKind::Host && resolve::ingress_vlan(&source.port.vlan, None) == Some(0);
+        let is_heard = kind == PortKind::Tunnel && source.port.learning;
         Self {
             guard: source.port.guard.as_deref(),
+            heard: source.bridge.neighbours.as_deref().filter(|_| is_heard),
             gateway,
             gateway_mac: gateway.filter(|_| reaches).map(|gateway| gateway.mac),
             is_routed: kind == PortKind::Routed,
             is_host: kind == PortKind::Host,
             has_hairpins: reaches && gateway.is_some() && router::has_hairpins(source),
         }
+    }
+
+    /// Whether there is anything to be checked.
+    #[inline]
+    fn has_checks(&self) -> bool {
+        self.guard.is_some() || self.heard.is_some() || self.is_host
     }
 
     #[inline]

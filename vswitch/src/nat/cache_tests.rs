@@ -49,7 +49,7 @@ fn quick_of(tuple: Tuple) -> Quick {
 /// The three steps, as for a burst.
 fn lookup<'a>(cache: &'a mut NatCache, quick: &Quick, now_s: u32) -> Option<Hit<'a>> {
     let mut quick = *quick;
-    cache.prefetch(&quick);
+    cache.prefetch_index(&quick);
     cache.prefetch_entry(&mut quick);
     cache.lookup(&quick, EPOCH, now_s)
 }

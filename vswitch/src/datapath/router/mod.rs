@@ -3,7 +3,7 @@
 //! Theory of operation. A frame gets here for one of three reasons: its destination is its bridge's gateway; it came
 //! in through a routed port (a shared uplink, or the host's loopback interface); or it is the answer in a connection
 //! between two containers of one bridge that goes through a published port, which must be translated back although
-//! nobody sent it to the gateway ([`Hairpins`]).
+//! nobody sent it to the gateway ([`crate::snapshot::Hairpins`]).
 //!
 //! *Hit.* Each worker keeps what it did to a flow in a cache of its own ([`NatCache`]): the new addresses and ports,
 //! the checksum deltas, the Ethernet addresses, the output. A hit costs a cache line and a few stores.
@@ -43,6 +43,7 @@ use crate::frame::{BURST_FRAMES_MAX, DropReason, Frame};
 use crate::nat::conntrack::{Conntrack, Segment};
 use crate::nat::fragments::Limits;
 use crate::nat::{Action, Fragment, FragmentTable, NatCache, Packet, Place, Quick, Rewrite, Upper, mss};
+use crate::prefetch::Bits;
 use crate::snapshot::{BridgeId, PortId, PortKind, Routing};
 use crate::wire::icmp_error::Problem;
 use crate::wire::tcp::Flags;
@@ -117,6 +118,8 @@ pub(super) struct Router {
     conntrack: Arc<Conntrack>,
     cache: NatCache,
     quicks: Box<[Quick; BURST_FRAMES_MAX]>,
+    /// Connections whose use is to be noted in the shared table when the burst was sent.
+    used: ArrayVec<u32, BURST_FRAMES_MAX>,
     /// The station that was learned last on the hit path, where and when.
     learned: (PortId, [u8; 6], u32),
     fragments: FragmentTable<FragmentDecision, HeldFragment>,
@@ -136,6 +139,7 @@ impl Router {
             conntrack,
             cache: NatCache::new(seed)?,
             quicks: Box::new([Quick::SLOW; BURST_FRAMES_MAX]),
+            used: ArrayVec::new(),
             learned: (PortId(0), [0; 6], 0),
             fragments: FragmentTable::new(),
             outside_fragments: FragmentTable::with_limits(Limits { patience_s: PATIENCE_S, ..Limits::default() }),
@@ -152,24 +156,29 @@ impl Router {
         generation << 32 | self.conntrack.epoch().wrapping_add(routes) & 0xffff_ffff
     }
 
-    /// First pass: finds the flow of the frame `at`, and fetches its place in the cache.
+    /// First of all: reads which flow the frame `at` is of.
     #[inline]
-    pub(super) fn prefetch(&mut self, at: usize, frame: &Frame, port: PortId) {
-        let quick = self.cache.read(frame, port);
-        self.cache.prefetch(&quick);
-        self.quicks[at] = quick;
+    pub(super) fn read(&mut self, at: usize, frame: &Frame, port: PortId) {
+        self.quicks[at] = self.cache.read(frame, port);
     }
 
-    /// Between the passes: fetches the entries of the frames that `routed` has bits for.
+    /// Then, for all frames of a burst that were read: asks for their lines of the cache's index.
     #[inline]
-    pub(super) fn prefetch_entries(&mut self, mut routed: u64) {
-        while routed != 0 {
-            self.cache.prefetch_entry(&mut self.quicks[routed.trailing_zeros() as usize]);
-            routed &= routed - 1;
+    pub(super) fn prefetch_index(&self, routed: Bits) {
+        for at in routed {
+            self.cache.prefetch_index(&self.quicks[at]);
         }
     }
 
-    /// Second pass: translates the frame `at` and says where it goes, and whether the cache knew. `to_gateway` is
+    /// As soon as those lines may be there: asks for the entries.
+    #[inline]
+    pub(super) fn prefetch_entries(&mut self, routed: Bits) {
+        for at in routed {
+            self.cache.prefetch_entry(&mut self.quicks[at]);
+        }
+    }
+
+    /// At last: translates the frame `at` and says where it goes, and whether the cache knew. `to_gateway` is
     /// false for what is looked at only because of [`crate::snapshot::Hairpins`].
     #[inline]
     pub(super) fn route(
@@ -188,8 +197,8 @@ impl Router {
                 return (Routed::Bridge, true);
             }
             if let Some(connection) = hit.touch {
-                // Every few seconds and flow.
-                self.conntrack.touch(connection, source.now.s);
+                // Every few seconds and flow. Not more than the burst has frames.
+                let _ = self.used.try_push(connection);
                 learn_again(&mut self.learned, source, key);
             }
             hit.apply(frame);
@@ -197,6 +206,22 @@ impl Router {
         }
         learn(source, key);
         (self.route_slowly(source, at, frame, to_gateway), false)
+    }
+
+    /// After the burst was decided: asks for what [`Self::note_uses`] will write, each a miss of all caches.
+    #[inline]
+    pub(super) fn prefetch_uses(&self) {
+        for &connection in &self.used {
+            self.conntrack.prefetch(connection);
+        }
+    }
+
+    /// After the burst was sent: notes which connections were used.
+    #[inline]
+    pub(super) fn note_uses(&mut self, now_s: u32) {
+        for connection in self.used.drain(..) {
+            self.conntrack.touch(connection, now_s);
+        }
     }
 
     #[inline(never)]

@@ -67,20 +67,3 @@ impl<T: Zeroed> DerefMut for Lazy<T> {
         unsafe { std::slice::from_raw_parts_mut(self.base.as_ptr(), self.len) }
     }
 }
-
-/// Asks the CPU to have all lines of `value` ready soon.
-#[inline]
-pub(super) fn prefetch<T>(value: &T) {
-    #[cfg(target_arch = "x86_64")]
-    for line in 0..size_of::<T>().div_ceil(64) {
-        // SAFETY: a prefetch has no effect but on the cache, whatever the address.
-        unsafe {
-            std::arch::x86_64::_mm_prefetch(
-                std::ptr::from_ref(value).cast::<i8>().wrapping_add(line * 64),
-                std::arch::x86_64::_MM_HINT_T0,
-            );
-        }
-    }
-    #[cfg(not(target_arch = "x86_64"))]
-    let _ = value;
-}

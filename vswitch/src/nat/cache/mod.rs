@@ -11,8 +11,8 @@
 //! the hash and the entry's number, and sixteen suffice at the load of one half that a full table has. For two million
 //! flows the index has 16 MB in pages of 2 MB, which the last cache of a server holds, so an established flow costs one
 //! access to memory; up to 32,768 flows have an index of 256 KB. A burst is prefetched in two steps, the lines of the
-//! index and then the entries, so that the misses of all its packets overlap. Whatever asks for them later, one by one
-//! among other work, leaves less time for each, and was slower.
+//! index and then the entries, so that the misses of all its packets overlap, each in a loop that does nothing else
+//! (`crate::prefetch` tells why).
 //!
 //! *Validity.* There is no removal. An entry is valid while its epoch is the current one, and for [`VALID_S`] seconds
 //! after its last noted hit: what the shared table of connections forgot by time is forgotten here, because a connection
@@ -112,7 +112,7 @@ impl NatCache {
 
     /// The first step, for all frames of a burst: asks the CPU for the lines of the index.
     #[inline]
-    pub fn prefetch(&self, quick: &Quick) {
+    pub fn prefetch_index(&self, quick: &Quick) {
         match &quick.0 {
             Kind::V4(probe) => self.v4.prefetch_index(probe.hash),
             Kind::V6(probe) => self.v6.prefetch_index(probe.hash),

@@ -3,8 +3,9 @@
 // Saying that zeros are an empty bucket.
 #![allow(unsafe_code)]
 
-use super::memory::{Lazy, Zeroed, prefetch};
+use super::memory::{Lazy, Zeroed};
 use super::quick::{Key, Probe};
+use crate::prefetch::prefetch;
 
 /// The bits of an entry's number in a slot of the index; those above it are a part of the hash.
 const NUMBER_BITS: u32 = 21;
@@ -79,9 +80,9 @@ impl<E: Entry> Table<E> {
     /// Asks for the entry that the index names, which is very probably the one, and notes it.
     #[inline]
     pub(super) fn prefetch_entry(&self, probe: &mut Probe<E::Key>) {
-        let bucket = &self.index[self.bucket(probe.hash)].0;
+        let bucket = &self.index[self.bucket(probe.hash)];
         let matches = matches(bucket, Self::tag(probe.hash));
-        let number = bucket[matches.trailing_zeros() as usize % SLOTS] & NUMBER_MASK;
+        let number = bucket.0[matches.trailing_zeros() as usize % SLOTS] & NUMBER_MASK;
         probe.entry = number;
         prefetch(&self.entries[number as usize]);
     }
@@ -98,10 +99,10 @@ impl<E: Entry> Table<E> {
 
     #[inline(never)]
     fn search(&self, probe: &Probe<E::Key>) -> Option<usize> {
-        let bucket = &self.index[self.bucket(probe.hash)].0;
+        let bucket = &self.index[self.bucket(probe.hash)];
         let mut matches = matches(bucket, Self::tag(probe.hash));
         while matches != 0 {
-            let number = (bucket[matches.trailing_zeros() as usize % SLOTS] & NUMBER_MASK) as usize;
+            let number = (bucket.0[matches.trailing_zeros() as usize % SLOTS] & NUMBER_MASK) as usize;
             if number != 0 && *self.entries[number].key() == probe.key {
                 return Some(number);
             }
@@ -204,11 +205,45 @@ fn buckets(entries: usize) -> usize {
 }
 
 /// The slots with this tag, a bit for each.
+#[cfg(target_arch = "x86_64")]
 #[inline]
-fn matches(bucket: &[u32; SLOTS], tag: u32) -> u32 {
-    let mut matches = 0;
-    for (index, slot) in bucket.iter().enumerate() {
-        matches |= u32::from(slot & !NUMBER_MASK == tag) << index;
+fn matches(bucket: &Bucket, tag: u32) -> u32 {
+    use std::arch::x86_64::{
+        __m128i, _mm_and_si128, _mm_cmpeq_epi32, _mm_load_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_packs_epi32,
+        _mm_set1_epi32,
+    };
+    // SAFETY: SSE2 is a part of the architecture, and a bucket is four aligned vectors.
+    unsafe {
+        let tag = _mm_set1_epi32(tag.cast_signed());
+        let mask = _mm_set1_epi32((!NUMBER_MASK).cast_signed());
+        let slots: *const __m128i = std::ptr::from_ref(bucket).cast();
+        let equal = |part| _mm_cmpeq_epi32(_mm_and_si128(_mm_load_si128(slots.add(part)), mask), tag);
+        let low = _mm_packs_epi32(equal(0), equal(1));
+        let high = _mm_packs_epi32(equal(2), equal(3));
+        _mm_movemask_epi8(_mm_packs_epi16(low, high)).cast_unsigned()
     }
-    matches
+}
+
+/// The slots with this tag, a bit for each.
+#[cfg(not(target_arch = "x86_64"))]
+fn matches(bucket: &Bucket, tag: u32) -> u32 {
+    let is_equal = |slot: &u32| u32::from(slot & !NUMBER_MASK == tag);
+    bucket.0.iter().enumerate().fold(0, |matches, (index, slot)| matches | is_equal(slot) << index)
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    proptest! {
+        #[test]
+        fn matches_are_the_slots_with_the_tag(mut slots: [u32; SLOTS], at in 0..SLOTS, twice in 0..SLOTS) {
+            slots[twice] = slots[at] & !NUMBER_MASK | 5;
+            let tag = slots[at] & !NUMBER_MASK;
+            let expected: u32 = (0..SLOTS).map(|slot| u32::from(slots[slot] & !NUMBER_MASK == tag) << slot).sum();
+            prop_assert_eq!(matches(&Bucket(slots), tag), expected);
+        }
+    }
 }

@@ -61,6 +61,7 @@ use self::slab::{Kind, Slab, Slot, Tag};
 use self::state::State;
 use super::{ExternalPorts, NobodysPorts, Place, Tuple};
 use crate::bpf::Flow;
+use crate::prefetch::prefetch;
 use crate::wire::protocol;
 
 /// Limits and times of the table.
@@ -205,6 +206,14 @@ impl Conntrack {
         // Against `sweep`: see the module's documentation.
         fence(Ordering::SeqCst);
         if slot.tag() == tag { Tracked { state: Some(state), cacheable: state.is_cacheable() } } else { GONE }
+    }
+
+    /// Asks the CPU for what [`Self::touch`] will write.
+    #[inline]
+    pub fn prefetch(&self, index: u32) {
+        if let Some(slot) = self.slab.get(Handle::from_number(index).slot()) {
+            prefetch(&slot.last_seen_s);
+        }
     }
 
     /// A packet of a cacheable flow was handled without a look at the table. An index whose connection has ended makes
