@@ -5,6 +5,7 @@
 //! command's, and where each part lives.
 
 pub mod api;
+mod bits;
 pub mod bpf;
 pub mod control;
 pub mod daemon;

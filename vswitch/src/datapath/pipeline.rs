@@ -16,9 +16,9 @@ use super::rate::Bucket;
 use super::resolve::{self, Loop, Resolution};
 use super::router::{self, Routed, Router};
 use super::scatter::Scatter;
+use crate::bits::Bits;
 use crate::frame::{BURST_FRAMES_MAX, Burst, DropReason, Frame, Offload};
 use crate::nat::conntrack::Conntrack;
-use crate::prefetch::Bits;
 use crate::snapshot::{BridgeEntry, GatewayEntry, Guard, PortEntry, PortKind, Snapshot, VlanMode};
 use crate::tunnel::whole;
 use crate::wire::{MacAddr, resolution};
@@ -138,7 +138,8 @@ impl Pipeline {
         self.router.prefetch_entries(Bits(ways.routed));
         let mut epoch = source.epoch;
         for (at, frame) in burst.iter_mut().enumerate() {
-            if ways.dropped & 1 << at != 0 {
+            if ways.all() & 1 << at == 0 {
+                // Dropped already.
                 continue;
             }
             if let Some(rate) = &mut ingress.rate
@@ -233,10 +234,7 @@ impl Pipeline {
                     }
                     self.flows[at] = (key, hash);
                 }
-                Err(reason) => {
-                    ways.dropped |= 1 << at;
-                    tally.drop_frame(reason);
-                }
+                Err(reason) => tally.drop_frame(reason),
             }
         }
         ways
@@ -245,7 +243,7 @@ impl Pipeline {
     /// The second pass: who may not say this, and what is learned from it.
     #[inline]
     fn check(&self, source: &Source<'_>, rules: &Rules<'_>, burst: &Burst, ways: &mut Ways, tally: &mut Tally) {
-        for at in Bits(ways.routed | ways.bridged) {
+        for at in Bits(ways.all()) {
             let (key, frame) = (self.flows[at].0, &burst[at]);
             if let Err(reason) = rules.check(source, key, frame) {
                 ways.drop_frame(at);
@@ -272,18 +270,23 @@ impl Pipeline {
     }
 }
 
-/// How the frames of a burst go on, a bit for each. Who is both routed and bridged is so perhaps.
+/// How the frames of a burst go on, a bit for each: what is both routed and bridged is so perhaps, what is neither was
+/// dropped.
 #[derive(Debug, Default)]
 struct Ways {
     routed: u64,
     bridged: u64,
-    dropped: u64,
 }
 
 impl Ways {
+    /// The frames that go on.
+    #[inline]
+    fn all(&self) -> u64 {
+        self.routed | self.bridged
+    }
+
     #[inline]
     fn drop_frame(&mut self, at: usize) {
-        self.dropped |= 1 << at;
         self.routed &= !(1 << at);
         self.bridged &= !(1 << at);
     }

@@ -4,6 +4,8 @@ use std::fmt;
 use std::ops::RangeInclusive;
 use std::str::FromStr;
 
+use crate::bits::Bits;
+
 const WORDS: usize = (1 << 16) / 64;
 
 /// A set of ports, 8 KB. As text it is what the kernel has in `ip_local_reserved_ports`: `8080,9148-9150`.
@@ -50,14 +52,12 @@ impl PortSet {
     pub(super) fn ranges(&self) -> Vec<RangeInclusive<u16>> {
         let mut ranges: Vec<RangeInclusive<u16>> = Vec::new();
         for (index, word) in self.0.iter().enumerate() {
-            let mut bits = *word;
-            while bits != 0 {
-                let port = (index * 64) as u16 + bits.trailing_zeros() as u16;
+            for bit in Bits(*word) {
+                let port = (index * 64 + bit) as u16;
                 match ranges.last_mut() {
                     Some(last) if u32::from(*last.end()) + 1 == u32::from(port) => *last = *last.start()..=port,
                     _ => ranges.push(port..=port),
                 }
-                bits &= bits - 1;
             }
         }
         ranges

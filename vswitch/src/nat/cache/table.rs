@@ -5,6 +5,7 @@
 
 use super::memory::{Lazy, Zeroed};
 use super::quick::{Key, Probe};
+use crate::bits::Bits;
 use crate::prefetch::prefetch;
 
 /// The bits of an entry's number in a slot of the index; those above it are a part of the hash.
@@ -100,15 +101,9 @@ impl<E: Entry> Table<E> {
     #[inline(never)]
     fn search(&self, probe: &Probe<E::Key>) -> Option<usize> {
         let bucket = &self.index[self.bucket(probe.hash)];
-        let mut matches = matches(bucket, Self::tag(probe.hash));
-        while matches != 0 {
-            let number = (bucket.0[matches.trailing_zeros() as usize % SLOTS] & NUMBER_MASK) as usize;
-            if number != 0 && *self.entries[number].key() == probe.key {
-                return Some(number);
-            }
-            matches &= matches - 1;
-        }
-        None
+        Bits(matches(bucket, Self::tag(probe.hash)).into())
+            .map(|slot| (bucket.0[slot] & NUMBER_MASK) as usize)
+            .find(|&number| number != 0 && *self.entries[number].key() == probe.key)
     }
 
     #[inline]
