@@ -12,6 +12,7 @@ pub mod daemon;
 pub mod datapath;
 pub mod frame;
 pub mod fuzzing;
+mod hash;
 pub mod io;
 pub mod nat;
 mod prefetch;

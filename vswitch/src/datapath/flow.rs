@@ -8,6 +8,7 @@
 use std::fmt;
 
 use crate::frame::{DropReason, Frame};
+use crate::hash::folded_multiply;
 use crate::snapshot::PortId;
 
 /// The shortest frame that is looked at: an Ethernet header.
@@ -75,16 +76,11 @@ impl FlowKey {
     #[inline]
     #[must_use]
     pub fn hash(self, seed: u64) -> u64 {
-        // Folded multiplication, the mixer of wyhash, twice: numbered addresses make arithmetic
-        // progressions, which survive a single multiplication and crowd into few buckets under
-        // unlucky seeds. The constants are those of splitmix64 and wyhash.
-        let fold = |a: u64, b: u64| {
-            let product = u128::from(a) * u128::from(b);
-            product as u64 ^ (product >> 64) as u64
-        };
+        // Twice: numbered addresses make arithmetic progressions, which survive a single multiplication
+        // and crowd into few buckets under unlucky seeds. The constants are those of splitmix64 and wyhash.
         let low = self.0 as u64 ^ seed ^ 0x9e37_79b9_7f4a_7c15;
         let high = (self.0 >> 64) as u64 ^ seed.rotate_left(32) ^ 0xa076_1d64_78bd_642f;
-        fold(fold(low, high), 0xe703_7ed1_a0b4_28db)
+        folded_multiply(folded_multiply(low, high), 0xe703_7ed1_a0b4_28db)
     }
 }
 

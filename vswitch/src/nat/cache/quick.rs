@@ -1,6 +1,7 @@
 //! The hit path's reader: fixed offsets, and everything that is not plain is for the slow path.
 
 use crate::frame::checksum::{fold, sum};
+use crate::hash::folded_multiply as mix;
 use crate::snapshot::PortId;
 use crate::wire::{ethernet, icmp, icmpv6, ipv4, ipv6, protocol, tcp, udp};
 
@@ -62,13 +63,6 @@ pub(super) enum Kind {
     V4(Probe<KeyV4>),
     V6(Probe<KeyV6>),
     Slow,
-}
-
-/// Multiplies and folds (the mixer of wyhash).
-#[inline]
-fn mix(a: u64, b: u64) -> u64 {
-    let product = u128::from(a) * u128::from(b);
-    product as u64 ^ (product >> 64) as u64
 }
 
 /// A key's hash, mixed with a secret so that nobody chooses collisions.
