@@ -15,7 +15,7 @@ use ipnet::IpNet;
 use crate::api;
 use crate::bpf::model::{Arrival, Maps};
 use crate::bpf::{Counter, Flow, Protocol};
-use crate::frame::gro::{Accept, Coalescer};
+use crate::frame::gro::{Accept, Coalescer, Company};
 use crate::frame::gso::Segmenter;
 use crate::frame::{BURST_FRAMES_MAX, Csum, Frame, Offload, Pool, checksum};
 use crate::snapshot::PortId;
@@ -151,15 +151,32 @@ pub fn gso_segment(data: &[u8]) {
 }
 
 /// Frames, each behind a two-byte big-endian length and a `virtio_net_hdr`: coalescing loses none,
-/// reorders none of a flow, and segmenting the result gives back the bytes that came in.
+/// reorders none of a flow, and segmenting the result gives back the bytes that came in, whether all are looked at
+/// or those that have company.
 pub fn gro_coalesce(data: &[u8]) {
+    coalesce(data, |_| u64::MAX);
+    coalesce(data, |frames| {
+        let all = (0..frames.len()).fold(0, |all, at| all | 1 << at);
+        Company::default().find(Accept::ALL, all, |at| &frames[at])
+    });
+}
+
+fn coalesce(data: &[u8], company: impl FnOnce(&[Frame]) -> u64) {
     let mut pool = Pool::new(BURST_FRAMES_MAX as u32).expect("address space");
     let mut frames = frames_of(&mut pool, data);
     let before: Vec<(Vec<u8>, Offload)> = frames.iter().map(|frame| (frame.data().to_vec(), frame.offload)).collect();
     let mut coalescer = Coalescer::default();
     coalescer.begin(Accept::ALL);
     let indices = 0..frames.len() as u16;
-    let merged = indices.filter(|&index| coalescer.push(&frames, index)).count();
+    let company = company(&frames);
+    let mut merged = 0;
+    for index in indices {
+        if company & 1 << index != 0 {
+            merged += usize::from(coalescer.push(&frames, index));
+        } else {
+            coalescer.push_alone(index);
+        }
+    }
 
     let mut units = Vec::new();
     coalescer.finish(&mut frames, |unit| units.push((unit.frame, unit.offload, unit.pieces.collect::<Vec<_>>())));

@@ -3,21 +3,34 @@
 mod wire_packets;
 
 use proptest::prelude::*;
-use vswitch::frame::gro::{Accept, Coalescer, FLOWS_MAX};
+use vswitch::frame::gro::{Accept, Coalescer, Company, FLOWS_MAX};
 use vswitch::frame::gso::Segmenter;
-use vswitch::frame::{Csum, Gso, Offload, Pool, checksum};
+use vswitch::frame::{Csum, Frame, Gso, Offload, Pool, checksum};
 use wire_packets::{Spec, assert_finished, frames_of, payload};
 
 type Sent = (Vec<u8>, Offload);
 
-/// The units of a burst: which frames, the bytes of the whole, what is still to be done.
-fn coalesce(accept: Accept, contents: &[Sent]) -> Vec<(Vec<u16>, Vec<u8>, Offload)> {
+/// A unit: which frames, the bytes of the whole, what is still to be done.
+type Whole = (Vec<u16>, Vec<u8>, Offload);
+
+/// The units of a burst.
+fn coalesce(accept: Accept, contents: &[Sent]) -> Vec<Whole> {
+    coalesce_some(accept, contents, |_| u64::MAX)
+}
+
+/// The units of a burst of which only those frames are looked at that `company` has a bit for.
+fn coalesce_some(accept: Accept, contents: &[Sent], company: impl FnOnce(&[Frame]) -> u64) -> Vec<Whole> {
     let mut pool = Pool::new(64).unwrap();
     let mut frames = frames_of(&mut pool, contents);
+    let company = company(&frames);
     let mut coalescer = Coalescer::default();
     coalescer.begin(accept);
     for index in 0..frames.len() as u16 {
-        coalescer.push(&frames, index);
+        if company & 1 << index != 0 {
+            coalescer.push(&frames, index);
+        } else {
+            coalescer.push_alone(index);
+        }
     }
     let mut units = Vec::new();
     coalescer.finish(&mut frames, |unit| units.push((unit.frame, unit.offload, unit.pieces.collect::<Vec<_>>())));
@@ -352,7 +365,44 @@ prop_compose! {
     }
 }
 
+fn company(accept: Accept, frames: &[Frame]) -> u64 {
+    let all = u64::MAX >> (64 - frames.len());
+    Company::default().find(accept, all, |place| &frames[place])
+}
+
+#[test]
+fn frames_with_nothing_to_follow_are_alone() {
+    let flow = |port: u16| Spec { ports: (port, 80), payload: payload(100), ..Spec::default() };
+    let of = |specs: &[Spec]| {
+        let mut pool = Pool::new(64).unwrap();
+        let frames = frames_of(&mut pool, &unknown(specs));
+        let company = company(Accept::ALL, &frames);
+        pool.free_all(frames);
+        company
+    };
+    for (v6, tcp) in [(false, true), (false, false), (true, true)] {
+        let flow = |port| Spec { v6, tcp, ..flow(port) };
+        let mut next = stream(&flow(1), &[100, 100]).remove(1);
+        assert_eq!(of(&[flow(1), flow(2), flow(3)]), 0, "flows of their own");
+        assert_eq!(of(&[flow(1), flow(2), flow(1)]), 0, "the same once more does not continue it");
+        assert_eq!(of(&[flow(1), flow(2), next.clone()]), 0b101);
+        assert_eq!(of(&[flow(1), flow(2), next.clone(), flow(1)]), 0b1101, "whatever comes later closes the unit");
+        next.payload.clear();
+        assert_eq!(of(&[flow(1), flow(2), next.clone()]), 0, "an acknowledgement");
+        next.tags = vec![7, 8];
+        assert_eq!(of(&[flow(1), flow(2), next]), 0b111, "may be of any flow");
+    }
+}
+
 proptest! {
+    /// A cheap look that leaves nothing out: what it says is alone would not have been merged.
+    #[test]
+    fn company_loses_nothing(contents in any_burst(), (tcp4, tcp6, udp) in any::<(bool, bool, bool)>()) {
+        let accept = Accept { tcp4, tcp6, udp };
+        let units = coalesce_some(accept, &contents, |frames| company(accept, frames));
+        prop_assert_eq!(units, coalesce(accept, &contents));
+    }
+
     #[test]
     fn coalesce_then_segment_gives_the_same_bytes(contents in any_burst()) {
         let units = coalesce(Accept::ALL, &contents);

@@ -13,7 +13,7 @@ use super::counters::{Cell, CounterTable};
 use super::scatter::{Item, Scatter};
 use super::tag;
 use crate::frame::fragment::Fragmenter;
-use crate::frame::gro::{Accept, Coalescer};
+use crate::frame::gro::{Accept, Coalescer, Company};
 use crate::frame::gso::Segmenter;
 use crate::frame::{BURST_FRAMES_MAX, Burst, Csum, DropReason, Frame, GsoKind, Offload, Pool, checksum};
 use crate::io::{Caps, Piece, TxQueue, TxReport, Unit};
@@ -76,6 +76,7 @@ pub(super) struct Egress {
     units: ArrayVec<Unit, BURST_FRAMES_MAX>,
     pieces: ArrayVec<Piece, BURST_FRAMES_MAX>,
     segments: Burst,
+    company: Company,
     coalescer: Coalescer,
     too_big: ArrayVec<TooBig, BURST_FRAMES_MAX>,
 }
@@ -159,6 +160,7 @@ impl Egress {
             units: ArrayVec::new(),
             pieces: ArrayVec::new(),
             segments: Burst::new(),
+            company: Company::default(),
             coalescer: Coalescer::default(),
             too_big: ArrayVec::new(),
         }
@@ -234,11 +236,21 @@ impl Egress {
         if !accept.any() {
             return;
         }
+        let places = (self.units.iter().enumerate())
+            .filter(|(_, unit)| frames[usize::from(unit.frame)].is_linear())
+            .fold(0, |places, (at, _)| places | 1 << at);
+        let places = soles & places;
+        let company = self.company.find(accept, places, |at| &frames[usize::from(self.units[at].frame)]);
+        if company == 0 {
+            return;
+        }
         self.coalescer.begin(accept);
         let mut merged = 0;
         for (at, unit) in self.units.iter().enumerate() {
-            if soles & 1 << at != 0 && frames[usize::from(unit.frame)].is_linear() {
+            if company & 1 << at != 0 {
                 merged += u64::from(self.coalescer.push(frames, unit.frame));
+            } else if places & 1 << at != 0 {
+                self.coalescer.push_alone(unit.frame);
             } else {
                 self.coalescer.push_apart(unit.frame);
             }

@@ -26,9 +26,12 @@
 //!
 //! Super-frames take part like the segments they stand for.
 
+mod company;
 mod segment;
 
 use arrayvec::ArrayVec;
+
+pub use company::Company;
 
 use segment::{Class, Segment, are_headers_equal, classify, is_same_flow};
 
@@ -145,7 +148,7 @@ struct Unit {
 /// burst; nothing is allocated once it has seen a full one.
 ///
 /// ```text
-/// begin(accept); for each frame in order: push(..) or push_apart(..); finish(frames, |unit| ..)
+/// begin(accept); for each frame in order: push(..), push_alone(..) or push_apart(..); finish(frames, |unit| ..)
 /// ```
 #[derive(Debug)]
 pub struct Coalescer {
@@ -209,6 +212,12 @@ impl Coalescer {
         }
         self.start(index, segment);
         false
+    }
+
+    /// Takes the next frame as one that has no [`Company`]: it is passed on, and no open unit is of its flow.
+    #[inline]
+    pub fn push_alone(&mut self, index: u16) {
+        self.item(index, Role::Alone);
     }
 
     /// Takes the next frame as one that must not be merged, because other outputs have it too
