@@ -1,10 +1,13 @@
 //! The pure part of the datapath: a burst in, lists of outputs out. No I/O, no clock, no thread.
 //!
-//! Three passes over the burst. The first reads every frame's flow, and the tables' lines for all of
-//! them are asked for; the second checks, while those come, what the port may send; the third looks
-//! the flows up, in order, resolves the misses on the spot, so that a second frame of a new flow in
-//! the same burst hits, and appends each frame to its outputs.
+//! A frame is *read* (of which flow is it?), the first lines of the tables are asked for, it is *checked*
+//! (may the port send it?), its entry is asked for, and it is *decided*: looked up, or resolved on the spot,
+//! so that a second frame of a new flow in the same burst hits, and appended to its outputs. The burst goes
+//! through these steps in [groups](GROUP), each group one step behind the next one, so that memory is under
+//! way for one while the others are worked on; `crate::prefetch` tells why by groups. Frames are decided in
+//! their order.
 
+use std::ops::Range;
 use std::sync::Arc;
 
 use super::clock::Now;
@@ -93,6 +96,28 @@ impl Tally {
     }
 }
 
+/// How many frames take a step together: what they ask for is under way at a time, and one group's work lasts about as
+/// long as memory takes. Four or sixteen are slower where it matters (docs/performance.md).
+const GROUP: usize = 8;
+
+/// The bits of the frames in `group`.
+#[inline]
+fn mask(group: &Range<usize>) -> u64 {
+    (u64::MAX >> (64 - group.len())) << group.start
+}
+
+/// One burst on its way through the pipeline.
+struct Pass<'a> {
+    source: &'a Source<'a>,
+    rules: Rules<'a>,
+    ingress: &'a mut Ingress,
+    out: &'a mut Scatter,
+    ways: Ways,
+    tally: Tally,
+    /// What decisions are cached under, and looked up by.
+    epoch: u64,
+}
+
 /// See the module's documentation.
 #[derive(Debug)]
 pub struct Pipeline {
@@ -124,135 +149,156 @@ impl Pipeline {
         burst: &mut Burst,
         out: &mut Scatter,
     ) -> Tally {
-        let mut tally = Tally::default();
         let rules = Rules::of(source);
-        let mut ways = self.read(source, &rules, burst, &mut tally);
-        // Each of these loops does nothing else: see `crate::prefetch`.
-        self.router.prefetch_index(Bits(ways.routed));
-        for at in Bits(ways.bridged) {
-            self.cache.prefetch(self.flows[at].1);
-        }
-        if rules.has_checks() {
-            self.check(source, &rules, burst, &mut ways, &mut tally);
-        }
-        self.router.prefetch_entries(Bits(ways.routed));
-        let mut epoch = source.epoch;
-        for (at, frame) in burst.iter_mut().enumerate() {
-            if ways.all() & 1 << at == 0 {
-                // Dropped already.
-                continue;
+        let (ways, tally, epoch) = (Ways::default(), Tally::default(), source.epoch);
+        let mut pass = Pass { source, rules, ingress, out, ways, tally, epoch };
+        let frames = burst.as_mut_slice();
+        let count = frames.len();
+        let group = |number: usize| number * GROUP..(number * GROUP + GROUP).min(count);
+        let groups = count.div_ceil(GROUP);
+        for step in 0..groups + 2 {
+            if (1..=groups).contains(&step) {
+                self.router.prefetch_entries(Bits(pass.ways.routed & mask(&group(step - 1))));
             }
-            if let Some(rate) = &mut ingress.rate
-                && !rate.admit_bytes(frame.len(), source.now.ns)
-            {
-                tally.drop_frame(DropReason::IngressRate);
-                continue;
-            }
-            if ways.routed & 1 << at != 0 {
-                let to_gateway = ways.bridged & 1 << at == 0;
-                let (verdict, hit) = self.router.route(source, at, frame, self.flows[at].0, to_gateway);
-                if verdict != Routed::Bridge {
-                    *if hit { &mut tally.hits } else { &mut tally.misses } += 1;
+            if step < groups {
+                let group = group(step);
+                self.read(&mut pass, &mut frames[group.clone()], group.start);
+                let mask = mask(&group);
+                self.router.prefetch_tags(Bits(pass.ways.routed & mask));
+                for at in Bits(pass.ways.bridged & mask) {
+                    self.cache.prefetch(self.flows[at].1);
                 }
-                match verdict {
-                    Routed::Send(port) => {
-                        out.push(port, at as u16, TagOp::Keep, true);
-                        continue;
-                    }
-                    Routed::Drop(reason) => {
-                        tally.drop_frame(reason);
-                        continue;
-                    }
-                    Routed::Held => {
-                        tally.held += 1;
-                        continue;
-                    }
-                    Routed::Bridge => {}
+                if pass.rules.has_checks() {
+                    self.check(&mut pass, frames, mask);
                 }
             }
-            let (key, hash) = self.flows[at];
-            let verdict = if let Some(hit) = self.cache.lookup(hash, key, epoch) {
-                tally.hits += 1;
-                source.bridge.fdb.refresh(hit.stamp, source.now.s);
-                hit.actions.unpack()
-            } else {
-                tally.misses += 1;
-                let verdict = self.resolve(source, key, hash, &mut tally);
-                if source.bridge.fdb.epoch() != epoch {
-                    // An address moved, perhaps because of this very frame: what is cached may be
-                    // wrong for the rest of the burst. The next burst has the new epoch.
-                    epoch = NO_EPOCH;
-                }
-                verdict
-            };
-            match verdict {
-                Verdict::Forward(port, tag) => out.push(port, at as u16, tag, true),
-                Verdict::Drop(reason) => tally.drop_frame(reason),
-                Verdict::Flood => {
-                    if let Some(storm) = &mut ingress.storm
-                        && !storm.admit_frame(source.now.ns)
-                    {
-                        tally.drop_frame(DropReason::Storm);
-                        continue;
-                    }
-                    if answers_to_all(source, key, frame) || is_answered(source, key, frame) {
-                        // Back to who asked, with the tag that it came with.
-                        out.push(source.port.id, at as u16, TagOp::Keep, true);
-                        continue;
-                    }
-                    match flood(source, key, at as u16, out) {
-                        0 => tally.drop_frame(DropReason::NoDestination),
-                        outputs => tally.flood_copies += outputs - 1,
-                    }
+            if step >= 2 {
+                let group = group(step - 2);
+                for (at, frame) in (group.start..).zip(&mut frames[group]) {
+                    self.decide(&mut pass, at, frame);
                 }
             }
         }
         self.router.prefetch_uses();
-        tally
+        pass.tally
     }
 
-    /// The first pass: what the tables are to be asked for each frame.
+    /// What the tables are to be asked for the `frames`, of which the first one is the burst's `first`.
     #[inline]
-    fn read(&mut self, source: &Source<'_>, rules: &Rules<'_>, burst: &mut Burst, tally: &mut Tally) -> Ways {
-        let mut ways = Ways::default();
-        let is_tunnel = source.port.kind == PortKind::Tunnel;
-        for (at, frame) in burst.iter_mut().enumerate() {
-            if is_tunnel {
-                whole::mark(frame, source.port.mtu);
+    fn read(&mut self, pass: &mut Pass<'_>, frames: &mut [Frame], first: usize) {
+        let port = pass.source.port;
+        for (at, frame) in (first..).zip(frames) {
+            if port.kind == PortKind::Tunnel {
+                whole::mark(frame, port.mtu);
             }
-            match FlowKey::parse(frame, source.port.id) {
+            match FlowKey::parse(frame, port.id) {
                 Ok(key) => {
-                    let way = rules.way(key);
+                    let way = pass.rules.way(key);
                     if way != Way::Bridged {
-                        ways.routed |= 1 << at;
-                        self.router.read(at, frame, source.port.id);
+                        pass.ways.routed |= 1 << at;
+                        self.router.read(at, frame, port.id);
                     }
                     let mut hash = 0;
                     if way != Way::Routed {
-                        ways.bridged |= 1 << at;
+                        pass.ways.bridged |= 1 << at;
                         hash = self.cache.hash(key);
                     }
                     self.flows[at] = (key, hash);
                 }
-                Err(reason) => tally.drop_frame(reason),
+                Err(reason) => pass.tally.drop_frame(reason),
             }
         }
-        ways
     }
 
-    /// The second pass: who may not say this, and what is learned from it.
+    /// Who may not say this, of the frames in `mask`, and what is learned from it.
     #[inline]
-    fn check(&self, source: &Source<'_>, rules: &Rules<'_>, burst: &Burst, ways: &mut Ways, tally: &mut Tally) {
-        for at in Bits(ways.all()) {
-            let (key, frame) = (self.flows[at].0, &burst[at]);
-            if let Err(reason) = rules.check(source, key, frame) {
-                ways.drop_frame(at);
-                tally.drop_frame(reason);
-            } else if let Some(neighbours) = rules.heard
+    fn check(&self, pass: &mut Pass<'_>, frames: &[Frame], mask: u64) {
+        let source = pass.source;
+        for at in Bits(pass.ways.all() & mask) {
+            let (key, frame) = (self.flows[at].0, &frames[at]);
+            if let Err(reason) = pass.rules.check(source, key, frame) {
+                pass.ways.drop_frame(at);
+                pass.tally.drop_frame(reason);
+            } else if let Some(neighbours) = pass.rules.heard
                 && resolution::is_candidate(frame.data())
                 && let Some(vlan) = resolve::ingress_vlan(&source.port.vlan, key.tag())
             {
                 neighbours.hear(frame.data(), vlan, source.now.s);
+            }
+        }
+    }
+
+    /// Where the frame `at` goes.
+    #[inline]
+    fn decide(&mut self, pass: &mut Pass<'_>, at: usize, frame: &mut Frame) {
+        let Pass { source, ingress, out, ways, tally, epoch, .. } = pass;
+        let source = *source;
+        if ways.all() & 1 << at == 0 {
+            // Dropped already.
+            return;
+        }
+        if let Some(rate) = &mut ingress.rate
+            && !rate.admit_bytes(frame.len(), source.now.ns)
+        {
+            tally.drop_frame(DropReason::IngressRate);
+            return;
+        }
+        if ways.routed & 1 << at != 0 {
+            let to_gateway = ways.bridged & 1 << at == 0;
+            let (verdict, hit) = self.router.route(source, at, frame, self.flows[at].0, to_gateway);
+            if verdict != Routed::Bridge {
+                *if hit { &mut tally.hits } else { &mut tally.misses } += 1;
+            }
+            match verdict {
+                Routed::Send(port) => {
+                    out.push(port, at as u16, TagOp::Keep, true);
+                    return;
+                }
+                Routed::Drop(reason) => {
+                    tally.drop_frame(reason);
+                    return;
+                }
+                Routed::Held => {
+                    tally.held += 1;
+                    return;
+                }
+                Routed::Bridge => {}
+            }
+        }
+        let (key, hash) = self.flows[at];
+        let verdict = if let Some(hit) = self.cache.lookup(hash, key, *epoch) {
+            tally.hits += 1;
+            source.bridge.fdb.refresh(hit.stamp, source.now.s);
+            hit.actions.unpack()
+        } else {
+            tally.misses += 1;
+            let verdict = self.resolve(source, key, hash, tally);
+            if source.bridge.fdb.epoch() != *epoch {
+                // An address moved, perhaps because of this very frame: what is cached may be
+                // wrong for the rest of the burst. The next burst has the new epoch.
+                *epoch = NO_EPOCH;
+            }
+            verdict
+        };
+        match verdict {
+            Verdict::Forward(port, tag) => out.push(port, at as u16, tag, true),
+            Verdict::Drop(reason) => tally.drop_frame(reason),
+            Verdict::Flood => {
+                if let Some(storm) = &mut ingress.storm
+                    && !storm.admit_frame(source.now.ns)
+                {
+                    tally.drop_frame(DropReason::Storm);
+                    return;
+                }
+                if answers_to_all(source, key, frame) || is_answered(source, key, frame) {
+                    // Back to who asked, with the tag that it came with.
+                    out.push(source.port.id, at as u16, TagOp::Keep, true);
+                    return;
+                }
+                match flood(source, key, at as u16, out) {
+                    0 => tally.drop_frame(DropReason::NoDestination),
+                    outputs => tally.flood_copies += outputs - 1,
+                }
             }
         }
     }

@@ -162,11 +162,11 @@ impl Router {
         self.quicks[at] = self.cache.read(frame, port);
     }
 
-    /// Then, for all frames of a burst that were read: asks for their lines of the cache's index.
+    /// Then, for frames that were read: asks for the tags of their buckets in the cache.
     #[inline]
-    pub(super) fn prefetch_index(&self, routed: Bits) {
+    pub(super) fn prefetch_tags(&self, routed: Bits) {
         for at in routed {
-            self.cache.prefetch_index(&self.quicks[at]);
+            self.cache.prefetch_tags(&self.quicks[at]);
         }
     }
 

@@ -1,9 +1,9 @@
 //! Entries: the key, the rewrite, and what both families have in common.
 
-// Saying that zeros are a dead entry.
+// Saying that any bytes are an entry.
 #![allow(unsafe_code)]
 
-use super::memory::Zeroed;
+use super::memory::Plain;
 use super::quick::{KeyV4, KeyV6};
 use super::table::Entry;
 use super::{Action, VALID_S};
@@ -86,9 +86,9 @@ const _: () = assert!(size_of::<EntryV4>() == 64, "one cache line");
 const _: () = assert!(size_of::<EntryV6>() == 128, "two cache lines");
 
 // SAFETY: integers and arrays of them.
-unsafe impl Zeroed for EntryV4 {}
+unsafe impl Plain for EntryV4 {}
 // SAFETY: integers and arrays of them.
-unsafe impl Zeroed for EntryV6 {}
+unsafe impl Plain for EntryV6 {}
 
 impl Entry for EntryV4 {
     type Key = KeyV4;

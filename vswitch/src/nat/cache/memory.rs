@@ -3,28 +3,34 @@
 // A raw mapping: the standard library's allocator gives no say in the size of pages.
 #![allow(unsafe_code)]
 
+use std::fmt;
 use std::ops::{Deref, DerefMut};
 use std::ptr::NonNull;
 
 use rustix::mm::{Advice, MapFlags, ProtFlags, madvise, mmap_anonymous, munmap};
 
-/// Types for which all zero bytes are a value, and which need no drop.
+/// Types for which any bytes are a value, and which need no drop.
 ///
 /// # Safety
-/// They are.
-pub(super) unsafe trait Zeroed: Copy {}
+/// They are: integers, arrays and structures of them without padding, unions of such.
+pub(super) unsafe trait Plain: Copy {
+    /// All bytes zero.
+    fn zeroed() -> Self {
+        // SAFETY: any bytes are a value.
+        unsafe { std::mem::zeroed() }
+    }
+}
 
 /// An array of zeros that is mapped when it is touched.
-#[derive(Debug)]
-pub(super) struct Lazy<T: Zeroed> {
+pub(super) struct Lazy<T: Plain> {
     base: NonNull<T>,
     len: usize,
 }
 
 // SAFETY: the array owns its memory as a `Box<[T]>` would.
-unsafe impl<T: Zeroed + Send> Send for Lazy<T> {}
+unsafe impl<T: Plain + Send> Send for Lazy<T> {}
 
-impl<T: Zeroed> Lazy<T> {
+impl<T: Plain> Lazy<T> {
     pub(super) fn new(len: usize) -> std::io::Result<Self> {
         const { assert!(size_of::<T>() != 0 && align_of::<T>() <= 4096, "a mapping is aligned to pages") };
         let bytes = len * size_of::<T>();
@@ -43,24 +49,30 @@ impl<T: Zeroed> Lazy<T> {
     }
 }
 
-impl<T: Zeroed> Drop for Lazy<T> {
+impl<T: Plain> fmt::Debug for Lazy<T> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Lazy").field("len", &self.len).finish_non_exhaustive()
+    }
+}
+
+impl<T: Plain> Drop for Lazy<T> {
     fn drop(&mut self) {
         // SAFETY: `new` made the mapping with this length, and nothing of it is borrowed any more.
         let _ = unsafe { munmap(self.base.as_ptr().cast(), self.len * size_of::<T>()) };
     }
 }
 
-impl<T: Zeroed> Deref for Lazy<T> {
+impl<T: Plain> Deref for Lazy<T> {
     type Target = [T];
 
     #[inline]
     fn deref(&self) -> &[T] {
-        // SAFETY: the mapping has `len` values, of which all bytes are zero or were written as `T`.
+        // SAFETY: the mapping has `len` values, for which any bytes will do.
         unsafe { std::slice::from_raw_parts(self.base.as_ptr(), self.len) }
     }
 }
 
-impl<T: Zeroed> DerefMut for Lazy<T> {
+impl<T: Plain> DerefMut for Lazy<T> {
     #[inline]
     fn deref_mut(&mut self) -> &mut [T] {
         // SAFETY: as above, and the borrow is exclusive.

@@ -5,21 +5,19 @@
 //! new Ethernet addresses, a way out. Whatever is not plain takes the slow path, which decides and inserts.
 //!
 //! *Memory.* Cost per packet has to be the same for a thousand connections and for a million, and what differs between
-//! the two are misses of the CPU's caches and of its TLB. An entry for IPv4 is one cache line; entries lie one after
-//! another in the order of their insertion, so that memory is used as flows come, in pages of 2 MB, and a thousand
-//! flows stay together in the first of them. A bucket of the index is a line, too: sixteen slots of 32 bits, eleven of
-//! the hash and the entry's number, and sixteen suffice at the load of one half that a full table has. For two million
-//! flows the index has 16 MB in pages of 2 MB, which the last cache of a server holds, so an established flow costs one
-//! access to memory; up to 32,768 flows have an index of 256 KB. A burst is prefetched in two steps, the lines of the
-//! index and then the entries, so that the misses of all its packets overlap, each in a loop that does nothing else
-//! (`crate::prefetch` tells why).
+//! the two are misses of the CPU's caches and of its TLB; the latter cost more (`crate::prefetch` tells why). So a flow's
+//! place is found with one miss of the TLB: its bucket is one page, with 63 entries for IPv4, a cache line each, and one
+//! line of their tags, eight bits of each flow's hash. A directory says which bucket a hash belongs to; for a million
+//! flows it has 256 KB, and the tags have 1.5 MB, which the second cache of a server holds for the most part. A bucket that
+//! is full is split, so that memory grows page by page: about 95 bytes per flow, and no flow ever waits until a large table
+//! was made larger. Bursts ask for their lines in two steps, tags and then entries.
 //!
 //! *Validity.* There is no removal. An entry is valid while its epoch is the current one, and for [`VALID_S`] seconds
 //! after its last noted hit: what the shared table of connections forgot by time is forgotten here, because a connection
 //! there lives longer than that without traffic. A hit is noted if the last note is [`NOTE_S`] seconds old; it says so,
 //! and the caller touches the shared table, so that this other miss of the cache, and two lines that must be written
-//! back to memory, come with a small part of a million flows' packets. Places of dead entries are used again: a hand
-//! goes round, two entries with each insertion.
+//! back to memory, come with a small part of a million flows' packets. Dead entries make room when their bucket is
+//! full, before it is split.
 
 use std::io;
 
@@ -46,11 +44,11 @@ pub const VALID_S: u32 = 10;
 /// early, which is nothing against those of TCP and UDP; an echo's are the minimum that RFC 5508 asks for, and its hits
 /// are noted every second.
 pub const NOTE_S: u32 = 4;
-/// The number of IPv4 flows that a worker remembers: a million connections in both directions, 128 MB when all are
-/// there.
-pub const FLOWS_V4_MAX: usize = 1 << 21;
-/// The number of IPv6 flows that a worker remembers, 64 MB when all are there.
-pub const FLOWS_V6_MAX: usize = 1 << 19;
+/// The number of buckets for IPv4 flows that a worker has at most, 256 MB. They are filled to about 70 %: 2.8 million
+/// flows. A million connections in both directions take 190 MB.
+const BUCKETS_V4_MAX: usize = 1 << 16;
+/// The number of those for IPv6, 128 MB: 700,000 flows.
+const BUCKETS_V6_MAX: usize = 1 << 14;
 
 /// What is to be done with the packets of a flow.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -99,7 +97,7 @@ impl NatCache {
     /// # Errors
     /// When the kernel refuses the address space.
     pub fn new(seed: u64) -> io::Result<Self> {
-        Ok(Self { v4: Table::new(FLOWS_V4_MAX, seed)?, v6: Table::new(FLOWS_V6_MAX, seed)?, seed })
+        Ok(Self { v4: Table::new(BUCKETS_V4_MAX, seed)?, v6: Table::new(BUCKETS_V6_MAX, seed)?, seed })
     }
 
     /// Reads a frame that came in through `port`, and is to be routed. It is not tagged: a tagged one is
@@ -110,12 +108,12 @@ impl NatCache {
         Quick::read(frame.data(), frame.len(), port, self.seed)
     }
 
-    /// The first step, for all frames of a burst: asks the CPU for the lines of the index.
+    /// The first step, for all frames of a burst: asks the CPU for the lines of the tags.
     #[inline]
-    pub fn prefetch_index(&self, quick: &Quick) {
+    pub fn prefetch_tags(&self, quick: &Quick) {
         match &quick.0 {
-            Kind::V4(probe) => self.v4.prefetch_index(probe.hash),
-            Kind::V6(probe) => self.v6.prefetch_index(probe.hash),
+            Kind::V4(probe) => self.v4.prefetch_tags(probe.hash),
+            Kind::V6(probe) => self.v6.prefetch_tags(probe.hash),
             Kind::Slow => {}
         }
     }
@@ -171,10 +169,10 @@ impl NatCache {
         }
     }
 
-    /// The number of flows that there is memory for, dead ones included.
+    /// The number of flows that have a place, dead ones included; counted one by one.
     #[must_use]
     pub fn flows(&self) -> usize {
-        self.v4.grown() + self.v6.grown()
+        self.v4.entries() + self.v6.entries()
     }
 }
 

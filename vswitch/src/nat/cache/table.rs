@@ -1,37 +1,38 @@
-//! Open addressing in two arrays: an index of cache lines, and the entries one after another.
+//! Extendible hashing over buckets of one page: a directory, and buckets that are split when they are full.
 
-// Saying that zeros are an empty bucket.
+// A slot of a bucket is an entry, or the bucket's tags: a union.
 #![allow(unsafe_code)]
 
-use super::memory::{Lazy, Zeroed};
+use super::memory::{Lazy, Plain};
 use super::quick::{Key, Probe};
 use crate::bits::Bits;
 use crate::prefetch::prefetch;
 
-/// The bits of an entry's number in a slot of the index; those above it are a part of the hash.
-const NUMBER_BITS: u32 = 21;
-const NUMBER_MASK: u32 = (1 << NUMBER_BITS) - 1;
-/// The slots of a bucket.
-const SLOTS: usize = 16;
-/// How many old entries an insertion looks at for one that is dead, before it takes a new one.
-const STEPS: usize = 2;
-/// How many entries the index has room for at first: 256 KB. Flows are scattered over it, so that a larger one would be
-/// resident as a whole with few of them. It is followed by one for all entries, in pages of 2 MB from the first touch
-/// on: the kernel makes such pages of smaller ones in the background only, which takes it minutes.
-const SMALL_INDEX: usize = 1 << 15;
+/// The slots of a bucket, one of which has the tags of the others.
+const SLOTS: usize = 64;
+/// How many bits of the hash the directory has at most: 512 KB.
+const DEPTH_MAX: u32 = 18;
+/// How many buckets the directory can tell apart.
+const BUCKETS_MAX: usize = 1 << 16;
 
-/// One line of the index. A slot that is zero is empty.
-#[derive(Debug, Clone, Copy)]
-#[repr(C, align(64))]
-struct Bucket([u32; SLOTS]);
+/// What of a slot's flow its bucket knows; zero of an empty slot.
+type Tag = u8;
 
-const _: () = assert!(size_of::<Bucket>() == 64, "a bucket is a cache line");
+/// The tags of a bucket, a cache line. That of the slot that they are in themselves is zero.
+type Tags = [Tag; SLOTS];
 
-// SAFETY: integers.
-unsafe impl Zeroed for Bucket {}
+#[derive(Clone, Copy)]
+#[repr(C)]
+union Slot<E: Entry> {
+    entry: E,
+    tags: Tags,
+}
+
+// SAFETY: any bytes are an entry, and tags.
+unsafe impl<E: Entry> Plain for Slot<E> {}
 
 /// What the table needs to know of an entry.
-pub(super) trait Entry: Zeroed {
+pub(super) trait Entry: Plain {
     type Key: Key;
     fn key(&self) -> &Self::Key;
     /// Whether it is worth its place.
@@ -41,58 +42,75 @@ pub(super) trait Entry: Zeroed {
 /// See the parent module.
 #[derive(Debug)]
 pub(super) struct Table<E: Entry> {
-    index: Lazy<Bucket>,
-    /// Number zero is never used: it is what an empty slot says.
-    entries: Lazy<E>,
-    /// How many entries were ever used, number zero included.
-    grown: usize,
-    /// The entry that was looked at last for being dead.
-    hand: usize,
+    /// The buckets' slots, one bucket after another.
+    slots: Lazy<Slot<E>>,
+    /// Of each bucket, how many low bits of the hash all its flows have in common.
+    depths: Vec<u8>,
+    /// Which bucket a flow is in, by the low bits of its hash: a power of two.
+    directory: Vec<u16>,
     seed: u64,
 }
 
 impl<E: Entry> Table<E> {
-    /// A table of at most `entries` (a power of two) entries, less one.
-    pub(super) fn new(entries: usize, seed: u64) -> std::io::Result<Self> {
-        debug_assert!(entries.is_power_of_two() && entries <= 1 << NUMBER_BITS);
-        let index = Lazy::new(buckets(entries.min(SMALL_INDEX)))?;
-        let entries = Lazy::new(entries)?;
-        entries.prefer_huge_pages();
-        Ok(Self { index, entries, grown: 1, hand: 0, seed })
+    /// A table of at most `buckets` buckets.
+    pub(super) fn new(buckets: usize, seed: u64) -> std::io::Result<Self> {
+        const {
+            assert!(size_of::<E>() >= size_of::<Tags>() && size_of::<Slot<E>>() == size_of::<E>(), "tags fit a slot");
+        }
+        debug_assert!(buckets <= BUCKETS_MAX);
+        let slots = Lazy::new(buckets * SLOTS)?;
+        slots.prefer_huge_pages();
+        Ok(Self { slots, depths: vec![0], directory: vec![0], seed })
     }
 
     #[inline]
     fn bucket(&self, hash: u64) -> usize {
-        hash as usize & (self.index.len() - 1)
+        self.directory[hash as usize & (self.directory.len() - 1)] as usize
     }
 
-    /// The part of the hash that a slot keeps, in its place.
     #[inline]
-    fn tag(hash: u64) -> u32 {
-        (hash >> 32) as u32 & !NUMBER_MASK
+    fn tags(&self, bucket: usize) -> &Tags {
+        let slot = &self.slots[tags_at(bucket)];
+        // SAFETY: any bytes are tags.
+        unsafe { &slot.tags }
     }
 
-    /// Asks for the line of the index.
     #[inline]
-    pub(super) fn prefetch_index(&self, hash: u64) {
-        prefetch(&self.index[self.bucket(hash)]);
+    fn set_tag(&mut self, number: usize, tag: Tag) {
+        debug_assert!(number != tags_at(number / SLOTS), "that slot has the tags");
+        let slot = &mut self.slots[tags_at(number / SLOTS)];
+        // SAFETY: any bytes are tags.
+        unsafe { slot.tags[number % SLOTS] = tag };
     }
 
-    /// Asks for the entry that the index names, which is very probably the one, and notes it.
+    /// Asks for the line of the bucket's tags.
+    #[inline]
+    pub(super) fn prefetch_tags(&self, hash: u64) {
+        prefetch(self.tags(self.bucket(hash)));
+    }
+
+    /// Asks for the entry that the tags name first, which is very probably the one, and notes it.
     #[inline]
     pub(super) fn prefetch_entry(&self, probe: &mut Probe<E::Key>) {
-        let bucket = &self.index[self.bucket(probe.hash)];
-        let matches = matches(bucket, Self::tag(probe.hash));
-        let number = bucket.0[matches.trailing_zeros() as usize % SLOTS] & NUMBER_MASK;
-        probe.entry = number;
-        prefetch(&self.entries[number as usize]);
+        let bucket = self.bucket(probe.hash);
+        if let Some(slot) = self.candidates(bucket, probe.hash).next() {
+            let number = bucket * SLOTS + slot;
+            probe.entry = number as u32;
+            prefetch(self.entry(number));
+        }
+    }
+
+    /// The slots of the bucket with the hash's tag, beginning with its home.
+    #[inline]
+    fn candidates(&self, bucket: usize, hash: u64) -> impl Iterator<Item = usize> + use<E> {
+        around(matches(self.tags(bucket), tag(hash)), home(hash))
     }
 
     /// The number of the key's entry, dead or alive, starting with the one that was prefetched.
     #[inline]
     pub(super) fn find(&self, probe: &Probe<E::Key>) -> Option<usize> {
         let number = probe.entry as usize;
-        if number != 0 && *self.entries[number].key() == probe.key {
+        if number != 0 && *self.entry(number).key() == probe.key {
             return Some(number);
         }
         self.search(probe)
@@ -100,20 +118,33 @@ impl<E: Entry> Table<E> {
 
     #[inline(never)]
     fn search(&self, probe: &Probe<E::Key>) -> Option<usize> {
-        let bucket = &self.index[self.bucket(probe.hash)];
-        Bits(matches(bucket, Self::tag(probe.hash)).into())
-            .map(|slot| (bucket.0[slot] & NUMBER_MASK) as usize)
-            .find(|&number| number != 0 && *self.entries[number].key() == probe.key)
+        let bucket = self.bucket(probe.hash);
+        self.candidates(bucket, probe.hash)
+            .map(|slot| bucket * SLOTS + slot)
+            .find(|&number| *self.entry(number).key() == probe.key)
+    }
+
+    #[inline]
+    fn entry(&self, number: usize) -> &E {
+        // SAFETY: any bytes are an entry.
+        unsafe { &self.slots[number].entry }
     }
 
     #[inline]
     pub(super) fn entry_mut(&mut self, number: usize) -> &mut E {
-        &mut self.entries[number]
+        debug_assert!(number != tags_at(number / SLOTS), "that slot has the tags");
+        // SAFETY: any bytes are an entry.
+        unsafe { &mut self.slots[number].entry }
     }
 
-    /// How many entries have memory.
-    pub(super) fn grown(&self) -> usize {
-        self.grown - 1
+    /// How many buckets have memory.
+    pub(super) fn buckets(&self) -> usize {
+        self.depths.len()
+    }
+
+    /// How many entries there are, dead or alive.
+    pub(super) fn entries(&self) -> usize {
+        (0..self.buckets()).map(|bucket| self.tags(bucket).iter().filter(|&&tag| tag != 0).count()).sum()
     }
 
     /// Stores an entry under its key.
@@ -121,109 +152,129 @@ impl<E: Entry> Table<E> {
         // In place where it is already, so that a flow never has two entries.
         let number = match self.find(probe) {
             Some(number) => number,
-            None => {
-                let number = self.take(epoch, now_s);
-                self.link(probe.hash, number, epoch, now_s);
-                number
-            }
+            None => self.take(probe.hash, epoch, now_s),
         };
-        self.entries[number] = entry;
+        self.set_tag(number, tag(probe.hash));
+        *self.entry_mut(number) = entry;
     }
 
-    /// An entry that may be overwritten, and that no slot names.
-    fn take(&mut self, epoch: u64, now_s: u32) -> usize {
-        for _ in 0..STEPS {
-            if self.grown > 1 {
-                self.hand = self.hand % (self.grown - 1) + 1;
-                if !self.entries[self.hand].is_alive(epoch, now_s) {
-                    self.unlink(self.hand);
-                    return self.hand;
-                }
+    /// A slot for a flow: an empty one, that of a dead entry, one of a bucket that was split, or any.
+    fn take(&mut self, hash: u64, epoch: u64, now_s: u32) -> usize {
+        loop {
+            let bucket = self.bucket(hash);
+            let empty = matches(self.tags(bucket), 0) & !(1 << (tags_at(bucket) % SLOTS));
+            if let Some(slot) = around(empty, home(hash)).next() {
+                return bucket * SLOTS + slot;
+            }
+            if !self.sweep(bucket, epoch, now_s) && !self.split(bucket, hash) {
+                let slot = if bucket * SLOTS + home(hash) == tags_at(bucket) { home(hash) ^ 1 } else { home(hash) };
+                return bucket * SLOTS + slot;
             }
         }
-        if self.grown < self.entries.len() {
-            self.grown += 1;
-            if self.grown == SMALL_INDEX {
-                self.widen(epoch, now_s);
-            }
-            return self.grown - 1;
-        }
-        self.unlink(self.hand);
-        self.hand
     }
 
-    /// Replaces the index by one for all entries: 32,768 slots are written anew, which takes a millisecond or two, once.
+    /// Removes the bucket's dead entries; whether there were any.
+    fn sweep(&mut self, bucket: usize, epoch: u64, now_s: u32) -> bool {
+        let mut any = false;
+        for number in entries_of(bucket) {
+            if !self.entry(number).is_alive(epoch, now_s) {
+                self.remove(number);
+                any = true;
+            }
+        }
+        any
+    }
+
+    fn remove(&mut self, number: usize) {
+        self.set_tag(number, 0);
+        // A frame of the burst may have its number already.
+        *self.entry_mut(number) = E::zeroed();
+    }
+
+    /// Moves those of a full bucket's flows that have the next bit of the hash into a new one; whether there was room
+    /// for that. Half a page is copied. `hash` is that of any flow of the bucket.
     #[cold]
-    fn widen(&mut self, epoch: u64, now_s: u32) {
-        // Without address space for it the small one goes on, which forgets what it has no room for.
-        let Ok(index) = Lazy::new(buckets(self.entries.len())) else { return };
-        index.prefer_huge_pages();
-        let small = std::mem::replace(&mut self.index, index);
-        // Entries that no slot names stay forgotten: another one may have their flow by now.
-        for slot in small.iter().flat_map(|bucket| bucket.0) {
-            let number = (slot & NUMBER_MASK) as usize;
-            if number != 0 {
-                self.link(self.entries[number].key().hash(self.seed), number, epoch, now_s);
+    fn split(&mut self, bucket: usize, hash: u64) -> bool {
+        let (new, depth) = (self.buckets(), u32::from(self.depths[bucket]));
+        if new == self.slots.len() / SLOTS || depth == DEPTH_MAX {
+            return false;
+        }
+        let bit = 1 << depth;
+        if self.directory.len() == bit {
+            self.directory.extend_from_within(..);
+        }
+        self.depths[bucket] += 1;
+        self.depths.push(self.depths[bucket]);
+        let first = hash as usize & (bit - 1) | bit;
+        for at in (first..self.directory.len()).step_by(bit * 2) {
+            self.directory[at] = new as u16;
+        }
+        for number in entries_of(bucket) {
+            let entry = *self.entry(number);
+            let hash = entry.key().hash(self.seed);
+            if hash as usize & bit != 0 {
+                self.remove(number);
+                let empty = matches(self.tags(new), 0) & !(1 << (tags_at(new) % SLOTS));
+                let Some(slot) = around(empty, home(hash)).next() else { continue };
+                self.set_tag(new * SLOTS + slot, tag(hash));
+                *self.entry_mut(new * SLOTS + slot) = entry;
             }
         }
-    }
-
-    /// Makes a slot name the entry: an empty one, or that of a dead one, or any.
-    fn link(&mut self, hash: u64, number: usize, epoch: u64, now_s: u32) {
-        let at = self.bucket(hash);
-        let bucket = &self.index[at].0;
-        let is_dead = |slot: &u32| {
-            let number = (slot & NUMBER_MASK) as usize;
-            number == 0 || !self.entries[number].is_alive(epoch, now_s)
-        };
-        let slot = bucket
-            .iter()
-            .position(|&slot| slot == 0)
-            .or_else(|| bucket.iter().position(is_dead))
-            .unwrap_or((hash >> 28) as usize % SLOTS);
-        self.index[at].0[slot] = Self::tag(hash) | number as u32;
-    }
-
-    /// Makes no slot name the entry any more.
-    fn unlink(&mut self, number: usize) {
-        let at = self.bucket(self.entries[number].key().hash(self.seed));
-        if let Some(slot) = self.index[at].0.iter_mut().find(|slot| (**slot & NUMBER_MASK) as usize == number) {
-            *slot = 0;
-        }
+        true
     }
 }
 
-/// The buckets of an index of `entries` entries. With twice as many slots, a bucket of sixteen has room for all but one in
-/// a thousand.
-fn buckets(entries: usize) -> usize {
-    (entries * 2 / SLOTS).max(1)
+/// The number of the slot that has the bucket's tags: another one in each bucket, because lines at the same place of
+/// their pages compete for the same few places of a cache.
+#[inline]
+fn tags_at(bucket: usize) -> usize {
+    bucket * SLOTS + bucket % SLOTS
+}
+
+/// The numbers of the other slots.
+fn entries_of(bucket: usize) -> impl Iterator<Item = usize> {
+    (bucket * SLOTS..(bucket + 1) * SLOTS).filter(move |&number| number != tags_at(bucket))
+}
+
+/// The part of the hash that is a flow's tag.
+#[inline]
+fn tag(hash: u64) -> Tag {
+    ((hash >> 32) as Tag).max(1)
+}
+
+/// The slot that a flow is in, or the next one that was empty: what has the same tag is told apart by where it is.
+#[inline]
+fn home(hash: u64) -> usize {
+    (hash >> 40) as usize % SLOTS
+}
+
+/// The slots of a mask, from `home` on and around.
+#[inline]
+fn around(mask: u64, home: usize) -> impl Iterator<Item = usize> {
+    Bits(mask.rotate_right(home as u32)).map(move |slot| (slot + home) % SLOTS)
 }
 
 /// The slots with this tag, a bit for each.
 #[cfg(target_arch = "x86_64")]
 #[inline]
-fn matches(bucket: &Bucket, tag: u32) -> u32 {
-    use std::arch::x86_64::{
-        __m128i, _mm_and_si128, _mm_cmpeq_epi32, _mm_load_si128, _mm_movemask_epi8, _mm_packs_epi16, _mm_packs_epi32,
-        _mm_set1_epi32,
-    };
-    // SAFETY: SSE2 is a part of the architecture, and a bucket is four aligned vectors.
+fn matches(tags: &Tags, tag: Tag) -> u64 {
+    use std::arch::x86_64::{__m128i, _mm_cmpeq_epi8, _mm_loadu_si128, _mm_movemask_epi8, _mm_set1_epi8};
+    // SAFETY: SSE2 is a part of the architecture, and tags are four vectors.
     unsafe {
-        let tag = _mm_set1_epi32(tag.cast_signed());
-        let mask = _mm_set1_epi32((!NUMBER_MASK).cast_signed());
-        let slots: *const __m128i = std::ptr::from_ref(bucket).cast();
-        let equal = |part| _mm_cmpeq_epi32(_mm_and_si128(_mm_load_si128(slots.add(part)), mask), tag);
-        let low = _mm_packs_epi32(equal(0), equal(1));
-        let high = _mm_packs_epi32(equal(2), equal(3));
-        _mm_movemask_epi8(_mm_packs_epi16(low, high)).cast_unsigned()
+        let tag = _mm_set1_epi8(tag.cast_signed());
+        let slots: *const __m128i = tags.as_ptr().cast();
+        let equal = |part: usize| {
+            let equal = _mm_cmpeq_epi8(_mm_loadu_si128(slots.add(part)), tag);
+            u64::from(_mm_movemask_epi8(equal).cast_unsigned()) << (part * 16)
+        };
+        equal(0) | equal(1) | equal(2) | equal(3)
     }
 }
 
 /// The slots with this tag, a bit for each.
 #[cfg(not(target_arch = "x86_64"))]
-fn matches(bucket: &Bucket, tag: u32) -> u32 {
-    let is_equal = |slot: &u32| u32::from(slot & !NUMBER_MASK == tag);
-    bucket.0.iter().enumerate().fold(0, |matches, (index, slot)| matches | is_equal(slot) << index)
+fn matches(tags: &Tags, tag: Tag) -> u64 {
+    tags.iter().enumerate().fold(0, |matches, (slot, &one)| matches | u64::from(one == tag) << slot)
 }
 
 #[cfg(test)]
@@ -234,11 +285,17 @@ mod tests {
 
     proptest! {
         #[test]
-        fn matches_are_the_slots_with_the_tag(mut slots: [u32; SLOTS], at in 0..SLOTS, twice in 0..SLOTS) {
-            slots[twice] = slots[at] & !NUMBER_MASK | 5;
-            let tag = slots[at] & !NUMBER_MASK;
-            let expected: u32 = (0..SLOTS).map(|slot| u32::from(slots[slot] & !NUMBER_MASK == tag) << slot).sum();
-            prop_assert_eq!(matches(&Bucket(slots), tag), expected);
+        fn matches_are_the_slots_with_the_tag(mut tags: [Tag; SLOTS], at in 0..SLOTS, twice in 0..SLOTS) {
+            tags[twice] = tags[at];
+            let tag = tags[at];
+            let expected: u64 = (0..SLOTS).map(|slot| u64::from(tags[slot] == tag) << slot).sum();
+            prop_assert_eq!(matches(&tags, tag), expected);
+        }
+
+        #[test]
+        fn slots_are_gone_through_from_home_on(mask: u64, home in 0..SLOTS) {
+            let expected = (0..SLOTS).map(|step| (home + step) % SLOTS).filter(|slot| mask >> slot & 1 != 0);
+            prop_assert!(around(mask, home).eq(expected));
         }
     }
 }
