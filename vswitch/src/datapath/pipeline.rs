@@ -3,7 +3,7 @@
 //! A frame is *read* (of which flow is it?), the first lines of the tables are asked for, it is *checked*
 //! (may the port send it?), its entry is asked for, and it is *decided*: looked up, or resolved on the spot,
 //! so that a second frame of a new flow in the same burst hits, and appended to its outputs. The burst goes
-//! through these steps in [groups](GROUP), each group one step behind the next one, so that memory is under
+//! through these steps in groups, each one step behind the next one, so that memory is under
 //! way for one while the others are worked on; `crate::prefetch` tells why by groups. Frames are decided in
 //! their order.
 
