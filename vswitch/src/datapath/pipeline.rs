@@ -97,7 +97,7 @@ impl Tally {
 }
 
 /// How many frames take a step together: what they ask for is under way at a time, and one group's work lasts about as
-/// long as memory takes. Four or sixteen are slower where it matters (docs/performance.md).
+/// long as memory takes. Four are slower with a million flows, sixteen in a model (docs/performance.md).
 const GROUP: usize = 8;
 
 /// The bits of the frames in `group`.
