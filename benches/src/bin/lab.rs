@@ -30,12 +30,14 @@ use vswitch_tests::process::INTERRUPTED;
     lab --memory --ports 100 --peers vswitch,vswitch-xdp   what ports cost in memory\n  \
     lab --overlay                                          VXLAN between two hosts, against the kernel's\n  \
     lab --nat --peers nat-kernel,docker0,nat-vswitch-tap   published ports and masquerade\n  \
+    lab --peers bridge,relay,vswitch                       which part of the difference is TAP's, and which ours\n  \
     lab --docker                                           nginx in a container behind -p, Docker's bridge and ours")]
 struct Arguments {
     /// The switches: vswitch (TAP ports), vswitch-xdp (AF_XDP ports), vswitch-xdp-busy (busy polled),
     /// vswitch-mixed (client AF_XDP, server TAP), vswitch-mixed-r (the other way round),
     /// vswitch-mixed-plain (without coalescing), each also as NAME@BIN_DIR (another build); bridge,
-    /// bridge-plain (no netfilter hooks), ovs, ovs-tso; uplinks: see --uplink-cost; overlays: see --overlay; gateways: see --nat;
+    /// bridge-plain (no netfilter hooks), relay (no switch: what either TAP gives is written to the other, the least that
+    /// any datapath over TAP does), ovs, ovs-tso; uplinks: see --uplink-cost; overlays: see --overlay; gateways: see --nat;
     /// Docker's networks: see --docker
     /// [default: vswitch,bridge,ovs]
     #[arg(long, value_delimiter = ',')]
@@ -100,7 +102,8 @@ struct Arguments {
     underlay_cuts: bool,
     /// A host between a container and the world outside: each workload from outside to a published port (in/) and from
     /// the container to the outside (out/). The peers are nat-kernel (bridge, veth, and Docker's rules in nftables),
-    /// docker0 (Docker itself: dockerd, docker, containerd, runc and iptables in the PATH), nat-vswitch-tap (TAP port,
+    /// docker0 (Docker itself: dockerd, docker, containerd, runc and iptables in the PATH), nat-relay (no gateway: the
+    /// container outside, behind a relay), nat-vswitch-tap (TAP port,
     /// uplink at tc), nat-vswitch-xdp (both AF_XDP) and nat-vswitch-tap-xdp (TAP port, uplink AF_XDP), the latter three
     /// also as NAME@BIN_DIR
     #[arg(long, conflicts_with_all = ["uplink_cost", "memory", "overlay"])]

@@ -20,7 +20,8 @@
 //! on it. What becomes of traffic that is translated between a container and the world outside
 //! ([`peer::Gateway`])? There the peers are Docker's rules in nftables, and Docker itself. What does a
 //! container gain whose network Docker's own driver does not make ([`peer::Network`])? There everything is Docker's but
-//! the driver. And what do many ports cost in memory ([`memory`])?
+//! the driver. What do many ports cost in memory ([`memory`])? And which part of the difference to the kernel is the
+//! price of leaving it, for whatever stands at the other side of a TAP ([`relay`])?
 //!
 //! Everything happens in namespaces with unique names, and is removed again, also on failure and
 //! on SIGINT.
@@ -29,6 +30,7 @@ pub mod blast;
 pub mod memory;
 pub mod meter;
 pub mod peer;
+pub mod relay;
 pub mod report;
 pub mod run;
 pub mod workload;

@@ -13,6 +13,7 @@ mod docker;
 mod nat;
 mod ours;
 mod ovs;
+mod relay;
 mod topology;
 mod uplink;
 mod vxlan;
@@ -43,6 +44,8 @@ pub enum Peer {
     Bridge,
     /// The same, but explicitly without the netfilter hooks.
     BridgePlain,
+    /// No switch: a program that writes to each TAP what it reads from the other ([`super::relay`]).
+    Relay,
     /// Open vSwitch in userspace (`datapath_type=netdev`) over veth pairs.
     Ovs,
     /// The same with its experimental segmentation offload (`userspace-tso-enable`).
@@ -66,6 +69,7 @@ impl FromStr for Peer {
         match text {
             "bridge" => return Ok(Self::Bridge),
             "bridge-plain" => return Ok(Self::BridgePlain),
+            "relay" => return Ok(Self::Relay),
             "ovs" => return Ok(Self::Ovs),
             "ovs-tso" => return Ok(Self::OvsTso),
             "vxlan-kernel" => return Ok(Self::VxlanKernel),
@@ -94,7 +98,7 @@ impl FromStr for Peer {
                 let uplinks = Uplink::ALL.map(Uplink::name).join(", ");
                 let overlays = Carry::ALL.map(Carry::name).join(", ");
                 Err(format!(
-                    "no peer {text}: {ours} (each also @BIN_DIR), bridge, bridge-plain, ovs, ovs-tso, {uplinks}, {overlays}, vxlan-kernel, {}",
+                    "no peer {text}: {ours} (each also @BIN_DIR), bridge, bridge-plain, relay, ovs, ovs-tso, {uplinks}, {overlays}, vxlan-kernel, {}",
                     [Gateway::names(), Network::names()].concat().join(", ")
                 ))
             }
@@ -108,6 +112,7 @@ impl fmt::Display for Peer {
             Self::Vswitch(ours) => ours.fmt(f),
             Self::Bridge => f.write_str("bridge"),
             Self::BridgePlain => f.write_str("bridge-plain"),
+            Self::Relay => f.write_str("relay"),
             Self::Ovs => f.write_str("ovs"),
             Self::OvsTso => f.write_str("ovs-tso"),
             Self::Uplink(uplink) => f.write_str(uplink.name()),
@@ -225,7 +230,7 @@ mod tests {
         let uplinks = Uplink::ALL.map(Uplink::name);
         let gateways = Gateway::names();
         let networks = Network::names();
-        let others = ["bridge", "bridge-plain", "ovs", "ovs-tso"];
+        let others = ["bridge", "bridge-plain", "relay", "ovs", "ovs-tso"];
         for name in ours.iter().chain(&uplinks).chain(&gateways).chain(&networks).chain(&others) {
             assert_eq!(name.parse::<Peer>().expect(name).to_string(), *name);
         }

@@ -26,6 +26,9 @@ pub enum Gateway {
     Kernel,
     /// Docker itself with its bridge, iptables and proxies.
     Docker,
+    /// No gateway, and no host: the container is on the wire itself, with the host's address, and the wire is a
+    /// program that writes to each TAP what it reads from the other ([`crate::lab::relay`]).
+    Relay,
     /// Ours.
     Vswitch(Attachment, Option<PathBuf>),
 }
@@ -77,7 +80,7 @@ impl Gateway {
     /// The names of all of them.
     #[must_use]
     pub fn names() -> Vec<&'static str> {
-        ["nat-kernel", "docker0"].into_iter().chain(Attachment::ALL.map(Attachment::name)).collect()
+        ["nat-kernel", "docker0", "nat-relay"].into_iter().chain(Attachment::ALL.map(Attachment::name)).collect()
     }
 
     /// The one of this name; `build` is the directory of the programs where that is not the default.
@@ -86,6 +89,7 @@ impl Gateway {
         match (name, build) {
             ("nat-kernel", None) => Some(Self::Kernel),
             ("docker0", None) => Some(Self::Docker),
+            ("nat-relay", None) => Some(Self::Relay),
             (_, build) => {
                 let attachment = Attachment::ALL.into_iter().find(|attachment| attachment.name() == name)?;
                 Some(Self::Vswitch(attachment, build))
@@ -105,6 +109,7 @@ impl fmt::Display for Gateway {
         match self {
             Self::Kernel => f.write_str("nat-kernel"),
             Self::Docker => f.write_str("docker0"),
+            Self::Relay => f.write_str("nat-relay"),
             Self::Vswitch(attachment, None) => f.write_str(attachment.name()),
             Self::Vswitch(attachment, Some(build)) => write!(f, "{}@{}", attachment.name(), build.display()),
         }

@@ -12,7 +12,7 @@ use vswitch_tests::frame::parse_mac;
 use vswitch_tests::namespace::{Namespace, unique_prefix};
 use vswitch_tests::process::Background;
 
-use super::{FIRST_PORT, Gateway, PORTS, PUBLISHED_PORTS, Peer, Setup, bridge, docker, nat, ovs, uplink, vxlan};
+use super::{FIRST_PORT, Gateway, PORTS, PUBLISHED_PORTS, Peer, Setup, bridge, docker, nat, ovs, relay, uplink, vxlan};
 
 /// A container: a namespace with an `eth0`.
 #[derive(Debug)]
@@ -179,6 +179,7 @@ impl Topology {
                 bridge::without_netfilter(&self.host)?;
                 bridge::join(&self.host, &self.containers, setup)?;
             }
+            Peer::Relay => self.background = vec![relay::join(&self.containers, setup, directory)?],
             Peer::Ovs | Peer::OvsTso => {
                 let tso = self.peer == Peer::OvsTso;
                 self.background = ovs::join(&self.host, &self.containers, tso, setup, directory)?;
@@ -199,8 +200,14 @@ impl Topology {
                 let [outside, container, ..] = &mut self.containers[..] else {
                     return Err(io::Error::other("a gateway has two sides"));
                 };
+                if *gateway == Gateway::Relay {
+                    container.address = nat::wire_addresses(setup.family)[1];
+                    self.background = vec![relay::join(&self.containers, setup, directory)?];
+                    return Ok(());
+                }
                 nat::wire(outside, &self.host, setup)?;
                 match gateway {
+                    Gateway::Relay => {}
                     Gateway::Kernel => nat::join_kernel(&self.host, container, setup)?,
                     Gateway::Docker => self.docker = Some(docker::idle(&mut self.host, container, setup, directory)?),
                     Gateway::Vswitch(attachment, build) => {
