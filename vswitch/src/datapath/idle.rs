@@ -50,8 +50,8 @@ pub(super) struct Waited {
     pub(super) busy_ns: u64,
     /// Whether to spin at all.
     spin: bool,
-    /// Whether the first look was taken; it is free.
-    looked: bool,
+    /// When it was looked last; the first look is free.
+    looked_ns: Option<u64>,
     /// The thread's CPU time at the beginning, if this wait is checked.
     cpu_ns: Option<u64>,
 }
@@ -116,19 +116,21 @@ impl Idle {
             since_ns,
             busy_ns: since_ns.saturating_sub(self.ended_ns),
             spin,
-            looked: false,
+            looked_ns: None,
             cpu_ns: checked.then(thread_ns),
         }
     }
 
     /// What to do now.
     pub(super) fn next(&self, waited: &mut Waited) -> Wait {
-        if self.busy && now_ns() - waited.since_ns < LINGER_NS {
-            return Wait::Spin;
-        }
-        if waited.spin && (!waited.looked || now_ns() - waited.since_ns < SPIN_NS_MAX) {
-            waited.looked = true;
-            return Wait::Spin;
+        if self.busy || waited.spin {
+            let limit_ns = if self.busy { LINGER_NS } else { SPIN_NS_MAX };
+            let looked_before = waited.looked_ns.is_some();
+            let now_ns = now_ns();
+            if !looked_before || now_ns - waited.since_ns < limit_ns {
+                waited.looked_ns = Some(now_ns);
+                return Wait::Spin;
+            }
         }
         // What is slept is not lost.
         waited.cpu_ns = None;
@@ -137,14 +139,23 @@ impl Idle {
 
     /// Something happened.
     pub(super) fn end(&mut self, waited: Waited) {
-        let now_ns = now_ns();
-        self.ended_ns = now_ns;
-        let gap_ns = now_ns - waited.since_ns;
-        if let Some(cpu_ns) = waited.cpu_ns
-            && gap_ns.saturating_sub(thread_ns() - cpu_ns) > LOST_NS_MAX
-        {
-            self.backoff_until_ns = now_ns + BACKOFF_NS;
+        self.end_at(waited, now_ns());
+    }
+
+    /// The last look was work already: the wait ended when it began.
+    pub(super) fn end_with_look(&mut self, waited: Waited) {
+        self.end_at(waited, waited.looked_ns.unwrap_or(waited.since_ns));
+    }
+
+    fn end_at(&mut self, waited: Waited, ended_ns: u64) {
+        self.ended_ns = ended_ns;
+        if let Some(cpu_ns) = waited.cpu_ns {
+            let now_ns = now_ns();
+            let passed_ns = now_ns - waited.since_ns;
+            if passed_ns.saturating_sub(thread_ns() - cpu_ns) > LOST_NS_MAX {
+                self.backoff_until_ns = now_ns + BACKOFF_NS;
+            }
         }
-        self.gap_ns = average(self.gap_ns, gap_ns.min(4 * SPIN_NS_MAX));
+        self.gap_ns = average(self.gap_ns, (ended_ns - waited.since_ns).min(4 * SPIN_NS_MAX));
     }
 }

@@ -10,8 +10,10 @@
 //!
 //! *When idle.* A worker whose frames keep coming at short distance spins before it sleeps, see
 //! [`super::idle`]. Ports whose frames come through memory (AF_XDP) are looked at there meanwhile, because a look through
-//! epoll costs a hundred times as much; the others are asked for now and then. Nothing is polled that has no traffic: an
-//! idle switch makes no system calls.
+//! epoll costs a hundred times as much. So are the few other ports that had frames since the worker last slept, as those
+//! of a request and its answers: there the look is the read itself, which is two system calls less for a frame than
+//! asking epoll until it says so. All others are asked for now and then. Nothing is polled that has no traffic: an idle
+//! switch makes no system calls.
 //!
 //! *Order.* A flow enters through one port, a port has one reader, a reader keeps the order.
 
@@ -19,12 +21,13 @@ use std::os::fd::{AsFd, BorrowedFd, OwnedFd};
 use std::sync::Arc;
 use std::sync::atomic::Ordering;
 
+use arrayvec::ArrayVec;
 use crossbeam_channel::Receiver;
 use rustix::event::epoll;
 use rustix::time::Timespec;
 
 use super::counters::WorkerCells;
-use super::forwarder::{Forwarder, Served, Watcher};
+use super::forwarder::{Forwarder, Served, Turn, Watcher};
 use super::idle::{Idle, Wait};
 use super::{DatapathConfig, Shared};
 use crate::snapshot::PortId;
@@ -38,8 +41,12 @@ const WORK_PER_POLL: usize = 72;
 const BLOCK_BYTES: usize = 4096;
 /// Looks into memory after which a spinning worker asks epoll once: about a microsecond.
 const LOOKS_PER_POLL: u32 = 16;
+/// The same where a look is a read of every port in [`Ready::recent`].
+const READS_PER_POLL: u32 = 8;
 /// The most ports that a spinning worker looks at.
 const RINGS_MAX: usize = 16;
+/// The most ports that a spinning worker reads without having been told that there is something.
+const RECENT_MAX: usize = 3;
 /// How many injected frames are processed before ports are served again.
 const INJECTIONS_PER_ROUND: usize = 2;
 /// How long a worker sleeps that has something which waits for a neighbour's address, or for a fragment.
@@ -62,15 +69,36 @@ struct Ready {
     assumed: Vec<PortId>,
     /// Ports whose frames come through memory, and that had some since the worker last slept.
     rings: Vec<PortId>,
+    /// Ports whose frames have to be read to be seen, and that had some since the worker last slept. One more than
+    /// [`RECENT_MAX`] are too many to be read in turn.
+    recent: ArrayVec<PortId, { RECENT_MAX + 1 }>,
     /// Ports that want to be looked at all the time.
     busy: Vec<PortId>,
 }
 
 impl Ready {
+    /// A port without more frames, for now, whose frames have to be read to be seen.
+    fn note_recent(&mut self, port: PortId) {
+        if !self.recent.is_full() && !self.recent.contains(&port) {
+            self.recent.push(port);
+        }
+    }
+
     /// A port without more frames, for now, whose frames come through memory.
     fn note_rings(&mut self, port: PortId) {
         if self.rings.len() < RINGS_MAX && !self.rings.contains(&port) && !self.busy.contains(&port) {
             self.rings.push(port);
+        }
+    }
+
+    /// How many looks at the ports that had frames of late stand between two questions to epoll.
+    fn looks_per_poll(&self) -> u32 {
+        if (1..=RECENT_MAX).contains(&self.recent.len()) {
+            READS_PER_POLL
+        } else if self.rings.is_empty() && self.busy.is_empty() {
+            0
+        } else {
+            LOOKS_PER_POLL
         }
     }
 
@@ -108,6 +136,7 @@ impl Watcher for Ready {
         self.active.retain(|&other| other != port);
         self.assumed.retain(|&other| other != port);
         self.rings.retain(|&other| other != port);
+        self.recent.retain(|&mut other| other != port);
         self.busy.retain(|&other| other != port);
     }
 }
@@ -119,6 +148,8 @@ pub(super) struct Worker {
     forwarder: Forwarder,
     ready: Ready,
     idle: Idle,
+    /// Looks at ports since epoll was asked last.
+    looks: u32,
 }
 
 impl Worker {
@@ -133,8 +164,15 @@ impl Worker {
         let wake = shared.workers[number].wake.as_fd();
         epoll::add(&epoll, wake, epoll::EventData::new_u64(WAKE_TOKEN), epoll::EventFlags::IN)?;
         let forwarder = Forwarder::new(number, Arc::clone(&shared), config, seed)?;
-        let ready = Ready { epoll, active: Vec::new(), assumed: Vec::new(), rings: Vec::new(), busy: Vec::new() };
-        Ok(Self { number, shared, injections, forwarder, ready, idle: Idle::default() })
+        let ready = Ready {
+            epoll,
+            active: Vec::new(),
+            assumed: Vec::new(),
+            rings: Vec::new(),
+            recent: ArrayVec::new(),
+            busy: Vec::new(),
+        };
+        Ok(Self { number, shared, injections, forwarder, ready, idle: Idle::default(), looks: 0 })
     }
 
     /// Runs until the datapath is stopped.
@@ -197,9 +235,7 @@ impl Worker {
         while let Some(&port) = self.ready.active.get(at) {
             let turn = self.forwarder.serve(port, &mut self.ready);
             work += 1 + turn.frames + turn.bytes / BLOCK_BYTES;
-            if turn.bytes > 0 {
-                self.idle.note_burst(turn.bytes);
-            }
+            self.note_turn(port, &turn);
             // Serving may adopt a snapshot without the port, and so change the list.
             if self.ready.active.get(at) != Some(&port) {
                 continue;
@@ -208,9 +244,6 @@ impl Worker {
                 Served::Again => at += 1,
                 Served::Drained => {
                     self.ready.active.swap_remove(at);
-                    if turn.in_memory && turn.frames > 0 {
-                        self.ready.note_rings(port);
-                    }
                 }
                 Served::Assumed => {
                     self.ready.active.swap_remove(at);
@@ -221,28 +254,77 @@ impl Worker {
         work
     }
 
+    /// What a burst says of its port, and of how to wait.
+    fn note_turn(&mut self, port: PortId, turn: &Turn) {
+        if turn.frames == 0 {
+            return;
+        }
+        self.idle.note_burst(turn.bytes);
+        match (turn.in_memory, turn.served) {
+            (_, Served::Again) => {}
+            (true, _) => self.ready.note_rings(port),
+            (false, _) => self.ready.note_recent(port),
+        }
+    }
+
+    /// Reads the few ports that had frames of late; whether one has some again, which are on their way then.
+    fn look_at_recent(&mut self) -> bool {
+        if self.ready.recent.len() > RECENT_MAX {
+            self.looks += 1;
+            return false;
+        }
+        let mut found = false;
+        let mut at = 0;
+        while let Some(&port) = self.ready.recent.get(at) {
+            at += 1;
+            let assumed = &mut self.ready.assumed;
+            let gave_more = assumed.iter().position(|&other| other == port).map(|at| assumed.swap_remove(at)).is_some();
+            let turn = self.forwarder.serve(port, &mut self.ready);
+            if turn.frames == 0 {
+                continue;
+            }
+            found = true;
+            if gave_more {
+                self.forwarder.expect_more(port);
+            }
+            self.note_turn(port, &turn);
+            if self.forwarder.reads(port) {
+                match turn.served {
+                    Served::Again => self.ready.active.push(port),
+                    Served::Assumed => self.ready.assumed.push(port),
+                    Served::Drained => {}
+                }
+            }
+        }
+        self.looks += if found { READS_PER_POLL / 2 } else { 1 };
+        found
+    }
+
     /// Waits until a port has frames or somebody wakes the worker: spinning first, if that pays.
     fn wait(&mut self, events: &mut Vec<epoll::Event>) {
         let mut waited = self.idle.begin();
         WorkerCells::add(&self.shared.workers[self.number].cells.busy_ns, waited.busy_ns);
-        let mut looks = 0;
         loop {
             match self.idle.next(&mut waited) {
                 Wait::Spin => {
                     if self.ready.look_at_rings(&mut self.forwarder) || self.forwarder.is_outdated() {
                         break;
                     }
-                    let has_rings = !self.ready.rings.is_empty() || !self.ready.busy.is_empty();
-                    looks += 1;
-                    if has_rings && looks % LOOKS_PER_POLL != 0 {
+                    if self.looks >= self.ready.looks_per_poll() {
+                        if self.poll(events) || self.shared.stop.load(Ordering::Relaxed) {
+                            break;
+                        }
+                    } else if self.look_at_recent() {
+                        self.idle.end_with_look(waited);
+                        return;
+                    } else {
                         std::hint::spin_loop();
-                    } else if self.poll(events) || self.shared.stop.load(Ordering::Relaxed) {
-                        break;
                     }
                 }
                 Wait::Sleep => {
                     WorkerCells::add(&self.shared.workers[self.number].cells.sleeps, 1);
                     self.ready.rings.clear();
+                    self.ready.recent.clear();
                     let limit = self.forwarder.is_waiting().then_some(&WAITING_LOOK);
                     self.sleep(events, limit);
                     break;
@@ -259,6 +341,7 @@ impl Worker {
 
     /// The same, sleeping until a port is ready, or `limit` has passed.
     fn sleep(&mut self, events: &mut Vec<epoll::Event>, limit: Option<&Timespec>) -> bool {
+        self.looks = 0;
         events.clear();
         let space = rustix::buffer::spare_capacity(events);
         // EINTR is the only error that a valid descriptor gives: then there is nothing this time.
