@@ -3,7 +3,7 @@
 //! A frame that a userspace switch forwards from one TAP to another is read and written: two system calls, two copies,
 //! the receiver's network stack inside the second call, and a wait for the next frame. The relay does this and nothing
 //! else: no header is looked at, no address learned, no counter kept. It reads into one buffer that stays in the cache,
-//! and waits as our switch does when that pays: it looks for [`SPIN`] before it sleeps. So what a switch of this kind
+//! and waits as our switch does when that pays: it looks for 50 us before it sleeps. So what a switch of this kind
 //! can reach at most is what the relay reaches, and what lies between the two is what the switch itself costs. What
 //! lies between the relay and the kernel's bridge is the price of leaving the kernel, which differs between machines.
 
