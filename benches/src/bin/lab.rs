@@ -102,8 +102,8 @@ struct Arguments {
     underlay_cuts: bool,
     /// A host between a container and the world outside: each workload from outside to a published port (in/) and from
     /// the container to the outside (out/). The peers are nat-kernel (bridge, veth, and Docker's rules in nftables),
-    /// docker0 (Docker itself: dockerd, docker, containerd, runc and iptables in the PATH), nat-relay (no gateway: the
-    /// container outside, behind a relay), nat-vswitch-tap (TAP port,
+    /// docker0 (Docker itself: dockerd, docker, containerd, runc and iptables in the PATH), nat-relay (no gateway: a
+    /// relay between the container and the uplink), nat-vswitch-tap (TAP port,
     /// uplink at tc), nat-vswitch-xdp (both AF_XDP) and nat-vswitch-tap-xdp (TAP port, uplink AF_XDP), the latter three
     /// also as NAME@BIN_DIR
     #[arg(long, conflicts_with_all = ["uplink_cost", "memory", "overlay"])]

@@ -13,9 +13,9 @@ use std::time::Duration;
 
 use vswitch_tests::daemon::Daemon;
 use vswitch_tests::namespace::Namespace;
-use vswitch_tests::process::run_ok;
+use vswitch_tests::process::{Background, run_ok};
 
-use super::{Container, FIRST_PORT, Family, PUBLISHED_PORTS, Setup, ours};
+use super::{Container, FIRST_PORT, Family, PUBLISHED_PORTS, Setup, ours, relay};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -26,8 +26,8 @@ pub enum Gateway {
     Kernel,
     /// Docker itself with its bridge, iptables and proxies.
     Docker,
-    /// No gateway, and no host: the container is on the wire itself, with the host's address, and the wire is a
-    /// program that writes to each TAP what it reads from the other ([`crate::lab::relay`]).
+    /// No gateway: the container has the host's address, and between it and the host's interface is a program that
+    /// writes to each TAP what it reads from the other ([`crate::lab::relay`]).
     Relay,
     /// Ours.
     Vswitch(Attachment, Option<PathBuf>),
@@ -158,6 +158,18 @@ pub(super) fn join_ours(
     let specs = ["tcp", "udp"].map(|protocol| format!("{range}:{range}/{protocol}"));
     ours::ctl(host, &daemon, &["publish", "br0", "c", &specs[0], &specs[1]])?;
     Ok(daemon)
+}
+
+/// A relay instead of a gateway. The host is left without an address, the container has it.
+pub(super) fn join_relay(
+    host: &Namespace,
+    container: &mut Container,
+    setup: &Setup,
+    directory: &Path,
+) -> io::Result<Background> {
+    host.ip("addr flush dev u0")?;
+    container.address = wire_addresses(setup.family)[1];
+    relay::join_uplink(host, "u0", container, setup, directory)
 }
 
 /// The published ports, as both command lines and nftables write a range.

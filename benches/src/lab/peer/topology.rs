@@ -200,14 +200,11 @@ impl Topology {
                 let [outside, container, ..] = &mut self.containers[..] else {
                     return Err(io::Error::other("a gateway has two sides"));
                 };
-                if *gateway == Gateway::Relay {
-                    container.address = nat::wire_addresses(setup.family)[1];
-                    self.background = vec![relay::join(&self.containers, setup, directory)?];
-                    return Ok(());
-                }
                 nat::wire(outside, &self.host, setup)?;
                 match gateway {
-                    Gateway::Relay => {}
+                    Gateway::Relay => {
+                        self.background = vec![nat::join_relay(&self.host, container, setup, directory)?];
+                    }
                     Gateway::Kernel => nat::join_kernel(&self.host, container, setup)?,
                     Gateway::Docker => self.docker = Some(docker::idle(&mut self.host, container, setup, directory)?),
                     Gateway::Vswitch(attachment, build) => {
