@@ -6,14 +6,14 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
 
-use vswitch::api::PortStats;
+use vswitch::api::{Port, PortStats};
 use vswitch_tests::frame::{EXPERIMENTAL, ethernet, mac};
-use vswitch_tests::lab::must;
+use vswitch_tests::lab::{ipv4, must};
 use vswitch_tests::process::{PATIENCE, wait_until};
 use vswitch_tests::raw::{BURST_MAX, PacketSocket};
 use vswitch_tests::{Lab, announce};
 
-use super::raw_lab;
+use super::{lab, raw_lab};
 
 #[test]
 fn four_senders_to_one_receiver_are_accounted_to_the_frame() {
@@ -133,5 +133,26 @@ fn nearly_nothing_is_lost_over_a_restart() {
     ));
     // Not more than were sent while the daemon was away, and some for a loaded machine.
     assert!(lost <= meanwhile + 200, "{lost} frames lost, {meanwhile} sent in {away:?}");
+    lab.finish();
+}
+
+#[test]
+fn who_comes_later_is_served_while_others_never_pause() {
+    let Some(mut lab) = lab() else { return };
+    lab.add_bridge("br0", "--subnet 10.1.0.0/24");
+    let [_, b, _, d, e] = ["a", "b", "c", "d", "e"].map(|role| lab.attach("br0", role, ""));
+    let ping = |from: &str, options: &str, port: &Port| {
+        must(lab.container(from).run(&format!("ping -n -q {options} -W 2 {}", ipv4(port))))
+    };
+    thread::scope(|scope| {
+        // A worker that spins looks at these two all the time.
+        let flood = scope.spawn(|| ping("a", "-f -w 3", &b));
+        // These come so seldom that it has to find them otherwise.
+        for (from, to) in [("c", &d), ("d", &e)] {
+            let summary = ping(from, "-c 10 -i 0.1", to);
+            assert!(summary.contains(" 10 received"), "{summary}");
+        }
+        flood.join().expect("it was answered");
+    });
     lab.finish();
 }

@@ -159,3 +159,40 @@ impl Idle {
         self.gap_ns = average(self.gap_ns, (ended_ns - waited.since_ns).min(4 * SPIN_NS_MAX));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::thread::sleep;
+    use std::time::Duration;
+
+    use super::*;
+
+    const WORK: Duration = Duration::from_millis(20);
+
+    /// A worker that spins.
+    fn spinning() -> Idle {
+        Idle { gap_ns: 0, ..Idle::default() }
+    }
+
+    #[test]
+    fn what_follows_a_look_that_found_something_is_work_and_no_gap() {
+        let mut idle = spinning();
+        let mut waited = idle.begin();
+        assert_eq!(idle.next(&mut waited), Wait::Spin, "the first look is free");
+        let looked_ns = waited.looked_ns.expect("it was looked");
+        sleep(WORK);
+        idle.end_with_look(waited);
+        assert_eq!(idle.ended_ns, looked_ns);
+        assert_eq!(idle.gap_ns, average(0, (looked_ns - waited.since_ns).min(4 * SPIN_NS_MAX)));
+        assert!(idle.begin().busy_ns >= WORK.as_nanos() as u64);
+    }
+
+    #[test]
+    fn a_spin_ends_with_its_budget() {
+        let mut idle = spinning();
+        let mut waited = idle.begin();
+        assert_eq!(idle.next(&mut waited), Wait::Spin);
+        sleep(WORK);
+        assert_eq!(idle.next(&mut waited), Wait::Sleep);
+    }
+}
