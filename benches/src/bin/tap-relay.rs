@@ -11,14 +11,15 @@ use vswitch_benches::lab::relay;
 /// nothing, so it is not a switch but the least that one over TAP interfaces has to do. `lab` starts it.
 #[derive(Debug, Parser)]
 struct Arguments {
-    /// The files of the two namespaces, such as /run/netns/a
-    #[arg(required = true, num_args = 2)]
-    namespaces: Vec<PathBuf>,
+    /// The file of the one namespace, such as /run/netns/a
+    first: PathBuf,
+    /// That of the other one
+    second: PathBuf,
 }
 
 fn main() -> ExitCode {
-    let [first, second] = &Arguments::parse().namespaces[..] else { return ExitCode::FAILURE };
-    match relay::run([first, second]) {
+    let Arguments { first, second } = Arguments::parse();
+    match relay::run([&first, &second]) {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {
             eprintln!("tap-relay: {error}");

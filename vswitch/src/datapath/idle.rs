@@ -125,9 +125,8 @@ impl Idle {
     pub(super) fn next(&self, waited: &mut Waited) -> Wait {
         if self.busy || waited.spin {
             let limit_ns = if self.busy { LINGER_NS } else { SPIN_NS_MAX };
-            let looked_before = waited.looked_ns.is_some();
             let now_ns = now_ns();
-            if !looked_before || now_ns - waited.since_ns < limit_ns {
+            if waited.looked_ns.is_none() || now_ns - waited.since_ns < limit_ns {
                 waited.looked_ns = Some(now_ns);
                 return Wait::Spin;
             }

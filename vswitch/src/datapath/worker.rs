@@ -11,8 +11,8 @@
 //! *When idle.* A worker whose frames keep coming at short distance spins before it sleeps, see
 //! [`super::idle`]. Ports whose frames come through memory (AF_XDP) are looked at there meanwhile, because a look through
 //! epoll costs a hundred times as much. So are the few other ports that had frames since the worker last slept, as those
-//! of a request and its answers: there the look is the read itself, which is two system calls less for a frame than
-//! asking epoll until it says so. All others are asked for now and then. Nothing is polled that has no traffic: an idle
+//! of a request and its answers: there the look is the read itself, which is one system call less for a frame than
+//! asking epoll first. All others are asked for now and then. Nothing is polled that has no traffic: an idle
 //! switch makes no system calls.
 //!
 //! *Order.* A flow enters through one port, a port has one reader, a reader keeps the order.
@@ -27,7 +27,7 @@ use rustix::event::epoll;
 use rustix::time::Timespec;
 
 use super::counters::WorkerCells;
-use super::forwarder::{Forwarder, Served, Turn, Watcher};
+use super::forwarder::{Forwarder, Served, Watcher};
 use super::idle::{Idle, Wait};
 use super::{DatapathConfig, Shared};
 use crate::snapshot::PortId;
@@ -77,11 +77,18 @@ struct Ready {
 }
 
 impl Ready {
-    /// A port without more frames, for now, whose frames have to be read to be seen.
-    fn note_recent(&mut self, port: PortId) {
-        if !self.recent.is_full() && !self.recent.contains(&port) {
+    /// A port that had frames, and has no more for now.
+    fn note_pause(&mut self, port: PortId, in_memory: bool) {
+        if in_memory {
+            self.note_rings(port);
+        } else if !self.recent.is_full() && !self.recent.contains(&port) {
             self.recent.push(port);
         }
+    }
+
+    /// The ports to be read without having been told that there is something.
+    fn recent(&self) -> &[PortId] {
+        if self.recent.len() > RECENT_MAX { &[] } else { &self.recent }
     }
 
     /// A port without more frames, for now, whose frames come through memory.
@@ -93,7 +100,7 @@ impl Ready {
 
     /// How many looks at the ports that had frames of late stand between two questions to epoll.
     fn looks_per_poll(&self) -> u32 {
-        if (1..=RECENT_MAX).contains(&self.recent.len()) {
+        if !self.recent().is_empty() {
             READS_PER_POLL
         } else if self.rings.is_empty() && self.busy.is_empty() {
             0
@@ -235,59 +242,46 @@ impl Worker {
         while let Some(&port) = self.ready.active.get(at) {
             let turn = self.forwarder.serve(port, &mut self.ready);
             work += 1 + turn.frames + turn.bytes / BLOCK_BYTES;
-            self.note_turn(port, &turn);
+            if turn.frames > 0 {
+                self.idle.note_burst(turn.bytes);
+            }
             // Serving may adopt a snapshot without the port, and so change the list.
             if self.ready.active.get(at) != Some(&port) {
                 continue;
             }
-            match turn.served {
-                Served::Again => at += 1,
-                Served::Drained => {
-                    self.ready.active.swap_remove(at);
-                }
-                Served::Assumed => {
-                    self.ready.active.swap_remove(at);
-                    self.ready.assumed.push(port);
-                }
+            if turn.served == Served::Again {
+                at += 1;
+                continue;
+            }
+            self.ready.active.swap_remove(at);
+            if turn.frames > 0 {
+                self.ready.note_pause(port, turn.in_memory);
+            }
+            if turn.served == Served::Assumed {
+                self.ready.assumed.push(port);
             }
         }
         work
     }
 
-    /// What a burst says of its port, and of how to wait.
-    fn note_turn(&mut self, port: PortId, turn: &Turn) {
-        if turn.frames == 0 {
-            return;
-        }
-        self.idle.note_burst(turn.bytes);
-        match (turn.in_memory, turn.served) {
-            (_, Served::Again) => {}
-            (true, _) => self.ready.note_rings(port),
-            (false, _) => self.ready.note_recent(port),
-        }
-    }
-
     /// Reads the few ports that had frames of late; whether one has some again, which are on their way then.
     fn look_at_recent(&mut self) -> bool {
-        if self.ready.recent.len() > RECENT_MAX {
-            self.looks += 1;
-            return false;
-        }
         let mut found = false;
         let mut at = 0;
-        while let Some(&port) = self.ready.recent.get(at) {
+        while let Some(&port) = self.ready.recent().get(at) {
             at += 1;
-            let assumed = &mut self.ready.assumed;
-            let gave_more = assumed.iter().position(|&other| other == port).map(|at| assumed.swap_remove(at)).is_some();
+            let assumed = self.ready.assumed.contains(&port);
+            self.ready.assumed.retain(|&other| other != port);
             let turn = self.forwarder.serve(port, &mut self.ready);
             if turn.frames == 0 {
                 continue;
             }
             found = true;
-            if gave_more {
+            self.idle.note_burst(turn.bytes);
+            if assumed {
                 self.forwarder.expect_more(port);
             }
-            self.note_turn(port, &turn);
+            // Serving may adopt a snapshot without the port.
             if self.forwarder.reads(port) {
                 match turn.served {
                     Served::Again => self.ready.active.push(port),
@@ -296,6 +290,7 @@ impl Worker {
                 }
             }
         }
+        // What is found takes its time, in which others wait.
         self.looks += if found { READS_PER_POLL / 2 } else { 1 };
         found
     }

@@ -215,9 +215,14 @@ fn add_veth(host: &Namespace, container: &Container, number: usize, setup: &Setu
     let inside = container.namespace.name();
     host.ip(&format!("link add h{number} mtu {mtu} type veth peer name eth0 mtu {mtu} netns {inside}"))?;
     host.ip(&format!("link set h{number} up"))?;
-    container.namespace.ip(&format!("addr add {} dev eth0", family.assignment(container.address)))?;
-    container.namespace.ip("link set eth0 up")?;
-    Ok(())
+    raise(container, *family)
+}
+
+/// Gives a container's `eth0` its address, and turns it on.
+fn raise(container: &Container, family: Family) -> io::Result<()> {
+    let Container { namespace, address } = container;
+    namespace.ip(&format!("addr add {} dev eth0", family.assignment(*address)))?;
+    namespace.ip("link set eth0 up").map(drop)
 }
 
 #[cfg(test)]

@@ -7,11 +7,10 @@ use std::process::Command;
 use std::time::Duration;
 
 use vswitch::io::tap::TX_QUEUE_LEN;
+use vswitch_tests::namespace::Namespace;
 use vswitch_tests::process::{Background, wait_until};
 
-use vswitch_tests::namespace::Namespace;
-
-use super::{Container, Setup};
+use super::{Container, Setup, raise};
 use crate::lab::relay::IFNAME;
 
 const LIMIT: Duration = Duration::from_secs(5);
@@ -21,7 +20,7 @@ pub(super) fn join(containers: &[Container], setup: &Setup, directory: &Path) ->
     let [first, second, ..] = containers else { return Err(io::Error::other("a relay has two ends")) };
     let process = start([&first.namespace, &second.namespace], setup, directory)?;
     for end in [first, second] {
-        raise(end, setup)?;
+        raise(end, setup.family)?;
     }
     Ok(process)
 }
@@ -41,15 +40,8 @@ pub(super) fn join_uplink(
         let everything = "protocol all u32 match u32 0 0";
         host.run(&format!("tc filter add dev {from} ingress {everything} action mirred egress redirect dev {to}"))?;
     }
-    raise(container, setup)?;
+    raise(container, setup.family)?;
     Ok(process)
-}
-
-/// Gives a container's interface its address.
-fn raise(container: &Container, setup: &Setup) -> io::Result<()> {
-    let Container { namespace, address } = container;
-    namespace.ip(&format!("addr add {} dev {IFNAME}", setup.family.assignment(*address)))?;
-    namespace.ip(&format!("link set {IFNAME} up")).map(drop)
 }
 
 /// Starts the program, which makes an interface in each of the namespaces.
