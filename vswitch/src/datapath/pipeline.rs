@@ -157,20 +157,20 @@ impl Pipeline {
         let group = |number: usize| number * GROUP..(number * GROUP + GROUP).min(count);
         let groups = count.div_ceil(GROUP);
         for step in 0..groups + 2 {
-            if (1..=groups).contains(&step) {
-                self.router.prefetch_entries(Bits(pass.ways.routed & mask(&group(step - 1))));
-            }
             if step < groups {
                 let group = group(step);
-                self.read(&mut pass, &mut frames[group.clone()], group.start);
                 let mask = mask(&group);
-                self.router.prefetch_tags(Bits(pass.ways.routed & mask));
+                self.read(&mut pass, &mut frames[group.clone()], group.start);
                 for at in Bits(pass.ways.bridged & mask) {
                     self.cache.prefetch(self.flows[at].1);
                 }
                 if pass.rules.has_checks() {
                     self.check(&mut pass, frames, mask);
                 }
+                self.router.prefetch_tags(Bits(pass.ways.routed & mask));
+            }
+            if (1..=groups).contains(&step) {
+                self.router.prefetch_entries(Bits(pass.ways.routed & mask(&group(step - 1))));
             }
             if step >= 2 {
                 let group = group(step - 2);

@@ -1,4 +1,9 @@
 //! Extendible hashing over buckets of one page: a directory, and buckets that are split when they are full.
+//!
+//! A flow is in the first slot from its *home* on that was empty, and is looked for from there, so that its tag names another
+//! flow first only if that has the same tag and lies between the two: one flow of a hundred, in buckets as full as
+//! they are on average. To fetch the wrong entry costs as much as a miss of every cache, so such a bucket's tags are
+//! made anew, with another *salt*, which is kept with them.
 
 // A slot of a bucket is an entry, or the bucket's tags: a union.
 #![allow(unsafe_code)]
@@ -14,11 +19,13 @@ const SLOTS: usize = 64;
 const DEPTH_MAX: u32 = 18;
 /// How many buckets the directory can tell apart.
 const BUCKETS_MAX: usize = 1 << 16;
+/// How many salts are tried at a time. Of one more than half of all buckets have no flow that is named second.
+const SALTS: u8 = 16;
 
 /// What of a slot's flow its bucket knows; zero of an empty slot.
 type Tag = u8;
 
-/// The tags of a bucket, a cache line. That of the slot that they are in themselves is zero.
+/// The tags of a bucket, a cache line. In place of one for the slot that they are in themselves is the bucket's salt.
 type Tags = [Tag; SLOTS];
 
 #[derive(Clone, Copy)]
@@ -103,7 +110,20 @@ impl<E: Entry> Table<E> {
     /// The slots of the bucket with the hash's tag, beginning with its home.
     #[inline]
     fn candidates(&self, bucket: usize, hash: u64) -> impl Iterator<Item = usize> + use<E> {
-        around(matches(self.tags(bucket), tag(hash)), home(hash))
+        around(self.named(bucket, hash), home(hash))
+    }
+
+    /// The same as a mask.
+    #[inline]
+    fn named(&self, bucket: usize, hash: u64) -> u64 {
+        let tags = self.tags(bucket);
+        matches(tags, tag(hash, salt(tags, bucket))) & entries_mask(bucket)
+    }
+
+    /// The bucket's empty slots, beginning with the hash's home.
+    #[inline]
+    fn empty(&self, bucket: usize, hash: u64) -> impl Iterator<Item = usize> + use<E> {
+        around(matches(self.tags(bucket), 0) & entries_mask(bucket), home(hash))
     }
 
     /// The number of the key's entry, dead or alive, starting with the one that was prefetched.
@@ -144,7 +164,7 @@ impl<E: Entry> Table<E> {
 
     /// How many entries there are, dead or alive.
     pub(super) fn entries(&self) -> usize {
-        (0..self.buckets()).map(|bucket| self.tags(bucket).iter().filter(|&&tag| tag != 0).count()).sum()
+        (0..self.buckets()).map(|bucket| self.used(bucket).count_ones() as usize).sum()
     }
 
     /// Stores an entry under its key.
@@ -154,16 +174,68 @@ impl<E: Entry> Table<E> {
             Some(number) => number,
             None => self.take(probe.hash, epoch, now_s),
         };
-        self.set_tag(number, tag(probe.hash));
+        self.store(number, probe.hash, entry);
+        let bucket = number / SLOTS;
+        let same = self.named(bucket, probe.hash);
+        if same.count_ones() > 1 && self.has_misnamed(bucket, same) {
+            self.resalt(bucket);
+        }
+    }
+
+    /// Puts an entry into a slot.
+    fn store(&mut self, number: usize, hash: u64, entry: E) {
+        let bucket = number / SLOTS;
+        self.set_tag(number, tag(hash, salt(self.tags(bucket), bucket)));
         *self.entry_mut(number) = entry;
+    }
+
+    /// The bucket's slots that are in use.
+    fn used(&self, bucket: usize) -> u64 {
+        !matches(self.tags(bucket), 0) & entries_mask(bucket)
+    }
+
+    fn hash(&self, bucket: usize, slot: usize) -> u64 {
+        self.entry(bucket * SLOTS + slot).key().hash(self.seed)
+    }
+
+    /// Whether the bucket names another flow first for one in `slots`.
+    fn has_misnamed(&self, bucket: usize, slots: u64) -> bool {
+        Bits(slots).any(|slot| self.candidates(bucket, self.hash(bucket, slot)).next() != Some(slot))
+    }
+
+    /// Makes the bucket's tags anew, with the first salt of the next few under which every flow is named first, or the one
+    /// under which the most are.
+    #[cold]
+    fn resalt(&mut self, bucket: usize) {
+        let used = self.used(bucket);
+        let hashes: [u64; SLOTS] = std::array::from_fn(|slot| self.hash(bucket, slot));
+        let old = salt(self.tags(bucket), bucket);
+        let mut best = None;
+        for salt in (1..=SALTS).map(|step| old.wrapping_add(step)) {
+            let mut tags = [0; SLOTS];
+            for slot in Bits(used) {
+                tags[slot] = tag(hashes[slot], salt);
+            }
+            let is_second = |&slot: &usize| around(matches(&tags, tags[slot]), home(hashes[slot])).next() != Some(slot);
+            let seconds = Bits(used).filter(is_second).count();
+            if best.is_none_or(|(fewest, _)| seconds < fewest) {
+                tags[tags_at(bucket) % SLOTS] = salt;
+                best = Some((seconds, tags));
+            }
+            if seconds == 0 {
+                break;
+            }
+        }
+        if let Some((_, tags)) = best {
+            self.slots[tags_at(bucket)] = Slot { tags };
+        }
     }
 
     /// A slot for a flow: an empty one, that of a dead entry, one of a bucket that was split, or any.
     fn take(&mut self, hash: u64, epoch: u64, now_s: u32) -> usize {
         loop {
             let bucket = self.bucket(hash);
-            let empty = matches(self.tags(bucket), 0) & !(1 << (tags_at(bucket) % SLOTS));
-            if let Some(slot) = around(empty, home(hash)).next() {
+            if let Some(slot) = self.empty(bucket, hash).next() {
                 return bucket * SLOTS + slot;
             }
             if !self.sweep(bucket, epoch, now_s) && !self.split(bucket, hash) {
@@ -214,11 +286,12 @@ impl<E: Entry> Table<E> {
             let hash = entry.key().hash(self.seed);
             if hash as usize & bit != 0 {
                 self.remove(number);
-                let empty = matches(self.tags(new), 0) & !(1 << (tags_at(new) % SLOTS));
-                let Some(slot) = around(empty, home(hash)).next() else { continue };
-                self.set_tag(new * SLOTS + slot, tag(hash));
-                *self.entry_mut(new * SLOTS + slot) = entry;
+                let Some(slot) = self.empty(new, hash).next() else { continue };
+                self.store(new * SLOTS + slot, hash, entry);
             }
+        }
+        if self.has_misnamed(new, self.used(new)) {
+            self.resalt(new);
         }
         true
     }
@@ -236,10 +309,23 @@ fn entries_of(bucket: usize) -> impl Iterator<Item = usize> {
     (bucket * SLOTS..(bucket + 1) * SLOTS).filter(move |&number| number != tags_at(bucket))
 }
 
-/// The part of the hash that is a flow's tag.
+/// All slots but that of the tags.
 #[inline]
-fn tag(hash: u64) -> Tag {
-    ((hash >> 32) as Tag).max(1)
+fn entries_mask(bucket: usize) -> u64 {
+    !(1 << (bucket % SLOTS))
+}
+
+/// What the bucket's tags are made with.
+#[inline]
+fn salt(tags: &Tags, bucket: usize) -> u8 {
+    tags[bucket % SLOTS]
+}
+
+/// A flow's tag in a bucket with this salt.
+#[inline]
+fn tag(hash: u64, salt: u8) -> Tag {
+    let multiplier = u32::from(salt) << 1 | 1;
+    ((((hash >> 32) as u32).wrapping_mul(multiplier) >> 24) as Tag).max(1)
 }
 
 /// The slot that a flow is in, or the next one that was empty: what has the same tag is told apart by where it is.
