@@ -6,7 +6,7 @@
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, OwnedFd};
 
-use super::{ATTACH_TYPE_XDP, LINK_CREATE, LINK_DETACH, call, call_for_fd, object_info};
+use super::{ATTACH_TYPE_TCX_INGRESS, ATTACH_TYPE_XDP, LINK_CREATE, LINK_DETACH, call, call_for_fd, object_info};
 
 /// `XDP_FLAGS_SKB_MODE`: run an XDP program in the stack, on the kernel's packet buffers (generic).
 pub const XDP_SKB_MODE: u32 = 1 << 1;
@@ -20,6 +20,19 @@ pub const XDP_DRV_MODE: u32 = 1 << 2;
 /// `EBUSY` when there is a program already, `EEXIST` when there is one in the other mode, `EOPNOTSUPP` when the
 /// driver runs none, and what the driver says.
 pub fn attach_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Result<OwnedFd> {
+    create(program, ifindex, ATTACH_TYPE_XDP, flags)
+}
+
+/// Attaches a tc program to what an interface of the calling thread's network namespace receives, behind those that are
+/// there, until the link's last descriptor is closed.
+///
+/// # Errors
+/// `EINVAL` before kernel 6.6, `ENODEV`.
+pub fn attach_tcx_ingress(program: BorrowedFd<'_>, ifindex: u32) -> io::Result<OwnedFd> {
+    create(program, ifindex, ATTACH_TYPE_TCX_INGRESS, 0)
+}
+
+fn create(program: BorrowedFd<'_>, ifindex: u32, attach_type: u32, flags: u32) -> io::Result<OwnedFd> {
     #[repr(C)]
     struct Attr {
         program: u32,
@@ -27,7 +40,7 @@ pub fn attach_xdp(program: BorrowedFd<'_>, ifindex: u32, flags: u32) -> io::Resu
         attach_type: u32,
         flags: u32,
     }
-    let mut attr = Attr { program: program.as_raw_fd() as u32, ifindex, attach_type: ATTACH_TYPE_XDP, flags };
+    let mut attr = Attr { program: program.as_raw_fd() as u32, ifindex, attach_type, flags };
     // SAFETY: BPF_LINK_CREATE reads these fields and returns a new descriptor.
     unsafe { call_for_fd(LINK_CREATE, &mut attr) }
 }

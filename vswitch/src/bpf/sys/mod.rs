@@ -15,7 +15,7 @@ use std::ffi::c_int;
 use std::io;
 use std::os::fd::{AsRawFd, BorrowedFd, FromRawFd, OwnedFd};
 
-pub use self::link::{XDP_DRV_MODE, XDP_SKB_MODE, attach_xdp, detach_link, xdp_link_ifindex};
+pub use self::link::{XDP_DRV_MODE, XDP_SKB_MODE, attach_tcx_ingress, attach_xdp, detach_link, xdp_link_ifindex};
 pub use self::map::{Map, MapKind};
 pub use self::program::{
     Instruction, ProgramInfo, ProgramKind, TestRun, XDP_HAS_FRAGS, load, program_info, program_info_by_id, test_run,
@@ -36,6 +36,8 @@ const LINK_DETACH: c_int = 34;
 const NAME_BYTES: usize = 16;
 /// `BPF_XDP` of `enum bpf_attach_type`.
 const ATTACH_TYPE_XDP: u32 = 37;
+/// `BPF_TCX_INGRESS` of the same.
+const ATTACH_TYPE_TCX_INGRESS: u32 = 46;
 /// How often a call is repeated that a signal interrupted, or for which the kernel had no time.
 const ATTEMPTS: u32 = 16;
 
