@@ -103,9 +103,10 @@ struct Arguments {
     /// A host between a container and the world outside: each workload from outside to a published port (in/) and from
     /// the container to the outside (out/). The peers are nat-kernel (bridge, veth, and Docker's rules in nftables),
     /// docker0 (Docker itself: dockerd, docker, containerd, runc and iptables in the PATH), nat-relay (no gateway: a
-    /// relay between the container and the uplink), nat-vswitch-tap (TAP port,
-    /// uplink at tc), nat-vswitch-xdp (both AF_XDP) and nat-vswitch-tap-xdp (TAP port, uplink AF_XDP), the latter three
-    /// also as NAME@BIN_DIR
+    /// relay between the container and the uplink), nat-redirect (none either: two programs in the kernel that redirect
+    /// everything), nat-wire (not even a host: the container at the outside's wire), nat-vswitch-tap (TAP port, uplink
+    /// at tc), nat-vswitch-xdp (both AF_XDP) and nat-vswitch-tap-xdp (TAP port, uplink AF_XDP), the latter three also
+    /// as NAME@BIN_DIR
     #[arg(long, conflicts_with_all = ["uplink_cost", "memory", "overlay"])]
     nat: bool,
     /// Docker's containers: nginx and iperf3 as containers, published by `docker run -p`, and a client outside. The

@@ -13,6 +13,7 @@ mod docker;
 mod nat;
 mod ours;
 mod ovs;
+mod redirect;
 mod relay;
 mod topology;
 mod uplink;

@@ -8,6 +8,7 @@
 use std::fmt;
 use std::io;
 use std::net::IpAddr;
+use std::os::fd::OwnedFd;
 use std::path::{Path, PathBuf};
 use std::time::Duration;
 
@@ -15,7 +16,7 @@ use vswitch_tests::daemon::Daemon;
 use vswitch_tests::namespace::Namespace;
 use vswitch_tests::process::{Background, run_ok};
 
-use super::{Container, FIRST_PORT, Family, PUBLISHED_PORTS, Setup, ours, relay};
+use super::{Container, FIRST_PORT, Family, PUBLISHED_PORTS, Setup, ours, redirect, relay};
 
 const LIMIT: Duration = Duration::from_secs(20);
 
@@ -29,6 +30,11 @@ pub enum Gateway {
     /// No gateway: the container has the host's address, and between it and the host's interface is a program that
     /// writes to each TAP what it reads from the other ([`crate::lab::relay`]).
     Relay,
+    /// No gateway either: the container has the host's address, and the kernel redirects every packet between it and the
+    /// host's interface, unseen (`redirect.rs`).
+    Redirect,
+    /// Not even a host: the container has the host's end of the wire.
+    Wire,
     /// Ours.
     Vswitch(Attachment, Option<PathBuf>),
 }
@@ -80,7 +86,8 @@ impl Gateway {
     /// The names of all of them.
     #[must_use]
     pub fn names() -> Vec<&'static str> {
-        ["nat-kernel", "docker0", "nat-relay"].into_iter().chain(Attachment::ALL.map(Attachment::name)).collect()
+        let others = ["nat-kernel", "docker0", "nat-relay", "nat-redirect", "nat-wire"];
+        others.into_iter().chain(Attachment::ALL.map(Attachment::name)).collect()
     }
 
     /// The one of this name; `build` is the directory of the programs where that is not the default.
@@ -90,6 +97,8 @@ impl Gateway {
             ("nat-kernel", None) => Some(Self::Kernel),
             ("docker0", None) => Some(Self::Docker),
             ("nat-relay", None) => Some(Self::Relay),
+            ("nat-redirect", None) => Some(Self::Redirect),
+            ("nat-wire", None) => Some(Self::Wire),
             (_, build) => {
                 let attachment = Attachment::ALL.into_iter().find(|attachment| attachment.name() == name)?;
                 Some(Self::Vswitch(attachment, build))
@@ -110,6 +119,8 @@ impl fmt::Display for Gateway {
             Self::Kernel => f.write_str("nat-kernel"),
             Self::Docker => f.write_str("docker0"),
             Self::Relay => f.write_str("nat-relay"),
+            Self::Redirect => f.write_str("nat-redirect"),
+            Self::Wire => f.write_str("nat-wire"),
             Self::Vswitch(attachment, None) => f.write_str(attachment.name()),
             Self::Vswitch(attachment, Some(build)) => write!(f, "{}@{}", attachment.name(), build.display()),
         }
@@ -160,16 +171,35 @@ pub(super) fn join_ours(
     Ok(daemon)
 }
 
-/// A relay instead of a gateway. The host is left without an address, the container has it.
+/// Leaves the host without an address; the container has it.
+fn give_address(host: &Namespace, container: &mut Container, setup: &Setup) -> io::Result<()> {
+    container.address = wire_addresses(setup.family)[1];
+    host.ip("addr flush dev u0").map(drop)
+}
+
+/// A relay instead of a gateway.
 pub(super) fn join_relay(
     host: &Namespace,
     container: &mut Container,
     setup: &Setup,
     directory: &Path,
 ) -> io::Result<Background> {
-    host.ip("addr flush dev u0")?;
-    container.address = wire_addresses(setup.family)[1];
+    give_address(host, container, setup)?;
     relay::join_uplink(host, "u0", container, setup, directory)
+}
+
+/// Programs that redirect everything, instead of a gateway; they run as long as the descriptors are there.
+pub(super) fn join_redirect(host: &Namespace, container: &mut Container, setup: &Setup) -> io::Result<[OwnedFd; 2]> {
+    give_address(host, container, setup)?;
+    super::add_veth(host, container, 1, setup)?;
+    redirect::join(host, ["u0", "h1"], container)
+}
+
+/// The wire instead of a gateway.
+pub(super) fn join_wire(host: &Namespace, container: &mut Container, setup: &Setup) -> io::Result<()> {
+    give_address(host, container, setup)?;
+    host.ip(&format!("link set u0 netns {} name eth0", container.namespace.name()))?;
+    super::raise(container, setup.family)
 }
 
 /// The published ports, as both command lines and nftables write a range.

@@ -99,8 +99,8 @@ pub struct Topology {
     // before the namespace that they are in.
     docker: Option<Docker>,
     daemons: Vec<Daemon>,
-    /// Holds a program on an uplink.
-    program: Option<OwnedFd>,
+    /// Hold programs on interfaces.
+    programs: Vec<OwnedFd>,
     background: Vec<Background>,
     host: Namespace,
     /// The other host of an overlay.
@@ -145,7 +145,7 @@ impl Topology {
             peer: peer.clone(),
             containers,
             daemons,
-            program: None,
+            programs: Vec::new(),
             background,
             docker: None,
             host,
@@ -190,7 +190,7 @@ impl Topology {
                 };
                 uplink::connect(outside, host, setup)?;
                 self.daemons = uplink.daemon(host, setup, directory)?.into_iter().collect();
-                self.program = uplink.empty_program(host)?;
+                self.programs = uplink.empty_program(host)?.into_iter().collect();
             }
             Peer::Vxlan(overlay) => {
                 self.daemons = overlay.join(self.hosts(), &self.containers, setup, directory)?;
@@ -205,6 +205,10 @@ impl Topology {
                     Gateway::Relay => {
                         self.background = vec![nat::join_relay(&self.host, container, setup, directory)?];
                     }
+                    Gateway::Redirect => {
+                        self.programs = nat::join_redirect(&self.host, container, setup)?.into();
+                    }
+                    Gateway::Wire => nat::join_wire(&self.host, container, setup)?,
                     Gateway::Kernel => nat::join_kernel(&self.host, container, setup)?,
                     Gateway::Docker => self.docker = Some(docker::idle(&mut self.host, container, setup, directory)?),
                     Gateway::Vswitch(attachment, build) => {
