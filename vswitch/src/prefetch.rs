@@ -8,7 +8,7 @@
 //! a whole burst stands still when they are, while there is work to be done. So bursts are worked on in groups
 //! (`crate::datapath::pipeline`).
 //!
-//! Walks cost more than memory does. A virtual machine may have its huge pages translated in pieces of 4 KB, because that
+//! Walks cost more than memory does, which can be waited for while other frames are worked on. A virtual machine may have its huge pages translated in pieces of 4 KB, because that
 //! is what its host has, and then 2,000 entries of a TLB are 8 MB. What is looked up together lies in one such page
 //! (`crate::nat`'s cache), so that it costs one walk. docs/performance.md has the measurements.
 

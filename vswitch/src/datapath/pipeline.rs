@@ -1,11 +1,12 @@
 //! The pure part of the datapath: a burst in, lists of outputs out. No I/O, no clock, no thread.
 //!
-//! A frame is *read* (of which flow is it?), the first lines of the tables are asked for, it is *checked*
-//! (may the port send it?), its entry is asked for, and it is *decided*: looked up, or resolved on the spot,
-//! so that a second frame of a new flow in the same burst hits, and appended to its outputs. The burst goes
-//! through these steps in groups, each one step behind the next one, so that memory is under
-//! way for one while the others are worked on; `crate::prefetch` tells why by groups. Frames are decided in
-//! their order.
+//! A frame is *read* (of which flow is it?), *checked* (may the port send it?), the first lines of the tables
+//! are asked for, then its entry, and it is *decided*: looked up, or resolved on the spot, so that a second
+//! frame of a new flow in the same burst hits, and appended to its outputs. The burst goes through these
+//! steps in groups, each one step behind the next one, so that memory is under way for one while the
+//! others are worked on; `crate::prefetch` tells why by groups. The lines of one group and the entries of the
+//! one before it are asked for together, after what is read and before what is decided. Frames are decided
+//! in their order.
 
 use std::ops::Range;
 use std::sync::Arc;
